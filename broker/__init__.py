@@ -1,0 +1,1 @@
+"""Broker fronts: what stands between one broker engine and the platform."""

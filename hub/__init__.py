@@ -1,0 +1,1 @@
+"""The hub: intake, outbox, rollout controller, sequencer, presence."""

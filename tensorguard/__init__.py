@@ -1,0 +1,1 @@
+"""TensorGuard: the library that agents, simulators and services share."""

@@ -1,0 +1,1 @@
+"""The `tensorguard` command: the only place that knows every service."""

@@ -1,0 +1,1 @@
+"""Who is speaking: identity in a certificate, issuer, CSR, trust bundle."""

@@ -1,0 +1,1 @@
+"""What travels between agent and platform: topics, messages, codec, signed envelopes."""

@@ -1,0 +1,1 @@
+"""Deployments as pure decisions: stages, gates, state machine."""

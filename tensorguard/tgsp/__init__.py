@@ -1,0 +1,1 @@
+"""The TGSP/1 package format: manifest, container, signing, grants."""
