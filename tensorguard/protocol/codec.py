@@ -1,0 +1,84 @@
+"""JSON bytes to messages and back, with the size limits of the protocol."""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from tensorguard.protocol.errors import BadMessage, MessageTooLarge
+from tensorguard.protocol.messages import (
+    CsrRequest,
+    Event,
+    EventHeader,
+    FrontConnected,
+    FrontDenied,
+    FrontDisconnected,
+    Heartbeat,
+    KeyRequest,
+    Message,
+    Progress,
+    Reply,
+    Will,
+)
+from tensorguard.protocol.topics import FrontKind, UpKind
+
+MAX_PAYLOAD_BYTES: Final = 64 * 1024
+MAX_HEARTBEAT_BYTES: Final = 8 * 1024
+
+_UP: Final[dict[UpKind | FrontKind, type[Message]]] = {
+    UpKind.HEARTBEAT: Heartbeat,
+    UpKind.EVENT: Event,
+    UpKind.PROGRESS: Progress,
+    UpKind.KEY_REQUEST: KeyRequest,
+    UpKind.CSR: CsrRequest,
+    UpKind.REPLY: Reply,
+    UpKind.WILL: Will,
+    FrontKind.CONNECTED: FrontConnected,
+    FrontKind.DISCONNECTED: FrontDisconnected,
+    FrontKind.DENIED: FrontDenied,
+}
+_DECODERS = {kind: msgspec.json.Decoder(type_) for kind, type_ in _UP.items()}
+_EVENT_HEADER = msgspec.json.Decoder(EventHeader)
+T = TypeVar("T", bound=Message)
+_ENCODER = msgspec.json.Encoder()
+
+
+def max_bytes(kind: UpKind | FrontKind) -> int:
+    """Return the largest payload of `kind` in bytes."""
+    return MAX_HEARTBEAT_BYTES if kind is UpKind.HEARTBEAT else MAX_PAYLOAD_BYTES
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return the message as compact UTF-8 JSON."""
+    return _ENCODER.encode(message)
+
+
+def decode_up(kind: UpKind | FrontKind, payload: bytes) -> Message:
+    """Return the message of `kind` in `payload`.
+
+    Raises: MessageTooLarge, BadMessage (says which field and why).
+    """
+    if len(payload) > max_bytes(kind):
+        raise MessageTooLarge(f"{kind} of {len(payload)} bytes; the limit is {max_bytes(kind)}")
+    try:
+        return _DECODERS[kind].decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadMessage(f"{kind}: {str(error)[:300]}") from None
+
+
+def find_event_header(payload: bytes) -> EventHeader | None:
+    """Return log_id, number and oldest of an event whose body may be invalid, or None."""
+    try:
+        return _EVENT_HEADER.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def decode(type_: type[T], payload: bytes | str) -> T:
+    """Return `payload` as a message of `type_`.
+
+    Raises: BadMessage.
+    """
+    try:
+        return msgspec.json.decode(payload, type=type_)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadMessage(f"{type_.__name__}: {str(error)[:300]}") from None
