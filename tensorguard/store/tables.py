@@ -1,0 +1,522 @@
+"""Every table as SQLAlchemy sees it; migrations/ makes them, and a test compares the two."""
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Interval,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, JSONB
+
+metadata = MetaData()
+Time = DateTime(timezone=True)
+# Compared and sorted byte by byte: identifiers, and whatever a page's cursor stands on.
+TextC = Text(collation="C")
+
+platform = Table(
+    "platform",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("engine", Text, nullable=False),
+    Column("trust_domain", Text),
+    Column("epoch", BigInteger, nullable=False, server_default=text("1")),
+    Column("heartbeat_partition", Interval, nullable=False, server_default=text("'1 day'")),
+    Column("heartbeat_retention", Interval, nullable=False, server_default=text("'30 days'")),
+    Column("created_at", Time, nullable=False, server_default=func.now()),
+    Column("initialised_at", Time),
+)
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("email", TextC, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("password_changed_at", Time, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text),
+    Column("disabled_at", Time),
+)
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id_sha256", LargeBinary, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("last_seen_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+)
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", TextC, nullable=False),
+    Column("secret_sha256", LargeBinary, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", Time),
+    Column("revoked_at", Time),
+    Column("last_used_at", Time),
+)
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("actor", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_sha256", LargeBinary, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("created_at", Time, nullable=False),
+)
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("id", TextC, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("key_version", Text, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("context", LargeBinary, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("rewrapped_at", Time),
+)
+ca_certificates = Table(
+    "ca_certificates",
+    metadata,
+    Column("spki_sha256", LargeBinary, primary_key=True),
+    Column("certificate", Text, nullable=False),
+    Column("secret_id", Text, ForeignKey("secrets.id"), nullable=False),
+    Column("not_before", Time, nullable=False),
+    Column("not_after", Time, nullable=False),
+    Column("state", Text, nullable=False),
+)
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", TextC, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("public", LargeBinary, nullable=False),
+    Column("secret_id", Text, ForeignKey("secrets.id"), nullable=False),
+    Column("not_before", Time, nullable=False),
+    Column("not_after", Time, nullable=False),
+    Column("state", Text, nullable=False),
+)
+trust_bundles = Table(
+    "trust_bundles",
+    metadata,
+    Column("version", BigInteger, primary_key=True),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("issued_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+)
+publishers = Table(
+    "publishers",
+    metadata,
+    Column("kid", TextC, primary_key=True),
+    Column("name", TextC, nullable=False),
+    Column("alg", Text, nullable=False),
+    Column("public", LargeBinary, nullable=False),
+    Column("names", ARRAY(Text), nullable=False),
+    Column("not_after", Time, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("revoked_at", Time),
+)
+fleets = Table(
+    "fleets",
+    metadata,
+    Column("slug", TextC, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+)
+fleet_configs = Table(
+    "fleet_configs",
+    metadata,
+    Column("fleet", TextC, ForeignKey("fleets.slug"), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("heartbeat_interval_s", Integer, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("issued_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+)
+enrollment_tokens = Table(
+    "enrollment_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("fleet", TextC, ForeignKey("fleets.slug"), nullable=False),
+    Column("secret_sha256", LargeBinary, nullable=False, unique=True),
+    Column("tags", JSONB, nullable=False),
+    Column("approval", Text, nullable=False),
+    Column("cidr", CIDR),
+    Column("max_uses", Integer, nullable=False),
+    Column("uses_left", Integer, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("revoked_at", Time),
+)
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("fleet", TextC, ForeignKey("fleets.slug"), nullable=False),
+    Column("name", TextC, nullable=False),
+    Column("tags", JSONB, nullable=False),
+    Column("facts", JSONB, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("status_reason", Text),
+    Column("enrolled_by", Text, nullable=False),
+    Column("token_id", Uuid, ForeignKey("enrollment_tokens.id")),
+    Column("enrolled_spki_sha256", LargeBinary, nullable=False),
+    Column("encryption_key", LargeBinary, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("enrolled_at", Time),
+    Column("revoked_at", Time),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+)
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", TextC, primary_key=True),
+    Column("agent_id", Uuid, ForeignKey("agents.id"), nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("certificate", Text, nullable=False),
+    Column("not_before", Time, nullable=False),
+    Column("not_after", Time, nullable=False),
+    Column("issued_at", Time, nullable=False),
+    Column("first_connected_at", Time),
+    Column("superseded_at", Time),
+)
+agent_state = Table(
+    "agent_state",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("boot_id", Uuid),
+    Column("boot_count", BigInteger, nullable=False, server_default=text("-1")),
+    Column("seq", BigInteger, nullable=False, server_default=text("-1")),
+    Column("received_at", Time),
+    Column("sent_at", Time),
+    Column("status", Text),
+    Column("cpu_percent", REAL),
+    Column("memory_percent", REAL),
+    Column("disk_percent", REAL),
+    Column("temperature_c", REAL),
+    Column("accelerators", JSONB),
+    Column("metrics", JSONB),
+    Column("package_name", Text),
+    Column("package_version", Text),
+    Column("package_digest", LargeBinary),
+    Column("agent_version", Text),
+    Column("desired_epoch", BigInteger),
+    Column("desired_revision", BigInteger),
+    Column("config_revision", BigInteger),
+    Column("trust_version", BigInteger),
+    Column("ledger_size", BigInteger),
+    Column("ledger_root", LargeBinary),
+)
+agent_status = Table(
+    "agent_status",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("presence", Text, nullable=False),
+    Column("presence_since", Time, nullable=False),
+    Column("front_id", Text),
+    Column("trust_score", SmallInteger, nullable=False, server_default=text("100")),
+    Column("trust_since", Time),
+    Column("running_digest", LargeBinary),
+    Column("running_since", Time),
+)
+agent_logs = Table(
+    "agent_logs",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("log_id", Uuid, primary_key=True),
+    Column("through", BigInteger, nullable=False),
+    Column("opened_at", Time, nullable=False),
+)
+agent_events = Table(
+    "agent_events",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("log_id", Uuid, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("payload_sha256", LargeBinary, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("received_at", Time, nullable=False),
+)
+agent_event_budgets = Table(
+    "agent_event_budgets",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("tokens", Double, nullable=False),
+    Column("refilled_at", Time, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("day_count", Integer, nullable=False),
+)
+agent_requests = Table(
+    "agent_requests",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("request_id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("request_sha256", LargeBinary, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("answered_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+)
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("agent_id", Uuid, ForeignKey("agents.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("arguments", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("result", JSONB),
+    Column("envelope", LargeBinary),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("sent_at", Time),
+    Column("finished_at", Time),
+)
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("agent_id", Uuid),
+    Column("topic", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+    Column("payload_sha256", LargeBinary, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("received_at", Time, nullable=False),
+)
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("seq", BigInteger, primary_key=True),
+    Column("agent_id", Uuid),
+    Column("serial", Text),
+    Column("reason", Text, nullable=False),
+    Column("revoked_at", Time, nullable=False),
+    Column("revoked_by", Text, nullable=False),
+)
+broker_fronts = Table(
+    "broker_fronts",
+    metadata,
+    Column("id", TextC, primary_key=True),
+    Column("address", Text, nullable=False),
+    Column("started_at", Time, nullable=False),
+    Column("lease_until", Time, nullable=False),
+    Column("applied_seq", BigInteger, nullable=False),
+)
+revocation_receipts = Table(
+    "revocation_receipts",
+    metadata,
+    Column("seq", BigInteger, ForeignKey("revocations.seq"), primary_key=True),
+    Column("front_id", Text, primary_key=True),
+    Column("denied_at", Time, nullable=False),
+    Column("disconnected", Integer, nullable=False),
+    Column("disconnected_at", Time),
+)
+packages = Table(
+    "packages",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("name", TextC, nullable=False),
+    Column("version", TextC, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("publisher_kid", Text, ForeignKey("publishers.kid"), nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("file_sha256", LargeBinary, nullable=False),
+    Column("store_key", Text, nullable=False),
+    Column("dek_secret_id", Text, ForeignKey("secrets.id"), nullable=False),
+    Column("not_before", Time, nullable=False),
+    Column("not_after", Time),
+    Column("uploaded_at", Time, nullable=False),
+    Column("uploaded_by", Text, nullable=False),
+    Column("withdrawn_at", Time),
+    UniqueConstraint("name", "seq"),
+)
+releases = Table(
+    "releases",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", TextC, nullable=False),
+    Column("version", TextC, nullable=False),
+    Column("package_digest", LargeBinary, ForeignKey("packages.digest"), nullable=False),
+    Column("notes", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("withdrawn_at", Time),
+    UniqueConstraint("name", "version"),
+)
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("release_id", Uuid, ForeignKey("releases.id"), nullable=False),
+    Column("fleets", ARRAY(Text), nullable=False),
+    Column("selector", Text, nullable=False),
+    Column("strategy", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_reason", Text, nullable=False, server_default=text("''")),
+    Column("salt", LargeBinary, nullable=False),
+    Column("stage", Integer, nullable=False, server_default=text("0")),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("started_at", Time),
+    Column("finished_at", Time),
+)
+deployment_stages = Table(
+    "deployment_stages",
+    metadata,
+    Column("deployment_id", Uuid, ForeignKey("deployments.id"), primary_key=True),
+    Column("stage", Integer, primary_key=True),
+    Column("percent", Integer, nullable=False),
+    Column("cutoff", LargeBinary),
+    Column("agents", Integer),
+    Column("gate", JSONB),
+    Column("held_since", Time),
+    Column("started_at", Time),
+    Column("finished_at", Time),
+)
+deployment_agents = Table(
+    "deployment_agents",
+    metadata,
+    Column("deployment_id", Uuid, ForeignKey("deployments.id"), primary_key=True),
+    Column("agent_id", Uuid, ForeignKey("agents.id"), primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("percent", SmallInteger),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("previous_digest", LargeBinary),
+    Column("notified_at", Time),
+    Column("started_at", Time),
+    Column("finished_at", Time),
+    Column("updated_at", Time, nullable=False),
+)
+agent_desired = Table(
+    "agent_desired",
+    metadata,
+    Column("agent_id", Uuid, ForeignKey("agents.id"), primary_key=True),
+    Column("deployment_id", Uuid, ForeignKey("deployments.id")),
+    Column("package_digest", LargeBinary, ForeignKey("packages.digest")),
+    Column("epoch", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("issued_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+)
+ledger_events = Table(
+    "ledger_events",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("entry", LargeBinary, nullable=False),
+    Column("time", Time, nullable=False),
+    Column("type", TextC, nullable=False),
+    Column("actor_kind", TextC, nullable=False),
+    Column("actor_id", TextC, nullable=False),
+    Column("subject_kind", TextC, nullable=False),
+    Column("subject_id", TextC, nullable=False),
+    Column("fleet", TextC),
+    Column("outcome", TextC, nullable=False),
+)
+ledger_unsequenced = Table(
+    "ledger_unsequenced",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+)
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("leaf_index", BigInteger, primary_key=True),
+    Column("event_id", Uuid, nullable=False, unique=True),
+    Column("leaf_hash", LargeBinary, nullable=False),
+)
+ledger_hashes = Table(
+    "ledger_hashes",
+    metadata,
+    Column("level", SmallInteger, primary_key=True),
+    Column("index", BigInteger, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+)
+ledger_checkpoints = Table(
+    "ledger_checkpoints",
+    metadata,
+    Column("tree_size", BigInteger, primary_key=True),
+    Column("root_hash", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("signed_at", Time, nullable=False),
+)
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("agent_id", Uuid, nullable=False),
+    Column("received_at", Time, nullable=False),
+    Column("sent_at", Time, nullable=False),
+    Column("boot_count", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("cpu_percent", REAL, nullable=False),
+    Column("memory_percent", REAL, nullable=False),
+    Column("disk_percent", REAL, nullable=False),
+    Column("temperature_c", REAL),
+    Column("package_digest", LargeBinary),
+    Column("accelerators", JSONB),
+    Column("metrics", JSONB),
+)
+Index("sessions_user_id_idx", sessions.c.user_id)
+Index("enrollment_tokens_fleet_idx", enrollment_tokens.c.fleet, enrollment_tokens.c.id)
+Index("agents_enrolled_spki_key", agents.c.enrolled_spki_sha256, unique=True)
+Index("agents_encryption_key_key", agents.c.encryption_key, unique=True)
+Index("agents_fleet_idx", agents.c.fleet, agents.c.id)
+Index("agents_name_idx", agents.c.name, agents.c.id)
+Index("certificates_agent_id_idx", certificates.c.agent_id, certificates.c.issued_at)
+Index("certificates_spki_idx", certificates.c.spki_sha256)
+Index("agent_status_presence_idx", agent_status.c.presence, agent_status.c.agent_id)
+Index("agent_status_trust_idx", agent_status.c.trust_score, agent_status.c.agent_id)
+Index("agent_status_running_idx", agent_status.c.running_digest, agent_status.c.agent_id)
+Index("commands_agent_idx", commands.c.agent_id, commands.c.id)
+Index("dead_letters_agent_idx", dead_letters.c.agent_id, dead_letters.c.id)
+Index("revocations_agent_idx", revocations.c.agent_id)
+Index("packages_uploaded_idx", packages.c.uploaded_at, packages.c.digest)
+Index("deployments_state_idx", deployments.c.state, deployments.c.id)
+Index("deployment_agents_agent_idx", deployment_agents.c.agent_id)
+Index("ledger_events_time_idx", ledger_events.c.time, ledger_events.c.id)
+Index("ledger_events_type_idx", ledger_events.c.type, ledger_events.c.id)
+Index("ledger_events_subject_idx", ledger_events.c.subject_id, ledger_events.c.id)
+Index("heartbeats_agent_idx", heartbeats.c.agent_id, heartbeats.c.received_at.desc())
