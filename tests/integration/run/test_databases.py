@@ -14,9 +14,11 @@ def test_both_roles_reach_the_worker_s_database(database: Database, role: str) -
 
 
 def test_the_app_role_may_create_nothing(database: Database) -> None:
-    with psycopg.connect(database.app_url) as connection:
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("CREATE TABLE mine (id int)")
+    with (
+        psycopg.connect(database.app_url) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("CREATE TABLE mine (id int)")
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
