@@ -1,0 +1,91 @@
+"""The PostgreSQL of a test run: started once, by the xdist controller or the only process."""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import Database, Server, running_server
+
+_SERVER = pytest.StashKey[Server]()
+_CLOSING = pytest.StashKey[contextlib.ExitStack]()
+_UNIT_TESTS = Path(__file__).parent / "unit"
+
+
+def _start_server(config: pytest.Config) -> Server:
+    """Start the run's server, once; it ends with the run."""
+    if _SERVER not in config.stash:
+        config.stash[_CLOSING] = contextlib.ExitStack()
+        config.stash[_SERVER] = config.stash[_CLOSING].enter_context(
+            running_server(os.environ.get("TG_TEST_DATABASE_URL"))
+        )
+    return config.stash[_SERVER]
+
+
+def _only_unit_tests(config: pytest.Config) -> bool:
+    """Whether the command line asks for tests that need no database at all."""
+    paths = [Path(config.invocation_params.dir, arg.split("::")[0]) for arg in config.args]
+    return all(path.resolve().is_relative_to(_UNIT_TESTS) for path in paths)
+
+
+class _HandDown:
+    """In the xdist controller: gives every worker the server."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: object) -> None:
+        config, workerinput = node.config, node.workerinput  # type: ignore[attr-defined] # xdist has no types for it
+        if not _only_unit_tests(config):
+            workerinput["postgres"] = dataclasses.asdict(_start_server(config))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_HandDown())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _CLOSING in config.stash:
+        config.stash[_CLOSING].close()
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Server:
+    """The server of this run."""
+    workerinput = getattr(request.config, "workerinput", None)
+    if workerinput is None:
+        return _start_server(request.config)
+    return Server(**workerinput["postgres"])
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Server) -> Iterator[Database]:
+    """This worker's database: for tests that roll back what they did."""
+    name = f"tg_test_{secrets.token_hex(4)}"
+    yield postgres.clone(name)
+    postgres.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _seeded(database: Database) -> frozenset[str]:
+    return database.filled_tables()
+
+
+@pytest.fixture
+def clean_database(
+    postgres: Server, database: Database, _seeded: frozenset[str]
+) -> Iterator[Database]:
+    """This worker's database: for tests that commit; emptied to what the migrations left."""
+    yield database
+    if not database.is_cleaned(keep=_seeded):
+        postgres.clone(database.name)
+
+
+@pytest.fixture
+def fresh_database(postgres: Server) -> Iterator[Database]:
+    """A database of this test alone: for tests that commit rows which nobody may delete."""
+    name = f"tg_test_{secrets.token_hex(4)}"
+    yield postgres.clone(name)
+    postgres.drop(name)
