@@ -41,7 +41,9 @@ class BadJoinString(ProtocolError):
     """A join string is damaged or of an unknown version."""
 
     code = "bad-join-string"
-    hint = "Copy the whole string that starts with 'tg1.' once more, or mint a new enrollment token."
+    hint = (
+        "Copy the whole string that starts with 'tg1.' once more, or mint a new enrollment token."
+    )
 
 
 class EnvelopeRefused(ProtocolError):
