@@ -60,9 +60,7 @@ def test_known_answers_of_the_certificate_transparency_reference_tree() -> None:
     inputs.append("606162636465666768696a6b6c6d6e6f")
     frontier, _ = grow([bytes.fromhex(text) for text in inputs])
     assert EMPTY_ROOT.hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert (
-        frontier.root.hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
-    )
+    assert frontier.root.hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
 
 
 @given(st.lists(st.binary(max_size=40), max_size=70))
