@@ -1,0 +1,371 @@
+"""Every event the platform writes to the ledger: one type each, ids only.
+
+A field is an id, a number, a digest, a role or a reason; never an e-mail address, the name of a
+person or host, or a network address, because nothing is ever deleted from the ledger.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from tensorguard.services.agent_events import AgentDenied as AgentDenied
+from tensorguard.services.agent_events import AgentFlooding as AgentFlooding
+from tensorguard.services.agent_events import AgentReported as AgentReported
+from tensorguard.services.agent_events import EventConflict as EventConflict
+from tensorguard.services.agent_events import EventMalformed as EventMalformed
+from tensorguard.services.agent_events import EventsGap as EventsGap
+from tensorguard.services.agent_events import MessagePoisoned as MessagePoisoned
+from tensorguard.services.event import SYSTEM as SYSTEM
+from tensorguard.services.event import Actor as Actor
+from tensorguard.services.event import Event as Event
+from tensorguard.services.event import Outcome as Outcome
+from tensorguard.services.event import Subject as Subject
+
+# Platform
+
+
+class PlatformInitialised(Event, frozen=True, kw_only=True):
+    TYPE = "platform.initialised"
+    SUBJECT = ("platform", "trust_domain")
+    trust_domain: str
+
+
+class KeyCreated(Event, frozen=True, kw_only=True):
+    """A CA, signing or recipient key; for the ledger's own key see LedgerKeyCreated."""
+
+    TYPE = "key.created"
+    SUBJECT = ("key", "kid")
+    kid: str
+    purpose: str
+
+
+class LedgerKeyCreated(Event, frozen=True, kw_only=True):
+    TYPE = "ledger.key-created"
+    SUBJECT = ("key", "kid")
+    kid: str
+    verifier_key: str
+
+
+class TrustBundlePublished(Event, frozen=True, kw_only=True):
+    TYPE = "trust-bundle.published"
+    SUBJECT = ("trust-bundle", "version")
+    version: int
+    digest: str
+
+
+# Fleets and enrollment tokens
+
+
+class FleetCreated(Event, frozen=True, kw_only=True):
+    TYPE = "fleet.created"
+    SUBJECT = ("fleet", "fleet")
+
+
+class FleetConfigChanged(Event, frozen=True, kw_only=True):
+    TYPE = "fleet.config-changed"
+    SUBJECT = ("fleet", "fleet")
+    revision: int
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+class TokenCreated(Event, frozen=True, kw_only=True):
+    TYPE = "token.created"
+    SUBJECT = ("token", "token_id")
+    token_id: UUID
+    expires_at: datetime
+    max_uses: int
+    approval: str
+    tags: Mapping[str, str]
+
+
+class TokenRevoked(Event, frozen=True, kw_only=True):
+    TYPE = "token.revoked"
+    SUBJECT = ("token", "token_id")
+    token_id: UUID
+
+
+# Agents: identity
+
+
+class AgentEnrolled(Event, frozen=True, kw_only=True):
+    TYPE = "agent.enrolled"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    token_id: UUID
+    serial: str
+
+
+class AgentEnrollmentFailed(Event, frozen=True, kw_only=True):
+    """`count` attempts that failed for the same `reason` (a problem code) in one minute."""
+
+    TYPE = "agent.enrollment-failed"
+    SUBJECT = ("token", "token_id")
+    OUTCOME = "denied"
+    token_id: UUID | None = None
+    reason: str
+    count: int = 1
+    since: datetime | None = None
+
+
+class AgentRenewed(Event, frozen=True, kw_only=True):
+    TYPE = "agent.renewed"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    serial: str
+    supersedes: str | None = None
+    reason: str = "renewal"
+
+
+class AgentRenewalDenied(Event, frozen=True, kw_only=True):
+    TYPE = "agent.renewal-denied"
+    SUBJECT = ("agent", "agent_id")
+    OUTCOME = "denied"
+    agent_id: UUID
+    request_id: UUID
+    reason: str
+
+
+class AgentRevoked(Event, frozen=True, kw_only=True):
+    TYPE = "agent.revoked"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    reason: str
+    seq: int | None = None
+
+
+class AgentRevocationConfirmed(Event, frozen=True, kw_only=True):
+    """The receipt: milliseconds from the request until each front had denied the agent."""
+
+    TYPE = "agent.revocation-confirmed"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    seq: int
+    fronts_ms: Mapping[str, int]
+    disconnected: int
+
+
+class AgentTagsChanged(Event, frozen=True, kw_only=True):
+    TYPE = "agent.tags-changed"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+
+
+# Publishers, packages, releases
+
+
+class PublisherRegistered(Event, frozen=True, kw_only=True):
+    TYPE = "publisher.registered"
+    SUBJECT = ("publisher", "publisher_id")
+    publisher_id: UUID | str
+    kid: str
+    packages: list[str] | None = None
+
+
+class PublisherRevoked(Event, frozen=True, kw_only=True):
+    TYPE = "publisher.revoked"
+    SUBJECT = ("publisher", "publisher_id")
+    publisher_id: UUID | str
+    kid: str
+    reason: str | None = None
+
+
+class PackageUploaded(Event, frozen=True, kw_only=True):
+    TYPE = "package.uploaded"
+    SUBJECT = ("package", "digest")
+    digest: str
+    size_bytes: int
+    publisher_kid: str
+    package: str
+    version: str
+
+
+class PackageRefused(Event, frozen=True, kw_only=True):
+    """An upload failed verification; `reason` is the error's code."""
+
+    TYPE = "package.refused"
+    SUBJECT = ("package", "digest")
+    OUTCOME = "denied"
+    digest: str | None
+    reason: str
+    size_bytes: int | None = None
+
+
+class ReleaseCreated(Event, frozen=True, kw_only=True):
+    TYPE = "release.created"
+    SUBJECT = ("release", "release_id")
+    release_id: UUID
+    release: str
+    version: str
+    package_digest: str
+
+
+# Deployments
+
+
+class DeploymentCreated(Event, frozen=True, kw_only=True):
+    TYPE = "deployment.created"
+    SUBJECT = ("deployment", "deployment_id")
+    deployment_id: UUID
+    release_id: UUID
+    package_digest: str
+    agents: int | None = None
+    allow_downgrade: bool | None = None
+
+
+class DeploymentMoved(Event, frozen=True, kw_only=True):
+    """A move of a deployment's state machine; the subclasses name it."""
+
+    SUBJECT = ("deployment", "deployment_id")
+    deployment_id: UUID
+    reason: str | None = None
+    stage: int | None = None
+
+
+class DeploymentStarted(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.started"
+
+
+class DeploymentAdvanced(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.advanced"
+
+
+class DeploymentPaused(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.paused"
+
+
+class DeploymentResumed(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.resumed"
+
+
+class DeploymentAborted(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.aborted"
+    OUTCOME = "failure"
+
+
+class DeploymentRolledBack(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.rolled-back"
+    to_deployment_id: UUID | None = None
+
+
+class DeploymentCompleted(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.completed"
+    succeeded: int
+    failed: int
+
+
+class DeploymentFailed(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.failed"
+    OUTCOME = "failure"
+    succeeded: int
+    failed: int
+
+
+# Grants
+
+
+class GrantIssued(Event, frozen=True, kw_only=True):
+    TYPE = "grant.issued"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    request_id: UUID
+    package_digest: str
+    kid: str
+    expires_at: datetime
+    deployment_id: UUID | None = None
+
+
+class GrantDenied(Event, frozen=True, kw_only=True):
+    TYPE = "grant.denied"
+    SUBJECT = ("agent", "agent_id")
+    OUTCOME = "denied"
+    agent_id: UUID
+    request_id: UUID
+    package_digest: str
+    reason: str
+    deployment_id: UUID | None = None
+
+
+# People, sessions, API keys
+
+
+class UserCreated(Event, frozen=True, kw_only=True):
+    TYPE = "user.created"
+    SUBJECT = ("user", "user_id")
+    user_id: UUID
+    role: str
+
+
+class UserRoleChanged(Event, frozen=True, kw_only=True):
+    TYPE = "user.role-changed"
+    SUBJECT = ("user", "user_id")
+    user_id: UUID
+    before: str
+    after: str
+
+
+class UserPasswordReset(Event, frozen=True, kw_only=True):
+    TYPE = "user.password-reset"
+    SUBJECT = ("user", "user_id")
+    user_id: UUID
+
+
+class UserDisabled(Event, frozen=True, kw_only=True):
+    TYPE = "user.disabled"
+    SUBJECT = ("user", "user_id")
+    user_id: UUID
+
+
+class SessionSignedIn(Event, frozen=True, kw_only=True):
+    TYPE = "session.signed-in"
+    SUBJECT = ("user", "user_id")
+    user_id: UUID
+    session_id: UUID | None = None
+
+
+class SessionSignedOut(Event, frozen=True, kw_only=True):
+    TYPE = "session.signed-out"
+    SUBJECT = ("user", "user_id")
+    user_id: UUID
+    session_id: UUID | None = None
+
+
+class SessionFailed(Event, frozen=True, kw_only=True):
+    """`count` failed sign-ins; `user_id` is None when no such user exists."""
+
+    TYPE = "session.failed"
+    SUBJECT = ("user", "user_id")
+    OUTCOME = "denied"
+    user_id: UUID | None
+    reason: str
+    count: int = 1
+    since: datetime | None = None
+
+
+class ApiKeyCreated(Event, frozen=True, kw_only=True):
+    TYPE = "api-key.created"
+    SUBJECT = ("api-key", "api_key_id")
+    api_key_id: UUID
+    role: str
+    expires_at: datetime | None = None
+
+
+class ApiKeyRevoked(Event, frozen=True, kw_only=True):
+    TYPE = "api-key.revoked"
+    SUBJECT = ("api-key", "api_key_id")
+    api_key_id: UUID
+
+
+class RequestDenied(Event, frozen=True, kw_only=True):
+    """`count` requests to a route (its template, never the URL) without the permission."""
+
+    TYPE = "request.denied"
+    SUBJECT = ("route", "route")
+    OUTCOME = "denied"
+    route: str
+    permission: str
+    reason: str = "forbidden"
+    count: int = 1
