@@ -222,6 +222,8 @@ agent_state = Table(
     Column("seq", BigInteger, nullable=False, server_default=text("-1")),
     Column("received_at", Time),
     Column("sent_at", Time),
+    Column("late_after", Time),
+    Column("offline_after", Time),
     Column("status", Text),
     Column("cpu_percent", REAL),
     Column("memory_percent", REAL),
@@ -247,6 +249,8 @@ agent_status = Table(
     Column("presence", Text, nullable=False),
     Column("presence_since", Time, nullable=False),
     Column("front_id", Text),
+    Column("connected_at", Time),
+    Column("disconnected_at", Time),
     Column("trust_score", SmallInteger, nullable=False, server_default=text("100")),
     Column("trust_since", Time),
     Column("running_digest", LargeBinary),
@@ -267,7 +271,7 @@ agent_events = Table(
     Column("log_id", Uuid, primary_key=True),
     Column("number", BigInteger, primary_key=True),
     Column("payload_sha256", LargeBinary, nullable=False),
-    Column("event_id", Uuid, nullable=False),
+    Column("event_id", Uuid),
     Column("received_at", Time, nullable=False),
 )
 agent_event_budgets = Table(
@@ -278,6 +282,9 @@ agent_event_budgets = Table(
     Column("refilled_at", Time, nullable=False),
     Column("day", Date, nullable=False),
     Column("day_count", Integer, nullable=False),
+    Column("excess", BigInteger, nullable=False, server_default=text("0")),
+    Column("excess_since", Time),
+    Column("excess_sha256", LargeBinary),
 )
 agent_requests = Table(
     "agent_requests",
@@ -440,6 +447,7 @@ agent_desired = Table(
     Column("envelope", LargeBinary, nullable=False),
     Column("issued_at", Time, nullable=False),
     Column("expires_at", Time, nullable=False),
+    Column("sent_at", Time),
 )
 ledger_events = Table(
     "ledger_events",
@@ -510,12 +518,20 @@ Index("certificates_spki_idx", certificates.c.spki_sha256)
 Index("agent_status_presence_idx", agent_status.c.presence, agent_status.c.agent_id)
 Index("agent_status_trust_idx", agent_status.c.trust_score, agent_status.c.agent_id)
 Index("agent_status_running_idx", agent_status.c.running_digest, agent_status.c.agent_id)
+Index(
+    "agent_event_budgets_excess_idx",
+    agent_event_budgets.c.excess_since,
+    postgresql_where=text("excess > 0"),
+)
 Index("commands_agent_idx", commands.c.agent_id, commands.c.id)
 Index("dead_letters_agent_idx", dead_letters.c.agent_id, dead_letters.c.id)
 Index("revocations_agent_idx", revocations.c.agent_id)
 Index("packages_uploaded_idx", packages.c.uploaded_at, packages.c.digest)
 Index("deployments_state_idx", deployments.c.state, deployments.c.id)
 Index("deployment_agents_agent_idx", deployment_agents.c.agent_id)
+Index(
+    "agent_desired_unsent_idx", agent_desired.c.agent_id, postgresql_where=text("sent_at IS NULL")
+)
 Index("ledger_events_time_idx", ledger_events.c.time, ledger_events.c.id)
 Index("ledger_events_type_idx", ledger_events.c.type, ledger_events.c.id)
 Index("ledger_events_subject_idx", ledger_events.c.subject_id, ledger_events.c.id)

@@ -191,6 +191,8 @@ CREATE TABLE agent_state (
     seq              bigint NOT NULL DEFAULT -1,
     received_at      timestamptz,
     sent_at          timestamptz,
+    late_after       timestamptz,
+    offline_after    timestamptz,
     status           text,
     cpu_percent      real,
     memory_percent   real,
@@ -216,6 +218,8 @@ CREATE TABLE agent_status (
     presence        text NOT NULL CHECK (presence IN ('never', 'online', 'late', 'offline')),
     presence_since  timestamptz NOT NULL,
     front_id        text,
+    connected_at    timestamptz,
+    disconnected_at timestamptz,
     trust_score     smallint NOT NULL DEFAULT 100 CHECK (trust_score BETWEEN 0 AND 100),
     trust_since     timestamptz,
     running_digest  bytea,
@@ -239,19 +243,24 @@ CREATE TABLE agent_events (
     log_id         uuid NOT NULL,
     number         bigint NOT NULL,
     payload_sha256 bytea NOT NULL,
-    event_id       uuid NOT NULL,
+    event_id       uuid,  -- null: the excess of a flood, told by one agent.flooding entry
     received_at    timestamptz NOT NULL,
     PRIMARY KEY (agent_id, log_id, number)
 );
 
--- How many events an agent may still report: a token bucket and a day's count.
+-- How many events an agent may still report (a token bucket and a day's count), and the excess that
+-- has not yet become an agent.flooding entry: how many, since when, and a running SHA-256 over them.
 CREATE TABLE agent_event_budgets (
-    agent_id    uuid PRIMARY KEY,
-    tokens      double precision NOT NULL,
-    refilled_at timestamptz NOT NULL,
-    day         date NOT NULL,
-    day_count   integer NOT NULL
+    agent_id     uuid PRIMARY KEY,
+    tokens       double precision NOT NULL,
+    refilled_at  timestamptz NOT NULL,
+    day          date NOT NULL,
+    day_count    integer NOT NULL,
+    excess       bigint NOT NULL DEFAULT 0,
+    excess_since timestamptz,
+    excess_sha256 bytea
 ) WITH (fillfactor = 70);
+CREATE INDEX agent_event_budgets_excess_idx ON agent_event_budgets (excess_since) WHERE excess > 0;
 
 -- Answers to key-request and csr: the same request gets the same answer.
 CREATE TABLE agent_requests (
@@ -436,8 +445,10 @@ CREATE TABLE agent_desired (
     document       bytea NOT NULL,
     envelope       bytea NOT NULL,
     issued_at      timestamptz NOT NULL,
-    expires_at     timestamptz NOT NULL
+    expires_at     timestamptz NOT NULL,
+    sent_at        timestamptz  -- null: the outbox has not handed this revision to a front yet
 ) WITH (fillfactor = 70);
+CREATE INDEX agent_desired_unsent_idx ON agent_desired (agent_id) WHERE sent_at IS NULL;
 
 -- Evidence Locker
 
