@@ -1,0 +1,25 @@
+"""What the hub needs to know, from the environment (`TG_…`) or from the caller."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class HubSettings(BaseSettings):
+    """Frozen; built once in main and handed down."""
+
+    model_config = SettingsConfigDict(env_prefix="TG_", frozen=True, extra="ignore")
+
+    database_url: str
+    data_dir: Path
+    mqtt: str = Field(default="127.0.0.1:8883", description="host:port of the broker front")
+    public_host: str = "127.0.0.1"
+    device: str = Field(default="127.0.0.1:8443", description="host:port of the device listener")
+
+    batch_messages: int = Field(default=500, ge=1, le=5_000)
+    flush_after: timedelta = timedelta(milliseconds=200)
+    # What one hub holds in memory at most: above it, it stops reading from the broker.
+    intake_limit: int = Field(default=5_000, ge=1, le=100_000)
+    downlink_limit: int = Field(default=20_000, ge=1, le=1_000_000)

@@ -1,0 +1,182 @@
+"""The hub's connection to a broker front: bounded intake, acks in order, publishes that may be lost.
+
+paho runs its network loop in a thread of its own; messages cross into the event loop through a
+bounded buffer. When that is full the thread waits, so the socket is not read and the front feels it.
+"""
+
+import asyncio
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol
+
+import paho.mqtt.client as mqtt
+import structlog
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from hub.downlink import Downlink
+from tensorguard.protocol.topics import HUB_FILTERS
+
+log = structlog.get_logger()
+
+KEEPALIVE_S = 60
+_RECONNECT_S = (1, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """One message as it came: `received_at` is the hub's clock; `receipt` is what acks it."""
+
+    topic: str
+    payload: bytes
+    received_at: datetime
+    receipt: tuple[int, int, int] = (0, 0, 0)
+
+
+class UplinkSource(Protocol):
+    """Where uplinks come from and downlinks go; one implementation for each broker engine."""
+
+    async def receive(self, most: int, wait_s: float) -> list[Uplink]:
+        """Return up to `most` uplinks: at once when as many are there, else after `wait_s`."""
+
+    def ack(self, uplinks: Sequence[Uplink]) -> None:
+        """Tell the broker that these are committed, in the order in which they came."""
+
+    def publish(self, downlinks: Sequence[Downlink]) -> int:
+        """Hand downlinks to the broker; return how many found no room and were dropped."""
+
+
+class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
+    """An `UplinkSource` over one MQTT 3.1.1 connection with mTLS."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        client_id: str,
+        tls: ssl.SSLContext,
+        clock: Callable[[], datetime],
+        intake_limit: int,
+        downlink_limit: int,
+    ) -> None:
+        self._address = (host, port)
+        self._tls = tls
+        self._clock = clock
+        self._room = threading.Semaphore(intake_limit)
+        self._buffer: deque[Uplink] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._signalled = False
+        self._stopping = threading.Event()
+        self._connection = 0
+        self.connected = asyncio.Event()
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True, manual_ack=True
+        )
+        self._client.max_queued_messages_set(downlink_limit)
+        self._client.max_inflight_messages_set(500)
+        self._client.reconnect_delay_set(*_RECONNECT_S)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_message = self._on_message
+
+    async def __aenter__(self) -> "MqttUplink":
+        self._client.tls_set_context(self._tls)
+        self._client.connect_async(*self._address, keepalive=KEEPALIVE_S)
+        self._client.loop_start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._client.disconnect()
+        await asyncio.to_thread(self._client.loop_stop)
+
+    # In paho's thread
+
+    def _on_connect(
+        self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
+        if reason.is_failure:
+            log.warning("uplink_refused", reason=str(reason))
+            return
+        self._connection += 1
+        client.subscribe([(name, 1) for name in HUB_FILTERS])
+        self._loop.call_soon_threadsafe(self.connected.set)
+        log.info("uplink_connected", front=f"{self._address[0]}:{self._address[1]}")
+
+    def _on_disconnect(
+        self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
+        if self._stopping.is_set():
+            return
+        self._loop.call_soon_threadsafe(self.connected.clear)
+        log.warning("uplink_lost", reason=str(reason))
+
+    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        while not self._room.acquire(timeout=1.0):
+            if self._stopping.is_set():
+                return
+        self._buffer.append(
+            Uplink(
+                message.topic,
+                message.payload,
+                self._clock(),
+                (self._connection, message.mid, message.qos),
+            )
+        )
+        if not self._signalled:
+            self._signalled = True
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+    # In the event loop
+
+    async def receive(self, most: int, wait_s: float) -> list[Uplink]:
+        """See UplinkSource."""
+        deadline = self._loop.time() + wait_s
+        while len(self._buffer) < most:
+            self._arrived.clear()
+            self._signalled = False
+            left = deadline - self._loop.time()
+            if len(self._buffer) >= most or left <= 0:
+                break
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+            except TimeoutError:
+                break
+        return [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+
+    def ack(self, uplinks: Sequence[Uplink]) -> None:
+        """See UplinkSource; those of a connection that has ended are not acked on the new one."""
+        for uplink in uplinks:
+            connection, mid, qos = uplink.receipt
+            if connection == self._connection:
+                self._client.ack(mid, qos)
+        self.release(len(uplinks))
+
+    def release(self, count: int) -> None:
+        """Make room for as many messages as left the hub's memory."""
+        if count:
+            self._room.release(count)
+
+    def publish(self, downlinks: Sequence[Downlink]) -> int:
+        """See UplinkSource."""
+        dropped = 0
+        for downlink in downlinks:
+            info = self._client.publish(downlink.topic, downlink.payload, qos=1)
+            if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+                dropped += 1
+        if dropped:
+            log.warning("downlinks_dropped", count=dropped)
+        return dropped
