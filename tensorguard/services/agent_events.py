@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from tensorguard.ledger.entry import DETAILS_DEPTH, format_time, is_exact, lossless, raw
-from tensorguard.services.event import Event
+from tensorguard.services.event import Digest, Event
 
 MAX_REPORTED_BYTES = 60 * 1024  # leaves room for what stands beside it in a 64 KiB entry
 
@@ -81,8 +81,8 @@ class EventConflict(Event, frozen=True, kw_only=True):
     agent_id: UUID
     log_id: UUID
     number: int
-    stored_sha256: str
-    received_sha256: str
+    stored_sha256: Digest
+    received_sha256: Digest
 
 
 class AgentFlooding(Event, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ class AgentFlooding(Event, frozen=True, kw_only=True):
     OUTCOME = "denied"
     agent_id: UUID
     count: int
-    digest: str
+    digest: Digest
     since: datetime
     until: datetime
     log_id: UUID | None = None
@@ -121,8 +121,8 @@ class MessagePoisoned(Event, frozen=True, kw_only=True):
     TYPE = "message.poisoned"
     SUBJECT = ("agent", "agent_id")
     OUTCOME = "failure"
-    agent_id: UUID
+    agent_id: UUID | None
     kind: str
     reason: str
     count: int = 1
-    dead_letter_id: UUID | int | None = None
+    dead_letter_id: int | None = None

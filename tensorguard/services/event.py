@@ -12,6 +12,9 @@ from tensorguard.ledger.entry import Outcome as Outcome
 from tensorguard.ledger.entry import Subject as Subject
 from tensorguard.ledger.entry import format_time
 
+Digest = str | bytes
+"""A SHA-256; in the ledger it stands as lower-case hex, whichever way it is given."""
+
 SYSTEM = Actor("system", "platform")
 
 
@@ -38,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """What it happened to; `unknown` where no such thing could be identified."""
         kind, field = self.SUBJECT
         value = getattr(self, field)
-        return Subject(kind, "unknown" if value is None else str(value))
+        return Subject(kind, "unknown" if value is None else str(_plain(value)))
 
     @property
     def outcome(self) -> Outcome:
@@ -61,6 +64,8 @@ def _plain(value: object) -> object:
     match value:
         case UUID():
             return str(value)
+        case bytes():
+            return value.hex()
         case datetime():
             return format_time(value)
         case dict():

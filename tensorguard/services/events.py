@@ -18,6 +18,7 @@ from tensorguard.services.agent_events import EventsGap as EventsGap
 from tensorguard.services.agent_events import MessagePoisoned as MessagePoisoned
 from tensorguard.services.event import SYSTEM as SYSTEM
 from tensorguard.services.event import Actor as Actor
+from tensorguard.services.event import Digest as Digest
 from tensorguard.services.event import Event as Event
 from tensorguard.services.event import Outcome as Outcome
 from tensorguard.services.event import Subject as Subject
@@ -51,7 +52,7 @@ class TrustBundlePublished(Event, frozen=True, kw_only=True):
     TYPE = "trust-bundle.published"
     SUBJECT = ("trust-bundle", "version")
     version: int
-    digest: str
+    digest: Digest
 
 
 # Fleets and enrollment tokens
@@ -159,16 +160,15 @@ class AgentTagsChanged(Event, frozen=True, kw_only=True):
 
 class PublisherRegistered(Event, frozen=True, kw_only=True):
     TYPE = "publisher.registered"
-    SUBJECT = ("publisher", "publisher_id")
-    publisher_id: UUID | str
+    SUBJECT = ("publisher", "kid")
     kid: str
-    packages: list[str] | None = None
+    packages: list[str]
+    not_after: datetime | None = None
 
 
 class PublisherRevoked(Event, frozen=True, kw_only=True):
     TYPE = "publisher.revoked"
-    SUBJECT = ("publisher", "publisher_id")
-    publisher_id: UUID | str
+    SUBJECT = ("publisher", "kid")
     kid: str
     reason: str | None = None
 
@@ -176,7 +176,7 @@ class PublisherRevoked(Event, frozen=True, kw_only=True):
 class PackageUploaded(Event, frozen=True, kw_only=True):
     TYPE = "package.uploaded"
     SUBJECT = ("package", "digest")
-    digest: str
+    digest: Digest
     size_bytes: int
     publisher_kid: str
     package: str
@@ -189,7 +189,7 @@ class PackageRefused(Event, frozen=True, kw_only=True):
     TYPE = "package.refused"
     SUBJECT = ("package", "digest")
     OUTCOME = "denied"
-    digest: str | None
+    digest: Digest | None
     reason: str
     size_bytes: int | None = None
 
@@ -200,7 +200,7 @@ class ReleaseCreated(Event, frozen=True, kw_only=True):
     release_id: UUID
     release: str
     version: str
-    package_digest: str
+    package_digest: Digest
 
 
 # Deployments
@@ -211,8 +211,9 @@ class DeploymentCreated(Event, frozen=True, kw_only=True):
     SUBJECT = ("deployment", "deployment_id")
     deployment_id: UUID
     release_id: UUID
-    package_digest: str
-    agents: int | None = None
+    package_digest: Digest
+    fleets: list[str]
+    selector: str = ""
     allow_downgrade: bool | None = None
 
 
@@ -246,20 +247,17 @@ class DeploymentAborted(DeploymentMoved, frozen=True, kw_only=True):
     OUTCOME = "failure"
 
 
+class DeploymentRollingBack(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.rolling-back"
+
+
 class DeploymentRolledBack(DeploymentMoved, frozen=True, kw_only=True):
     TYPE = "deployment.rolled-back"
-    to_deployment_id: UUID | None = None
+    to_package_digest: Digest | None = None
 
 
 class DeploymentCompleted(DeploymentMoved, frozen=True, kw_only=True):
     TYPE = "deployment.completed"
-    succeeded: int
-    failed: int
-
-
-class DeploymentFailed(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.failed"
-    OUTCOME = "failure"
     succeeded: int
     failed: int
 
@@ -272,7 +270,7 @@ class GrantIssued(Event, frozen=True, kw_only=True):
     SUBJECT = ("agent", "agent_id")
     agent_id: UUID
     request_id: UUID
-    package_digest: str
+    package_digest: Digest
     kid: str
     expires_at: datetime
     deployment_id: UUID | None = None
@@ -284,7 +282,7 @@ class GrantDenied(Event, frozen=True, kw_only=True):
     OUTCOME = "denied"
     agent_id: UUID
     request_id: UUID
-    package_digest: str
+    package_digest: Digest
     reason: str
     deployment_id: UUID | None = None
 

@@ -1,0 +1,101 @@
+"""The loop that moves committed events into the ledger's tree and signs checkpoints."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from random import Random
+
+import structlog
+
+from tensorguard.ledger.checkpoint import Signer
+from tensorguard.services.sequencing import (
+    BATCH_EVENTS,
+    CHECKPOINT_EVERY,
+    sequence,
+    sign_latest,
+)
+from tensorguard.store.engine import SessionMaker
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = timedelta(milliseconds=150)
+LONGEST_PAUSE = timedelta(seconds=30)
+
+
+class Sequencer:
+    """One of any number of sequencers: whoever holds the lock for a transaction does its work."""
+
+    def __init__(
+        self,
+        sessions: SessionMaker,
+        *,
+        origin: str,
+        signers: Sequence[Signer],
+        clock: Callable[[], datetime],
+        random: Random,
+        interval: timedelta = INTERVAL,
+        checkpoint_every: timedelta = CHECKPOINT_EVERY,
+        batch_events: int = BATCH_EVENTS,
+    ) -> None:
+        self._sessions = sessions
+        self._origin = origin
+        self._signers = signers
+        self._clock = clock
+        self._random = random
+        self._interval = interval
+        self._checkpoint_every = checkpoint_every
+        self._batch_events = batch_events
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sequence and sign until `stop`; no error ends it, each makes it wait longer."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                busy = await self.step()
+                pause = timedelta(0) if busy else self._interval
+                failures = 0
+            except Exception as error:  # whatever is wrong, the ledger must go on once it is over
+                failures += 1
+                pause = self._back_off(failures)
+                log.error(
+                    "sequencing_failed",
+                    error=getattr(error, "code", type(error).__name__),
+                    reason=str(error),
+                    failures=failures,
+                    retry_s=pause.total_seconds(),
+                )
+            await _wait(stop, pause)
+
+    async def step(self) -> bool:
+        """Sequence one batch and sign if it is time; tell whether more events may be waiting."""
+        started = time.monotonic()
+        async with self._sessions() as session, session.begin():
+            events = await sequence(session, limit=self._batch_events)
+        if events:
+            took_ms = round((time.monotonic() - started) * 1000, 1)
+            log.debug("entries_sequenced", events=events, took_ms=took_ms)
+        async with self._sessions() as session, session.begin():
+            checkpoint = await sign_latest(
+                session,
+                origin=self._origin,
+                signers=self._signers,
+                now=self._clock(),
+                every=self._checkpoint_every,
+            )
+        if checkpoint is not None:
+            log.debug("checkpoint_signed", size=checkpoint.size, root=checkpoint.root.hex())
+        return events == self._batch_events
+
+    def _back_off(self, failures: int) -> timedelta:
+        """Full jitter, from the interval up to half a minute."""
+        ceiling = min(LONGEST_PAUSE, self._interval * 2 ** min(failures, 16))
+        return self._interval + ceiling * self._random.random()
+
+
+async def _wait(stop: asyncio.Event, pause: timedelta) -> None:
+    try:
+        async with asyncio.timeout(pause.total_seconds()):
+            await stop.wait()
+    except TimeoutError:
+        return
