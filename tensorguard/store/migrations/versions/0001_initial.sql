@@ -324,7 +324,7 @@ CREATE SEQUENCE revocations_seq OWNED BY revocations.seq;
 CREATE FUNCTION revocations_number() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(7290411);
+    PERFORM pg_advisory_xact_lock(7290413);
     NEW.seq := nextval('public.revocations_seq');
     PERFORM pg_notify('tg_revocations', NEW.seq::text);
     RETURN NEW;
