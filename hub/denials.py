@@ -1,7 +1,7 @@
 """Operations that fronts denied: an entry at the first, then one a minute with the count.
 
-Nobody may flood an immutable log: what one agent does within a minute is one entry, and a minute holds
-at most so many entries; what exceeds that is summed up without names.
+Nobody may flood an immutable log: what one agent does within a minute is one entry, a minute holds
+at most so many entries, and what exceeds that is summed up without names.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ class Denials:
         return first
 
     def due(self, now: datetime) -> list[tuple[Key, int, datetime]]:
-        """Return and forget the tallies whose minute is over; those that stayed at zero are silent."""
+        """Return and forget the tallies whose minute is over; those still at zero are silent."""
         over = [key for key, tally in self._open.items() if now - tally.since >= TOLD_EVERY]
         tallies = [(key, self._open.pop(key)) for key in over]
         return [(key, tally.count, tally.since) for key, tally in tallies if tally.count]
