@@ -1,4 +1,4 @@
-"""What the hub knows of fleets: their signed config and how often their agents report; kept fresh."""
+"""What the hub knows of fleets: their signed config, and how often their agents report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Presence: online, late, offline. Written on transition only, by a sweep each second.
 
 A heartbeat sets deadlines in `agent_state`; a front tells of connections that end. The sweep holds
-both against `agent_status` and writes the few rows that differ, so that no index follows a heartbeat.
+both against `agent_status` and writes the few rows that differ: no index follows a heartbeat.
 """
 
 import asyncio

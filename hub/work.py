@@ -1,4 +1,4 @@
-"""One batch, one transaction: everything that its messages change, and what goes down afterwards."""
+"""One batch, one transaction: all that its messages change, and what goes down afterwards."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -25,7 +25,7 @@ ANSWER_VALID_FOR = timedelta(hours=24)
 async def renew(
     session: AsyncSession, keyring: Keyring, agent_id: UUID, request: CsrRequest, *, now: datetime
 ) -> bytes | None:
-    """Answer a `csr` with a signed `certificate` envelope, or None for an agent that does not exist.
+    """Answer a `csr` with a signed `certificate` envelope, or None for an unknown agent.
 
     The agent row is locked and its status checked in the transaction that issues, so that a renewal
     that races a revoke never ends with a valid certificate. The same request gets the same answer;
