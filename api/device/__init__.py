@@ -1,0 +1,1 @@
+"""The listener for devices: joining, trust bundles, package downloads."""

@@ -1,0 +1,24 @@
+"""The application for devices: joining, trust bundles, package downloads. HTTPS only."""
+
+from fastapi import FastAPI
+
+from api.application import build
+from api.context import ApiContext
+from api.settings import ApiSettings, load_settings
+
+ROUTERS = ()
+
+
+def create_device_app(
+    settings: ApiSettings | None = None, *, context: ApiContext | None = None
+) -> FastAPI:
+    """Return the devices' listener; settings come from the environment unless given."""
+    settings = settings or load_settings()
+    return build(
+        ROUTERS,
+        settings=settings,
+        context=context,
+        listener="device",
+        openapi_url=None,
+        hsts=False,
+    )
