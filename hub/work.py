@@ -55,7 +55,7 @@ class Work:
     async def store(self, batch: Batch) -> Outcome:
         """Store the batch and commit; on an exception nothing of it has happened."""
         now = self._clock()
-        told = self._denials.take(batch.denied, now) + self._denials.due(now)
+        told = self._denials.take(batch.denied, now)
         downlinks = Downlinks()
         async with self._sessions() as session, session.begin():
             beats = await store_heartbeats(
@@ -72,6 +72,13 @@ class Work:
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
         return Outcome(len(beats), events, downlinks.items)
+
+    async def tell_denials(self) -> None:
+        """Write down the denied operations whose minute is over, also when nobody sends anything."""
+        now = self._clock()
+        if told := self._denials.due(now):
+            async with self._sessions() as session, session.begin():
+                await tell_denials(session, told, now)
 
     async def _store_deployments(
         self, session: AsyncSession, batch: Batch, beats: list[StoredHeartbeat], now: datetime

@@ -27,6 +27,7 @@ from tensorguard.vault.provider import Context, KeyDescription, WrappedKey, cano
 KEK_BYTES: Final = 32
 WRAP_LIMIT_BYTES: Final = 64
 NAME: Final = "local"
+KEK_FILE: Final = "kek.json"  # in the data directory
 _NONCE_BYTES: Final = 12
 _FILE_LIMIT_BYTES: Final = 1024 * 1024
 
