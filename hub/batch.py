@@ -34,7 +34,7 @@ MAX_OUTBOX_EVENTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class From(Generic[M]):
-    """A message and who sent it: fleet and agent id come from the topic, which the front vouches for."""
+    """A message and who sent it, by its topic, which the front vouches for."""
 
     fleet: str
     agent_id: UUID
@@ -93,7 +93,7 @@ class Batch:
 
 
 def sort(uplinks: Sequence[Uplink]) -> Batch:
-    """Return the uplinks decoded; what does not decode becomes a dead letter, never an exception."""
+    """Return the uplinks decoded; what does not decode becomes a dead letter, never an error."""
     batch = Batch()
     for uplink in uplinks:
         try:

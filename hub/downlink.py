@@ -18,7 +18,7 @@ class Downlink:
 
 @dataclass(slots=True)
 class Downlinks:
-    """The messages that a unit of work wants to send; lost ones are repaired at the next heartbeat."""
+    """What a unit of work wants to send; what gets lost is repaired at the next heartbeat."""
 
     items: list[Downlink] = field(default_factory=list)
 

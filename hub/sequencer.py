@@ -46,6 +46,8 @@ class Sequencer:
         self._interval = interval
         self._checkpoint_every = checkpoint_every
         self._batch_events = batch_events
+        self._unsigned = True
+        self._look_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sequence and sign until `stop`; no error ends it, each makes it wait longer."""
@@ -61,7 +63,7 @@ class Sequencer:
                 log.error(
                     "sequencing_failed",
                     error=getattr(error, "code", type(error).__name__),
-                    reason=str(error),
+                    reason=str(getattr(error, "orig", error)),  # without the statement's parameters
                     failures=failures,
                     retry_s=pause.total_seconds(),
                 )
@@ -75,6 +77,14 @@ class Sequencer:
         if events:
             took_ms = round((time.monotonic() - started) * 1000, 1)
             log.debug("entries_sequenced", events=events, took_ms=took_ms)
+            self._unsigned = True
+        if self._unsigned or started >= self._look_at:
+            await self._sign()
+        return events == self._batch_events
+
+    async def _sign(self) -> None:
+        """Sign what is committed; now and then also what another sequencer left unsigned."""
+        self._look_at = time.monotonic() + self._checkpoint_every.total_seconds()
         async with self._sessions() as session, session.begin():
             checkpoint = await sign_latest(
                 session,
@@ -84,12 +94,13 @@ class Sequencer:
                 every=self._checkpoint_every,
             )
         if checkpoint is not None:
+            self._unsigned = False
             log.debug("checkpoint_signed", size=checkpoint.size, root=checkpoint.root.hex())
-        return events == self._batch_events
 
     def _back_off(self, failures: int) -> timedelta:
         """Full jitter, from the interval up to half a minute."""
-        ceiling = min(LONGEST_PAUSE, self._interval * 2 ** min(failures, 16))
+        doublings: int = 2 ** min(failures, 16)
+        ceiling = min(LONGEST_PAUSE, self._interval * doublings)
         return self._interval + ceiling * self._random.random()
 
 

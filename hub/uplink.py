@@ -1,7 +1,7 @@
-"""The hub's connection to a broker front: bounded intake, acks in order, publishes that may be lost.
+"""The hub's connection to a broker front: bounded intake, acks in order, publishes.
 
 paho runs its network loop in a thread of its own; messages cross into the event loop through a
-bounded buffer. When that is full the thread waits, so the socket is not read and the front feels it.
+bounded buffer. When that is full the thread waits: the socket is not read, and the front feels it.
 """
 
 import asyncio
@@ -130,7 +130,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         self._buffer.append(
             Uplink(
                 message.topic,
-                message.payload,
+                bytes(message.payload),
                 self._clock(),
                 (self._connection, message.mid, message.qos),
             )

@@ -4,7 +4,6 @@ Sources: https://c2sp.org/tlog-checkpoint and https://c2sp.org/signed-note (both
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -95,10 +94,9 @@ def parse_verifier_key(text: str) -> VerifierKey:
     match = _VERIFIER_KEY.fullmatch(text.strip())
     if match is None:
         raise BadVerifierKey("a verifier key is <name>+<hash>+<base64>")
-    try:
-        data = base64.b64decode(match["key"], validate=True)
-    except binascii.Error as error:
-        raise BadVerifierKey("the verifier key's last part is not base64") from error
+    data = _decode(match["key"])
+    if data is None:
+        raise BadVerifierKey("the verifier key's last part is not base64")
     if len(data) != 1 + HASH_BYTES or data[:1] != ED25519:
         raise BadVerifierKey("the verifier key is not an Ed25519 key")
     key = VerifierKey(match["name"], Ed25519PublicKey.from_public_bytes(data[1:]))
@@ -167,10 +165,9 @@ def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
     match = _SIGNATURE_LINE.fullmatch(line)
     if match is None:
         raise BadCheckpoint("a signature line is malformed")
-    try:
-        data = base64.b64decode(match["signature"], validate=True)
-    except binascii.Error as error:
-        raise BadCheckpoint("a signature is not base64") from error
+    data = _decode(match["signature"])
+    if data is None:
+        raise BadCheckpoint("a signature is not base64")
     if len(data) <= KEY_HASH_BYTES:
         raise BadCheckpoint("a signature is too short")
     return match["name"], data[:KEY_HASH_BYTES], data[KEY_HASH_BYTES:]
@@ -183,10 +180,16 @@ def _parse_text(text: str) -> Checkpoint:
     origin, size, encoded_root = lines[:3]
     if _SIZE.fullmatch(size) is None:
         raise BadCheckpoint("the checkpoint's size is not a plain decimal number")
-    try:
-        root = base64.b64decode(encoded_root, validate=True)
-    except ValueError as error:  # binascii.Error, or characters that are not ASCII
-        raise BadCheckpoint("the checkpoint's root is not base64") from error
-    if len(root) != HASH_BYTES or base64.b64encode(root).decode() != encoded_root:
+    root = _decode(encoded_root)
+    if root is None or len(root) != HASH_BYTES:
         raise BadCheckpoint("the checkpoint's root is not the base64 of 32 bytes")
     return Checkpoint(origin, int(size), root)
+
+
+def _decode(encoded: str) -> bytes | None:
+    """Return the bytes of canonical base64, or None: one note must not have two spellings."""
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError:  # binascii.Error, or characters that are not ASCII
+        return None
+    return data if base64.b64encode(data).decode() == encoded else None

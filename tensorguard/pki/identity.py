@@ -11,6 +11,7 @@ from uuid import UUID
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
@@ -22,11 +23,12 @@ from tensorguard.pki.errors import (
     WrongIssuer,
     WrongTrustDomain,
 )
+from tensorguard.protocol.topics import FLEET_PATTERN
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 # SPIFFE-ID section 2.1: lower-case letters, digits, dots, dashes, underscores; ≤ 255 bytes.
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?")
-_SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_SLUG = re.compile(FLEET_PATTERN)  # services are named by the same rule
 _URI = re.compile(
     r"spiffe://(?P<domain>[^/]+)/(?:fleet/(?P<fleet>[^/]+)/agent/(?P<agent>[^/]+)|service/(?P<service>[^/]+))"
 )
@@ -130,9 +132,18 @@ def parse_uri(uri: str) -> Identity:
 
 def spki_sha256(certificate: x509.Certificate) -> str:
     """Lower-case hex SHA-256 of the certificate's SubjectPublicKeyInfo (RFC 7469 section 2.4)."""
-    return hashlib.sha256(
-        certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    ).hexdigest()
+    return key_sha256(certificate.public_key()).hex()
+
+
+def key_sha256(public_key: CertificatePublicKeyTypes) -> bytes:
+    """SHA-256 of a public key's SubjectPublicKeyInfo, 32 bytes as tables store it."""
+    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest()
+
+
+def serial_text(serial: int) -> str:
+    """A certificate's serial as tables and messages write it: lower-case hex."""
+    return format(serial, "x")
 
 
 def load_certificate(der: bytes) -> x509.Certificate:

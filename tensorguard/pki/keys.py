@@ -42,6 +42,10 @@ class Ed25519Signer:
         """The key itself, for writing it to an encrypted file."""
         return self._private_key
 
+    def public_key(self) -> Ed25519PublicKey:
+        """The key that verifies what this one signs."""
+        return self._private_key.public_key()
+
     def seed(self) -> bytes:
         """The 32 secret bytes, for sealing; never log them."""
         return self._private_key.private_bytes_raw()

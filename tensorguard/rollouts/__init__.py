@@ -1,1 +1,1 @@
-"""Deployments as pure decisions: stages, gates, state machine."""
+"""Who gets a release, when, and what may happen to it on the way (pure)."""

@@ -14,7 +14,13 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from tensorguard.store.errors import DatabaseFull, DatabaseUnreachable, SchemaOutdated, StoreError
+from tensorguard.store.errors import (
+    DatabaseFull,
+    DatabaseUnreachable,
+    PartitionMissing,
+    SchemaOutdated,
+    StoreError,
+)
 from tensorguard.store.migrate import check_engine, head_revision
 from tensorguard.store.url import driver_url, libpq_url
 
@@ -85,8 +91,12 @@ def store_error(error: Exception) -> StoreError | None:
     original = getattr(error, "orig", error)
     if isinstance(original, psycopg.errors.DiskFull):
         return DatabaseFull("the database server has no disk space left")
-    if isinstance(original, psycopg.OperationalError):
-        return DatabaseUnreachable("the database did not answer")
+    if isinstance(original, psycopg.errors.CheckViolation) and not original.diag.constraint_name:
+        return PartitionMissing(f"no partition of {original.diag.table_name} takes this row")
+    if isinstance(
+        original, psycopg.OperationalError | psycopg.InterfaceError | sa.exc.TimeoutError
+    ):
+        return DatabaseUnreachable(f"the database did not answer: {str(original)[:200]}")
     return None
 
 

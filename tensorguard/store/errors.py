@@ -28,6 +28,13 @@ class DatabaseFull(StoreError):
     hint = "Free space on the volume that holds PostgreSQL's data; the platform goes on by itself."
 
 
+class PartitionMissing(StoreError):
+    """No heartbeat partition covers the present: the maintenance has not run for days."""
+
+    code = "heartbeat-partition-missing"
+    hint = "Run 'tensorguard db maintain' as the owner now, and see that it runs every hour."
+
+
 class RolesMissing(StoreError):
     """The server has not the roles that the schema grants rights to."""
 

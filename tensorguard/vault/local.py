@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import os
 import secrets
-import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +17,17 @@ from tensorguard.vault.errors import (
     Corrupted,
     KeyDisabled,
     KeyMissing,
-    PermissionDenied,
     Unavailable,
     VaultError,
     WrongContext,
 )
+from tensorguard.vault.private_file import create_private, read_private, replace_private
 from tensorguard.vault.provider import Context, KeyDescription, WrappedKey, canonical_context
 
 KEK_BYTES: Final = 32
 WRAP_LIMIT_BYTES: Final = 64
 NAME: Final = "local"
+KEK_FILE: Final = "kek.json"  # in the data directory
 _NONCE_BYTES: Final = 12
 _FILE_LIMIT_BYTES: Final = 1024 * 1024
 
@@ -83,7 +83,8 @@ class LocalKeyProvider:
         """
         if not path.exists():
             first = _Version(version=1, key=secrets.token_bytes(KEK_BYTES), created_at=clock())
-            _create(path, _KekFile(key_id=f"local-{secrets.token_hex(8)}", versions=[first]))
+            content = _KekFile(key_id=f"local-{secrets.token_hex(8)}", versions=[first])
+            create_private(path, msgspec.json.encode(content))
         return cls.open(path, clock)
 
     async def wrap(self, key: bytes, context: Context) -> WrappedKey:
@@ -171,18 +172,7 @@ def _find(content: _KekFile, key_version: str) -> _Version | None:
 
 
 def _read(path: Path) -> _KekFile:
-    try:
-        with path.open("rb") as file:
-            _check_private(path, os.fstat(file.fileno()))
-            raw = file.read(_FILE_LIMIT_BYTES)
-    except FileNotFoundError:
-        raise KeyMissing(f"there is no KEK file {path}") from None
-    except PermissionError:
-        raise PermissionDenied(
-            f"{path} cannot be read", hint="Run the service as the owner of the KEK file."
-        ) from None
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be read: {error.strerror}") from None
+    raw = read_private(path, _FILE_LIMIT_BYTES)
     try:
         content = msgspec.json.decode(raw, type=_KekFile)
     except (msgspec.MsgspecError, ValueError):
@@ -192,39 +182,6 @@ def _read(path: Path) -> _KekFile:
     if numbers != sorted(set(numbers)):
         raise Corrupted(f"{path} has versions out of order")
     return content
-
-
-def _check_private(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise PermissionDenied(f"{path} is not a regular file", hint="Name the KEK file itself.")
-    if status.st_mode & 0o077:
-        raise PermissionDenied(
-            f"{path} is open to others: mode {stat.S_IMODE(status.st_mode):04o}",
-            hint=f"chmod 600 {path}; if others can have read it, rotate the KEK.",
-        )
-    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
-        raise PermissionDenied(
-            f"{path} belongs to another user", hint="Run the service as the owner of the KEK file."
-        )
-
-
-def _create(path: Path, content: _KekFile) -> None:
-    """Write the file whole under another name and link it: never half there, never replaced."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = _write_temporary(path, content)
-        try:
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            return  # another process was first; its file counts
-        finally:
-            temporary.unlink()
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise Unavailable(
-            f"{path} cannot be created: {error.strerror}",
-            hint="Check that the directory exists, is writable and has space.",
-        ) from None
 
 
 def _append(path: Path, material: bytes, now: datetime) -> _KekFile:
@@ -237,36 +194,9 @@ def _append(path: Path, material: bytes, now: datetime) -> _KekFile:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         content = _read(path)
-        newest = content.versions[-1]
-        added = _Version(version=newest.version + 1, key=material, created_at=now)
+        added = _Version(version=content.versions[-1].version + 1, key=material, created_at=now)
         content = msgspec.structs.replace(content, versions=[*content.versions, added])
-        temporary = _write_temporary(path, content)
-        temporary.replace(path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be written: {error.strerror}") from None
+        replace_private(path, msgspec.json.encode(content))
     finally:
         os.close(descriptor)
     return content
-
-
-def _write_temporary(path: Path, content: _KekFile) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-        try:
-            file.write(msgspec.json.encode(content))
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink()
-            raise
-    return temporary
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -204,6 +204,7 @@ class EmbeddedPostgres:
             "shared_buffers": "128MB",
             "timezone": "UTC",
             "log_timezone": "UTC",
+            "log_checkpoints": "off",
             "log_line_prefix": "",
             "log_min_error_statement": "panic",  # statements may hold secrets
         }

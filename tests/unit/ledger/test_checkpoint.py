@@ -88,6 +88,14 @@ def test_a_malformed_note_is_refused(note: str) -> None:
         verify_checkpoint(note, [KEY])
 
 
+def test_a_signature_has_one_spelling() -> None:
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    assert NOTE.endswith("=\n")
+    spare_bit_set = alphabet[alphabet.index(NOTE[-3]) ^ 1]  # the same bytes to a lenient decoder
+    with pytest.raises(BadCheckpoint, match="not base64"):
+        verify_checkpoint(NOTE[:-3] + spare_bit_set + "=\n", [KEY])
+
+
 @pytest.mark.parametrize("size", ["-1", "01", "1.0", "", "١", "1e3", "+1", " 1"])
 def test_a_size_that_is_not_plain_decimal_is_refused_though_it_is_signed(size: str) -> None:
     text = f"{ORIGIN}\n{size}\n{base64.b64encode(CHECKPOINT.root).decode()}\n"

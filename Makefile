@@ -1,0 +1,69 @@
+# What people run here. GNU make 3.81 or newer.
+#   make setup   the virtual environment with everything, from the locks (fast when nothing changed)
+#   make up      the whole platform on this machine, data in .data (ARGS='--public-host …')
+#   make test    all tests but the deep ones; ARGS='-k name' picks some
+#   make test-deep  all tests with large counts
+#   make check   formatting, lint, types, import rules
+#   make lock    the locks, after a change in pyproject.toml; ARGS=--upgrade for newer versions
+#   make clean   everything that was made, but not the data
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+SOURCES = tensorguard agent api broker hub simulators tests
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
+LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
+SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded
+
+.PHONY: setup up test test-deep check lock clean
+
+setup: $(VENV)/.dev
+
+up: $(VENV)/.server
+	$(BIN)/tensorguard up --data-dir .data $(ARGS)
+
+test: $(VENV)/.dev
+	$(PYTEST) -m "not deep" $(ARGS)
+
+test-deep: $(VENV)/.dev
+	TG_TEST_DEEP=1 $(PYTEST) $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(VENV)/.dev
+	$(LOCK) --all-extras -o requirements-dev.lock $(ARGS)
+	$(LOCK) $(SERVER_EXTRAS) -c requirements-dev.lock -o requirements-server.lock
+	$(LOCK) $(SERVER_EXTRAS) --extra inference --extra demo -c requirements-dev.lock \
+		-o requirements-demo.lock
+
+clean:
+	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The last line of each rule is its stamp: what was interrupted is done again.
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "Python cannot make virtual environments yet; install what is missing with:" >&2; \
+		echo "  sudo apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.server: $(VENV)/.created requirements-server.lock pyproject.toml
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements-server.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created requirements-dev.lock pyproject.toml
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements-dev.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.server $@

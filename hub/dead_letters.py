@@ -1,0 +1,78 @@
+"""Messages that cannot be used: kept with the reason, bounded, and told to the ledger in sums."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.batch import DeadLetter
+from tensorguard.services import ledger
+from tensorguard.services.event import Actor
+from tensorguard.services.events import MessagePoisoned
+from tensorguard.store.tables import dead_letters
+
+KEPT_PER_AGENT = 100
+KEPT_FOR = timedelta(days=30)
+
+_PRUNE = sa.text("""
+    DELETE FROM dead_letters WHERE id IN (
+        SELECT id FROM (
+            SELECT id, row_number() OVER (PARTITION BY agent_id ORDER BY id DESC) AS place
+            FROM dead_letters WHERE agent_id = ANY(:agents) OR (agent_id IS NULL AND :nobody)
+        ) AS ranked WHERE place > :kept
+    )
+""")
+_FORGET = sa.delete(dead_letters).where(dead_letters.c.received_at < sa.bindparam("before"))
+
+
+async def store_dead_letters(
+    session: AsyncSession, letters: Sequence[DeadLetter], now: datetime
+) -> None:
+    """Keep the letters, at most 100 an agent; one ledger event for each agent, kind and reason."""
+    if not letters:
+        return
+    await session.execute(
+        sa.insert(dead_letters),
+        [
+            {
+                "agent_id": letter.agent_id,
+                "topic": letter.topic,
+                "payload": letter.payload,
+                "payload_bytes": letter.payload_bytes,
+                "payload_sha256": letter.payload_sha256,
+                "code": letter.code,
+                "reason": letter.reason,
+                "received_at": letter.received_at,
+            }
+            for letter in letters
+        ],
+    )
+    agents = [letter.agent_id for letter in letters if letter.agent_id is not None]
+    nobody = len(agents) < len(letters)
+    prune = {"agents": agents, "nobody": nobody, "kept": KEPT_PER_AGENT}
+    await session.execute(_PRUNE, prune)
+    told = Counter(
+        (letter.agent_id, letter.fleet, letter.kind, letter.code)
+        for letter in letters
+        if letter.agent_id is not None
+    )
+    events = [
+        MessagePoisoned(
+            by=Actor("service", "hub"),
+            fleet=fleet,
+            agent_id=agent_id,
+            kind=kind,
+            reason=code,
+            count=count,
+        )
+        for (agent_id, fleet, kind, code), count in told.items()
+        if agent_id is not None
+    ]
+    await ledger.record_many(session, events, now=now)
+
+
+async def forget_dead_letters(session: AsyncSession, now: datetime) -> None:
+    """Delete letters older than 30 days."""
+    await session.execute(_FORGET, {"before": now - KEPT_FOR})

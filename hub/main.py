@@ -1,0 +1,100 @@
+"""The hub's process: everything that reads from agents, sends to them, or runs in the background."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+
+import structlog
+
+from hub.ingest import Ingest
+from hub.outbox import Outbox
+from hub.presence import PresenceSweeper
+from hub.rollouts import RolloutController
+from hub.sequencer import Sequencer
+from hub.settings import HubSettings
+from hub.upkeep import Upkeep
+from hub.uplink import MqttUplink
+from hub.work import Work
+from tensorguard.ledger.checkpoint import ledger_origin
+from tensorguard.pki.identity import ServiceIdentity
+from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.keyring import Keyring
+from tensorguard.store.engine import check_schema, create_engine, session_maker
+from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+
+log = structlog.get_logger()
+
+
+def utc_now() -> datetime:
+    """The system clock, aware UTC."""
+    return datetime.now(UTC)
+
+
+async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    """Serve until `stop`, then drain: what has arrived is committed and acked before the end.
+
+    Raises: StoreError, PlatformNotInitialised, VaultError.
+    """
+    engine = create_engine(settings.database_url, service="hub", pool_size=8)
+    sessions = session_maker(engine)
+    try:
+        await check_schema(engine)
+        kek = LocalKeyProvider.open(settings.data_dir / KEK_FILE)
+        async with sessions() as session:
+            keyring = await Keyring.load(session, kek)
+        certificate = ServiceCertificate(
+            keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
+        )
+        host, _, port = settings.mqtt.rpartition(":")
+        source = MqttUplink(
+            host=host.strip("[]"),
+            port=int(port),
+            client_id="hub-1",
+            tls=certificate.client_context(keyring.trust.cas),
+            clock=utc_now,
+            intake_limit=settings.intake_limit,
+            downlink_limit=settings.downlink_limit,
+        )
+        work = Work(sessions, keyring, kek, utc_now)
+        ingest = Ingest(
+            source,
+            work,
+            batch_messages=settings.batch_messages,
+            flush_after_s=settings.flush_after.total_seconds(),
+        )
+        outbox = Outbox(sessions, source, work, database_url=settings.database_url, clock=utc_now)
+        await outbox.reload_configs()
+        loops: dict[str, Callable[[asyncio.Event], Coroutine[None, None, None]]] = {
+            "outbox": outbox.run,
+            "presence": PresenceSweeper(sessions, utc_now).run,
+            "rollouts": RolloutController(sessions, keyring, clock=utc_now).run,
+            "sequencer": Sequencer(
+                sessions,
+                origin=ledger_origin(keyring.trust_domain),
+                signers=[keyring.signer("ledger").private_key],
+                clock=utc_now,
+                random=random.SystemRandom(),
+            ).run,
+            "upkeep": Upkeep(sessions, work, utc_now).run,
+            "certificate": certificate.keep_renewed,
+        }
+        async with source, asyncio.TaskGroup() as tasks:
+            ending = asyncio.Event()
+            running = [tasks.create_task(loop(ending), name=name) for name, loop in loops.items()]
+            await _first_connection(source, stop)
+            ready()
+            log.info("hub_ready", front=settings.mqtt, loops=len(running))
+            await ingest.run(stop)
+            ending.set()
+    finally:
+        await engine.dispose()
+    log.info("hub_stopped")
+
+
+async def _first_connection(source: MqttUplink, stop: asyncio.Event) -> None:
+    """Wait for the front: with none there is nothing to be ready for."""
+    waits = [asyncio.create_task(source.connected.wait()), asyncio.create_task(stop.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

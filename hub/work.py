@@ -1,0 +1,131 @@
+"""One batch, one transaction: all that its messages change, and what goes down afterwards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hub.batch import Batch, From
+from hub.dead_letters import store_dead_letters
+from hub.denials import Denials, tell_denials
+from hub.downlink import Downlink, Downlinks
+from hub.events import store_events
+from hub.fleets import FleetConfigs
+from hub.heartbeats import StoredHeartbeat, store_heartbeats
+from hub.presence import store_connections
+from hub.repairs import greet, repair
+from tensorguard.protocol.messages import Reply
+from tensorguard.protocol.topics import DownKind
+from tensorguard.services import deployments, key_release
+from tensorguard.services.keyring import Keyring
+from tensorguard.services.renewal import renew
+from tensorguard.store.engine import SessionMaker, driver_connection
+from tensorguard.store.tables import commands
+from tensorguard.vault.provider import KeyProvider
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a committed batch did, and the messages that it owes."""
+
+    heartbeats: int = 0
+    events: int = 0
+    downlinks: list[Downlink] = field(default_factory=list)
+
+
+class Work:
+    """Stores batches; holds what is needed for it and nothing that a crash could lose."""
+
+    def __init__(
+        self,
+        sessions: SessionMaker,
+        keyring: Keyring,
+        kek: KeyProvider,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._sessions = sessions
+        self._keyring = keyring
+        self._kek = kek
+        self._clock = clock
+        self._denials = Denials()
+        self.configs = FleetConfigs.none()
+
+    async def store(self, batch: Batch) -> Outcome:
+        """Store the batch and commit; on an exception nothing of it has happened."""
+        now = self._clock()
+        told = self._denials.take(batch.denied, now)
+        downlinks = Downlinks()
+        async with self._sessions() as session, session.begin():
+            beats = await store_heartbeats(
+                await driver_connection(session), batch.heartbeats, self.configs.intervals
+            )
+            events = await store_events(session, batch.events, downlinks, now)
+            await self._store_deployments(session, batch, beats, now)
+            await self._answer(session, batch, downlinks, now)
+            await _store_replies(session, batch.replies, now)
+            await store_connections(session, batch.connected, batch.disconnected, batch.wills)
+            await store_dead_letters(session, batch.dead_letters, now)
+            await tell_denials(session, told, now)
+            await greet(session, batch.connected, downlinks)
+            newest = [beat.source for beat in beats]
+            await repair(session, self._keyring, newest, self.configs, downlinks, now)
+        return Outcome(len(beats), events, downlinks.items)
+
+    async def tell_denials(self) -> None:
+        """Write down the denied operations whose minute is over, also when nobody sends anything."""
+        now = self._clock()
+        if told := self._denials.due(now):
+            async with self._sessions() as session, session.begin():
+                await tell_denials(session, told, now)
+
+    async def _store_deployments(
+        self, session: AsyncSession, batch: Batch, beats: list[StoredHeartbeat], now: datetime
+    ) -> None:
+        if batch.progress:
+            reports = [(one.agent_id, one.message) for one in batch.progress]
+            await deployments.apply_progress_many(session, reports, now=now)
+        running = {
+            beat.source.agent_id: bytes.fromhex(package.digest)
+            for beat in beats
+            if beat.package_changed and (package := beat.source.message.package)
+        }
+        if running:
+            await deployments.confirm_running(session, running, now=now)
+
+    async def _answer(
+        self, session: AsyncSession, batch: Batch, downlinks: Downlinks, now: datetime
+    ) -> None:
+        requests = [(one.agent_id, one.message) for one in batch.key_requests]
+        fleets = {one.agent_id: one.fleet for one in batch.key_requests}
+        if requests:
+            grants = await key_release.answer_key_requests(
+                session, self._keyring, self._kek, requests, now=now
+            )
+            for agent_id, envelope in grants:
+                downlinks.to_agent(fleets[agent_id], agent_id, DownKind.GRANT, envelope)
+        for one in sorted(batch.csrs, key=lambda csr: csr.agent_id):
+            answer = await renew(session, self._keyring, one.agent_id, one.message, now=now)
+            if answer is not None:
+                downlinks.to_agent(one.fleet, one.agent_id, DownKind.CERTIFICATE, answer)
+
+
+async def _store_replies(session: AsyncSession, replies: list[From[Reply]], now: datetime) -> None:
+    """Move commands on; only the agent that a command was sent to may answer it, and only once."""
+    open_states = ("queued", "sent", "acknowledged")
+    for one in sorted(replies, key=lambda reply: reply.agent_id):
+        final = one.message.state != "acknowledged"
+        await session.execute(
+            sa.update(commands)
+            .where(
+                commands.c.id == one.message.command_id,
+                commands.c.agent_id == one.agent_id,
+                commands.c.state.in_(open_states),
+            )
+            .values(
+                state=one.message.state,
+                result=one.message.result,
+                finished_at=now if final else None,
+            )
+        )

@@ -1,0 +1,195 @@
+"""Where the services listen: chosen at the first start, kept, and refused when taken later."""
+
+import contextlib
+import ipaddress
+import json
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from tensorguard.cli.supervisor.errors import BadAddress, BadSettings, PortTaken
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PUBLIC_HOST = "127.0.0.1,localhost"
+_DEFAULT_PORTS = {"http": 8080, "device": 8443, "mqtt": 8883}
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port to listen on; port 0 asks for any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read HOST:PORT, with brackets around an IPv6 host. Raises: BadAddress."""
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not port.isdecimal() or int(port) > 65535 or not _is_host(host):
+            raise BadAddress(f"'{text}' is not an address to listen on.")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def try_to_listen(self) -> int:
+        """Listen for a moment and return the port. Raises: OSError."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((self.host, self.port))
+            probe.listen(1)
+            return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What the data directory remembers; text, as in the file and the environment."""
+
+    http: str
+    device: str
+    mqtt: str
+    public_host: str
+
+    @property
+    def public_name(self) -> str:
+        """The first public name, in the form that it has in a URL."""
+        name = self.public_host.split(",")[0]
+        return f"[{name}]" if ":" in name else name
+
+    def url(self, scheme: str, address: str) -> str:
+        """The public URL of an address of ours."""
+        return f"{scheme}://{self.public_name}:{Address.parse(address).port}"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for; None leaves it to what is stored, or to the default."""
+
+    http: str | None = None
+    device: str | None = None
+    mqtt: str | None = None
+    public_host: str | None = None
+
+
+def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresses, list[str]]:
+    """Decide where to listen; a second value says which defaults were busy at the first start.
+
+    Raises: BadAddress, PortTaken naming the holder.
+    """
+    public_host = wishes.public_host or (stored.public_host if stored else DEFAULT_PUBLIC_HOST)
+    _check_public_host(public_host)
+    bind = LOOPBACK if all(map(_is_loopback, public_host.split(","))) else "0.0.0.0"  # noqa: S104 - a public name was asked for
+    chosen: dict[str, str] = {}
+    notes: list[str] = []
+    for name, port in _DEFAULT_PORTS.items():
+        wish = getattr(wishes, name) or (getattr(stored, name) if stored else None)
+        taken = [Address.parse(text).port for text in chosen.values()]
+        if wish is None:
+            host = LOOPBACK if name == "http" else bind
+            address = _choose_free(Address(host, port), taken)
+            if address.port != port:
+                notes.append(f"port {port} is taken; {name} uses {address.port} from now on")
+        else:
+            address = _check(name, Address.parse(wish), taken)
+        chosen[name] = str(address)
+    if not _is_loopback(Address.parse(chosen["http"]).host):
+        raise BadAddress(
+            f"--http {chosen['http']} would speak unencrypted HTTP to the network.",
+            hint="Listen on 127.0.0.1 and put a TLS proxy in front of it.",
+        )
+    return Addresses(**chosen, public_host=public_host), notes
+
+
+def load_addresses(path: Path) -> Addresses | None:
+    """What an earlier start has stored. Raises: BadSettings."""
+    try:
+        facts = json.loads(path.read_text())
+        return Addresses(**{field.name: str(facts[field.name]) for field in fields(Addresses)})
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadSettings(
+            f"{path} cannot be read: {error}.", hint=f"Remove {path} to choose addresses again."
+        ) from error
+
+
+def store_addresses(path: Path, addresses: Addresses) -> None:
+    """Replace the stored addresses in one step."""
+    fresh = path.with_suffix(".fresh")
+    fresh.write_text(json.dumps(asdict(addresses), indent=2) + "\n")
+    fresh.rename(path)
+
+
+def _choose_free(first: Address, taken: list[int]) -> Address:
+    for port in range(first.port, min(first.port + 100, 65536)):
+        with contextlib.suppress(OSError):
+            if port not in taken:
+                return Address(first.host, Address(first.host, port).try_to_listen())
+    raise PortTaken(f"No port from {first.port} on is free.", hint="Name one on the command line.")
+
+
+def _check(name: str, wish: Address, taken: list[int]) -> Address:
+    if wish.port in taken:
+        raise BadAddress(f"--{name} {wish} is used twice.")
+    try:
+        return Address(wish.host, wish.try_to_listen())
+    except PermissionError as error:
+        raise BadAddress(
+            f"This user may not listen on {wish}.", hint="Choose a port above 1023."
+        ) from error
+    except OSError as error:
+        holder = _find_holder(wish.port)
+        if holder is None:
+            raise BadAddress(f"Cannot listen on {wish}: {error.strerror}.") from error
+        raise PortTaken(
+            f"{wish} is taken by {holder}.",
+            hint=f"Stop it, or choose another port with --{name} (joined agents know the old one).",
+        ) from error
+
+
+def _find_holder(port: int) -> str | None:
+    """Who listens on a port, as far as this user may know; None when nobody does."""
+    try:
+        connections: Iterable[psutil._common.sconn] = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:  # macOS
+        return "another process"
+    for connection in connections:
+        if connection.status != psutil.CONN_LISTEN or connection.laddr.port != port:
+            continue
+        if connection.pid is None:
+            return "a process of another user"
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(psutil.Process(connection.pid).cmdline())[:120]
+            return f"process {connection.pid} ({command})"
+    return None
+
+
+def _check_public_host(text: str) -> None:
+    for name in text.split(","):
+        if not _is_host(name):
+            raise BadAddress(
+                f"--public-host '{text}' is not NAME[,IP…].", hint="For example tg.example.org."
+            )
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return _HOST_NAME.fullmatch(text) is not None
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
