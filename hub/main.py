@@ -1,4 +1,4 @@
-"""The hub's process: everything that reads from agents, sends to them, or runs in the background."""
+"""The hub's process: what reads from agents, what sends to them, what runs in the background."""
 
 import asyncio
 import random
