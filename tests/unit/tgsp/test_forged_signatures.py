@@ -96,3 +96,12 @@ def test_a_publisher_may_be_bound_to_names_and_time(forge: Forge) -> None:
     )
     bound = PublisherKey(key, names=["mod*"], not_after=NOW_S)
     assert forge.open(publishers={bound.kid: bound}).manifest.name == "model"
+
+
+@pytest.mark.parametrize("sig", [b"", bytes(63), bytes(64), bytes(65)])
+def test_a_signature_of_any_other_bytes_is_refused(forge: Forge, sig: bytes) -> None:
+    forge.build()
+    header, _ = forge.read()
+    entry = forge.signature(header.manifest_bytes) | {"sig": sig}
+    forge.write(sigs=cbor2.dumps([entry], canonical=True))
+    assert refusal(forge) == "bad-signature"
