@@ -110,3 +110,10 @@ class NotReady(ApiError):
 
     code = "not-ready"
     hint = "Look at the service's log."
+
+
+class BadCredentials(ApiError):
+    """Sign-in failed; whether the address or the password was wrong is nobody's business."""
+
+    code = "bad-credentials"
+    hint = "Check both; 'tensorguard admin reset-password' sets a new password."

@@ -28,6 +28,7 @@ STATUS: Final[Mapping[str, int]] = {
     # the request itself
     "bad-request": 400,
     "unauthenticated": 401,
+    "bad-credentials": 401,
     "forbidden": 403,
     "foreign-origin": 403,
     "not-found": 404,

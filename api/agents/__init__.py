@@ -1,0 +1,1 @@
+"""Agents: the list, one of them, its telemetry, its timeline, the kill switch."""

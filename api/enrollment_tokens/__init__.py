@@ -1,0 +1,1 @@
+"""Enrollment tokens and the join strings that carry them."""

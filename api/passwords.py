@@ -1,0 +1,66 @@
+"""Hashing passwords without letting strangers fill the memory: few at a time, few in the queue."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from argon2 import PasswordHasher
+
+from api.errors import TooManyRequests
+from tensorguard.services.passwords import (
+    HASHER,
+    generate_password,
+    hash_password,
+    verify_password,
+)
+
+AT_A_TIME: Final = 2  # each takes 64 MiB and a core for 50 ms
+MAX_WAITING: Final = 16
+
+
+class Passwords:
+    """Hashes and verifies in threads."""
+
+    def __init__(self, hasher: PasswordHasher = HASHER) -> None:
+        self._hasher = hasher
+        self._free = asyncio.Semaphore(AT_A_TIME)
+        self._waiting = 0
+        self._nobody: str | None = None
+
+    async def hash(self, password: str) -> str:
+        """Return the hash to store.
+
+        Raises: TooManyRequests.
+        """
+        async with self._place():
+            return await asyncio.to_thread(hash_password, password, self._hasher)
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """Tell whether the password is the stored one; takes as long where there is none.
+
+        Raises: TooManyRequests.
+        """
+        async with self._place():
+            if self._nobody is None:
+                self._nobody = await asyncio.to_thread(
+                    hash_password, generate_password(), self._hasher
+                )
+            is_right = await asyncio.to_thread(
+                verify_password, stored or self._nobody, password, self._hasher
+            )
+        return is_right and stored is not None
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self._waiting >= MAX_WAITING:
+            raise TooManyRequests("too many people sign in at this moment", retry_after_s=2)
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._free.release()

@@ -1,0 +1,89 @@
+"""`/api/v1/session`: sign in, sign out, and who am I."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Request, Response
+
+from api.access import PUBLIC, Requires
+from api.errors import BadCredentials
+from api.limits import limits
+from api.routing import Context, Now, Session, new_router
+from api.session.attempts import network_of
+from api.session.views import SessionView, SignIn, session_view
+from tensorguard.services import sessions, users
+from tensorguard.services.access import Caller, Permission
+from tensorguard.services.event import SYSTEM, Actor, Event
+from tensorguard.services.events import SessionFailed
+
+router = new_router("/api/v1/session", "session")
+Own = Annotated[Caller, Requires(Permission.SESSION_OWN)]
+
+
+@router.post("", dependencies=[PUBLIC], status_code=201)
+@limits(max_body_bytes=4096, replayable=False)
+async def sign_in(
+    request: Request, response: Response, context: Context, session: Session, body: SignIn, now: Now
+) -> SessionView:
+    """Open a session; its cookie is HttpOnly and dies with the session."""
+    user = await _verified(request, context, body, now)
+    opened = await sessions.open_session(
+        session, user, lifetime=context.settings.session_lifetime, now=now
+    )
+    response.set_cookie(
+        context.settings.cookie_name,
+        opened.secret,
+        max_age=int(context.settings.session_lifetime.total_seconds()),
+        path="/",
+        secure=context.settings.is_https,
+        httponly=True,
+        samesite="strict",
+    )
+    caller = Caller(Actor("user", str(user.id)), user.role, user.id)
+    return session_view(caller, user, expires_at=opened.expires_at)
+
+
+@router.get("")
+async def get_session(caller: Own, session: Session) -> SessionView:
+    """Tell the caller who they are."""
+    user = None if caller.user_id is None else await users.get_user(session, caller.user_id)
+    return session_view(caller, user)
+
+
+@router.delete("", status_code=204)
+async def sign_out(
+    caller: Own, response: Response, context: Context, session: Session, now: Now
+) -> None:
+    """End the caller's session; an API key stays what it is."""
+    await sessions.close_session(session, caller, now=now)
+    response.delete_cookie(
+        context.settings.cookie_name,
+        path="/",
+        secure=context.settings.is_https,
+        httponly=True,
+        samesite="strict",
+    )
+
+
+async def _verified(
+    request: Request, context: Context, body: SignIn, now: datetime
+) -> users.User:
+    address = request.client.host if request.client else "unknown"
+    context.attempts.check(body.email, address, now)
+    # A session of its own: no connection is held while passwords are hashed.
+    async with context.sessions() as lookup:
+        found = await users.find_password_hash(lookup, body.email)
+    user, stored = found if found is not None else (None, None)
+    if await context.passwords.verify(stored, body.password.get_secret_value()) and user:
+        context.attempts.succeeded(body.email, address)
+        return user
+    context.attempts.failed(body.email, address, now)
+    user_id = None if user is None else user.id
+
+    def failed(count: int, since: datetime) -> Event:
+        return SessionFailed(
+            by=SYSTEM, user_id=user_id, reason="bad-credentials", count=count, since=since
+        )
+
+    await context.denials.count(("sign-in", user_id, network_of(address)), failed)
+    raise BadCredentials("no user has this e-mail address and this password")

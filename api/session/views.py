@@ -1,0 +1,46 @@
+"""Bodies and answers of signing in."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import SecretStr, StringConstraints
+
+from api.users.views import Email, UserView
+from api.views import Body, View
+from tensorguard.services.access import ROLE_PERMISSIONS, Caller, Permission, Role
+from tensorguard.services.users import MAX_PASSWORD_LENGTH, User
+
+_Password = Annotated[SecretStr, StringConstraints(min_length=1, max_length=MAX_PASSWORD_LENGTH)]
+
+
+class SignIn(Body):
+    """Proof of being a user."""
+
+    email: Email
+    password: _Password
+
+
+class SessionView(View):
+    """Who is signed in, and what their role permits."""
+
+    kind: str
+    id: UUID
+    role: Role
+    permissions: list[Permission]
+    user: UserView | None = None
+    expires_at: datetime | None = None
+
+
+def session_view(
+    caller: Caller, user: User | None, *, expires_at: datetime | None = None
+) -> SessionView:
+    """Return the caller as they see themselves."""
+    return SessionView(
+        kind=caller.actor.kind,
+        id=UUID(caller.actor.id),
+        role=caller.role,
+        permissions=sorted(ROLE_PERMISSIONS[caller.role]),
+        user=None if user is None else UserView.model_validate(user),
+        expires_at=expires_at,
+    )
