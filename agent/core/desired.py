@@ -47,6 +47,7 @@ class DesiredMachine:
         "_attempt",
         "_candidate",
         "_done_bytes",
+        "_fetched_again",
         "_job",
         "_reported_s",
         "_request_id",
@@ -62,6 +63,7 @@ class DesiredMachine:
         self._job = 0
         self._attempt = 0
         self._done_bytes = 0
+        self._fetched_again = False
         self._reported_s = 0.0
         self._request_id: UUID | None = None
         self._candidate: Installed | None = None
@@ -218,6 +220,11 @@ class DesiredMachine:
                 self.link_refused = failure.kind == "link"
                 self.due_s = turn.mono_s + DOWNLOAD.delay_s(self._attempt, turn.uniform)
                 return
+        if self.step is Step.VERIFY and failure.kind == "damaged" and not self._fetched_again:
+            # A part that was resumed may have been damaged: fetch it whole, once.
+            self._fetched_again = True
+            self._fetch(turn)
+            return
         self._record_failure(turn, failure)
         self._stop(turn, "rejected" if failure.kind == "policy" else "failed", failure)
 
@@ -247,6 +254,10 @@ class DesiredMachine:
 
     def _begin(self, turn: Turn) -> None:
         self._job += 1
+        self._fetched_again = False
+        self._fetch(turn)
+
+    def _fetch(self, turn: Turn) -> None:
         self.step = Step.DOWNLOAD
         self._attempt = 0
         self._done_bytes = 0
