@@ -1,4 +1,4 @@
-"""The hub's process: everything that reads from agents, sends to them, or runs in the background."""
+"""The hub's process: what reads from agents, what sends to them, what runs in the background."""
 
 import asyncio
 import random
@@ -76,7 +76,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 clock=utc_now,
                 random=random.SystemRandom(),
             ).run,
-            "upkeep": Upkeep(sessions, work, utc_now).run,
+            "upkeep": Upkeep(sessions, keyring, work, utc_now).run,
             "certificate": certificate.keep_renewed,
         }
         async with source, asyncio.TaskGroup() as tasks:

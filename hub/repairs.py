@@ -1,4 +1,4 @@
-"""Nothing sent down has to arrive: a heartbeat says what the agent has; what is behind goes again."""
+"""Nothing sent down has to arrive: heartbeats say what agents have; what is behind goes again."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What has to happen now and then: floods told, old dead letters and answers forgotten."""
+"""What has to happen now and then: floods told, fleet configs signed anew, old rows forgotten."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from hub.work import Work
 from tensorguard.services import ledger
 from tensorguard.services.event import Actor
 from tensorguard.services.events import AgentFlooding
+from tensorguard.services.fleets import get_config_envelope
+from tensorguard.services.keyring import Keyring
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.tables import agent_requests
 
@@ -58,8 +60,15 @@ async def tell_floods(session: AsyncSession, now: datetime) -> int:
 class Upkeep:
     """Runs the chores, each in its own transaction."""
 
-    def __init__(self, sessions: SessionMaker, work: Work, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        sessions: SessionMaker,
+        keyring: Keyring,
+        work: Work,
+        clock: Callable[[], datetime],
+    ) -> None:
         self._sessions = sessions
+        self._keyring = keyring
         self._work = work
         self._clock = clock
 
@@ -82,3 +91,6 @@ class Upkeep:
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR
             await session.execute(sa.delete(agent_requests).where(expired))
         await self._work.tell_denials()
+        for fleet in list(self._work.configs.revisions):
+            async with self._sessions() as session, session.begin():
+                await get_config_envelope(session, self._keyring, fleet, now=now)

@@ -74,7 +74,7 @@ class Work:
         return Outcome(len(beats), events, downlinks.items)
 
     async def tell_denials(self) -> None:
-        """Write down the denied operations whose minute is over, also when nobody sends anything."""
+        """Write down the denied operations whose minute is over, whether messages come or not."""
         now = self._clock()
         if told := self._denials.due(now):
             async with self._sessions() as session, session.begin():

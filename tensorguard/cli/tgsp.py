@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tensorguard.tgsp import builder, keys, opener, reader
-from tensorguard.tgsp.errors import TgspError
+from tensorguard.tgsp.errors import FileFailed
 from tensorguard.tgsp.manifest import Manifest, Target
 from tensorguard.tgsp.signing import PublisherKey
 from tensorguard.tgsp.target import SeqFloor
@@ -83,7 +83,7 @@ def keygen(
     as_json: Json = False,
 ) -> None:
     """Make a key pair: Ed25519 for a publisher, X25519 for a recipient."""
-    with _refusals(as_json):
+    with _file_errors():
         key: Ed25519PrivateKey | X25519PrivateKey = (
             Ed25519PrivateKey.generate()
             if kind is KeyKind.publisher
@@ -128,7 +128,7 @@ def build(
         selector=selector,
         hardware=tuple(word.value for word in hardware or ()),
     )
-    with _refusals(as_json), _progress("build", as_json) as progress:
+    with _file_errors(), _progress("build", as_json) as progress:
         built = builder.build(
             source,
             out,
@@ -163,7 +163,7 @@ def build(
 @app.command()
 def inspect(file: File, as_json: Json = False) -> None:
     """Show what a package says of itself. Nothing of it is verified."""
-    with _refusals(as_json), file.open("rb") as reading:
+    with _file_errors(), file.open("rb") as reading:
         header = reader.read_header(reading, file.stat().st_size)
         report = {
             "verified": False,
@@ -180,7 +180,7 @@ def inspect(file: File, as_json: Json = False) -> None:
 @app.command()
 def verify(file: File, publisher: PublisherFiles, as_json: Json = False) -> None:
     """Check signature, form, validity and ciphertext digest; needs no secret."""
-    with _refusals(as_json), _progress("verify", as_json) as progress:
+    with _file_errors(), _progress("verify", as_json) as progress:
         package = reader.verify(
             file, _load_publishers(publisher), datetime.now(UTC), progress=progress
         )
@@ -218,7 +218,7 @@ def open_(
 ) -> None:
     """Verify a package and decrypt its files into DIR."""
     now = datetime.now(UTC)
-    with _refusals(as_json), _progress("open", as_json) as progress:
+    with _file_errors(), _progress("open", as_json) as progress:
         package = opener.open_package(
             file,
             out,
@@ -272,22 +272,12 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
 
 
 @contextmanager
-def _refusals(as_json: bool) -> Iterator[None]:
-    """Turn a refusal into its code, message and hint, and exit code 1."""
+def _file_errors() -> Iterator[None]:
+    """Name a failed file operation as the package's errors are named."""
     try:
         yield
-    except TgspError as error:
-        _refuse(error.code, error.message, error.hint, as_json)
     except OSError as error:
-        _refuse("io-error", str(error), "Check the path, its permissions and the disk.", as_json)
-
-
-def _refuse(code: str, message: str, hint: str, as_json: bool) -> Never:
-    if as_json:
-        typer.echo(json.dumps({"refused": {"code": code, "message": message, "hint": hint}}))
-    else:
-        typer.echo(f"refused: {code}: {message}\n{hint}", err=True)
-    raise typer.Exit(1)
+        raise FileFailed(str(error)) from error
 
 
 def _report(report: dict[str, Any], as_json: bool) -> None:

@@ -9,15 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.pki.csr import parse_csr
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, spki_sha256
+from tensorguard.pki.identity import AgentIdentity, serial_text
 from tensorguard.pki.issuer import certificate_pem
 from tensorguard.protocol import envelope
 from tensorguard.protocol.messages import CertificateIssued, CsrRequest
 from tensorguard.services import ledger
+from tensorguard.services.enrollment import store_certificate
 from tensorguard.services.event import Actor
 from tensorguard.services.events import AgentRenewalDenied, AgentRenewed
 from tensorguard.services.keyring import Keyring
-from tensorguard.store.tables import agent_requests, agents, certificates
+from tensorguard.store.tables import agent_requests, agents
 
 ANSWER_VALID_FOR = timedelta(hours=24)
 
@@ -85,19 +86,9 @@ async def _issue(
     public_key = parse_csr(request.csr)
     identity = AgentIdentity(keyring.trust_domain, fleet, agent_id)
     certificate = keyring.ca.issue_agent(public_key, identity, now)
-    serial = f"{certificate.serial_number:x}"
+    serial = serial_text(certificate.serial_number)
+    await store_certificate(session, agent_id, certificate, now=now)
     pem = certificate_pem(certificate)
-    await session.execute(
-        sa.insert(certificates).values(
-            serial=serial,
-            agent_id=agent_id,
-            spki_sha256=bytes.fromhex(spki_sha256(certificate)),
-            certificate=pem,
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            issued_at=now,
-        )
-    )
     answer = _sign(keyring, agent_id, request, now, certificate=pem)
     await session.execute(
         sa.insert(agent_requests).values(

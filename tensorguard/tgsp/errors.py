@@ -301,3 +301,10 @@ class BadKey(TgspError):
 
     code = "bad-key"
     hint = "Make keys with: tensorguard tgsp keygen publisher|recipient --out PREFIX"
+
+
+class FileFailed(TgspError):
+    """The operating system refuses to read or write a file."""
+
+    code = "file-failed"
+    hint = "Check the path, its permissions and the disk."

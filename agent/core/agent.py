@@ -1,0 +1,412 @@
+"""The agent as a machine: inputs with the time in, effects and the next deadline out."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from agent.core import commands
+from agent.core.backoff import CONNECT, Uniform
+from agent.core.belief import Accept, Belief
+from agent.core.clock import Moment
+from agent.core.desired import DesiredMachine, Step
+from agent.core.effects import Connect, Disconnect, Effect, Publish, SampleTelemetry
+from agent.core.errors import JobFailure
+from agent.core.outbox import Outbox
+from agent.core.renewal import CertificateRenewal
+from agent.core.sending import EventSender
+from agent.core.settings import CoreSettings, Credentials, Telemetry
+from agent.core.state import AgentState, Installed
+from agent.core.turn import Turn
+from tensorguard.pki.bundle import TrustStore, accept_next
+from tensorguard.protocol import codec, topics
+from tensorguard.protocol.errors import ProtocolError
+from tensorguard.protocol.messages import (
+    CertificateIssued,
+    Checkpoint,
+    Command,
+    Desired,
+    EventType,
+    FleetConfig,
+    Grant,
+    Has,
+    Heartbeat,
+    LedgerSeen,
+    PackageRef,
+    Position,
+    Will,
+)
+from tensorguard.protocol.topics import DownKind, UpKind
+
+MAX_DOWN_BYTES = 64 * 1024
+STABLE_AFTER_S = 60.0  # a connection that held this long starts the back-off anew
+HEARTBEAT_JITTER = 0.1
+
+
+class AgentCore:
+    """One agent without I/O: every method takes the time and returns what has to be done.
+
+    The effects of a call must be done in their order, before the next call. `deadline_s` says, in
+    monotonic seconds, when `tick` has to be called at the latest.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_belief",
+        "_boot_id",
+        "_connect_s",
+        "_connected_s",
+        "_desired",
+        "_down_prefixes",
+        "_heartbeat_s",
+        "_identity",
+        "_kid",
+        "_new_id",
+        "_renewal",
+        "_sender",
+        "_seq",
+        "_settings",
+        "_uniform",
+        "degraded",
+        "online",
+        "outbox",
+        "state",
+    )
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        credentials: Credentials,
+        state: AgentState,
+        outbox: Outbox,
+        trust: TrustStore,
+        *,
+        uniform: Uniform,
+        new_id: Callable[[], UUID] = uuid4,
+        accept: Accept = accept_next,
+    ) -> None:
+        self._settings = settings
+        self._identity = credentials.identity
+        self._kid = credentials.encryption_kid
+        self._uniform = uniform
+        self._new_id = new_id
+        self.state = state
+        self.outbox = outbox
+        self.online = False
+        self.degraded = False
+        self._belief = Belief(trust, accept)
+        self._desired = DesiredMachine()
+        self._renewal = CertificateRenewal(credentials.not_before, credentials.not_after, uniform())
+        own, everyone = topics.subscribable(self._identity.fleet, self._identity.agent_id)
+        self._down_prefixes = (own[:-1], everyone[:-1])
+        self._boot_id = new_id()
+        self._seq = 0
+        self._attempt = 0
+        self._connect_s: float | None = None
+        self._connected_s = 0.0
+        self._heartbeat_s: float | None = None
+        self._sender = EventSender(settings.events_per_minute, settings.event_burst)
+        state.time_floor = max(state.time_floor, settings.build_time, credentials.not_before)
+
+    @property
+    def trust(self) -> TrustStore:
+        """The trust bundle believed now."""
+        return self._belief.store
+
+    @property
+    def step(self) -> Step:
+        """What the desired document makes the agent do at the moment."""
+        return self._desired.step
+
+    @property
+    def client_id(self) -> str:
+        """The MQTT client id: the agent id."""
+        return str(self._identity.agent_id)
+
+    @property
+    def filters(self) -> tuple[str, str]:
+        """What to subscribe to, at QoS 0."""
+        return topics.subscribable(self._identity.fleet, self._identity.agent_id)
+
+    @property
+    def will(self) -> Publish:
+        """The last will, to be left with the broker at CONNECT."""
+        topic = topics.will_topic(self._identity.fleet, self._identity.agent_id)
+        return Publish(topic, codec.encode(Will(boot_id=self._boot_id)))
+
+    def deadline_s(self, moment: Moment) -> float:
+        """When `tick` must be called at the latest, in monotonic seconds."""
+        due = min(self._belief.due_s, self._renewal.due_s(moment.system, moment.monotonic_s))
+        others = (self._connect_s, self._heartbeat_s, self._sender.due_s, self._desired.due_s)
+        for other in others:
+            if other is not None and other < due:
+                due = other
+        return due
+
+    # Inputs
+
+    def start(self, moment: Moment, details: dict[str, Any] | None = None) -> list[Effect]:
+        """Begin a boot: counted, recorded, unfinished work taken up, connection asked for."""
+        turn = self._turn(moment)
+        self.state.boot_count += 1
+        turn.persist()
+        boot: dict[str, Any] = {
+            "boot_count": self.state.boot_count,
+            "agent_version": self._settings.agent_version,
+        }
+        turn.record("started", boot | (details or {}))
+        self._belief.start(turn)
+        self._desired.resume(turn)
+        turn.do(Connect())
+        return self._finish(turn)
+
+    def connected(self, moment: Moment) -> list[Effect]:
+        """The session is up and subscribed: heartbeat at once, then whatever is not acked."""
+        turn = self._turn(moment)
+        self.online = turn.online = True
+        self._connect_s = None
+        self._connected_s = moment.monotonic_s
+        turn.do(SampleTelemetry())
+        self._desired.connected(turn)
+        self._renewal.connected(turn)
+        self._sender.connected(turn)
+        return self._finish(turn)
+
+    def disconnected(self, moment: Moment, *, renewed: bool = False) -> list[Effect]:
+        """There is no session (any more), or it could not be had: wait, then connect.
+
+        After our own change of certificate nothing was refused, so nothing is waited for.
+        """
+        turn = self._turn(moment)
+        if self.online and moment.monotonic_s - self._connected_s >= STABLE_AFTER_S:
+            self._attempt = 0
+        self.online = turn.online = False
+        self._heartbeat_s = None
+        self._sender.disconnected()
+        if renewed:
+            turn.do(Connect())
+        else:
+            self._connect_s = moment.monotonic_s + CONNECT.delay_s(self._attempt, self._uniform)
+            self._attempt += 1
+        return self._finish(turn)
+
+    def tick(self, moment: Moment) -> list[Effect]:
+        """Do what is due; may be called at any time."""
+        turn = self._turn(moment)
+        now_s = moment.monotonic_s
+        if self._connect_s is not None and now_s >= self._connect_s:
+            self._connect_s = None
+            turn.do(Connect())
+        if self._heartbeat_s is not None and now_s >= self._heartbeat_s:
+            self._schedule_heartbeat(now_s)
+            turn.do(SampleTelemetry())
+        self._sender.tick(turn)
+        self._desired.tick(turn)
+        self._renewal.tick(turn)
+        self._belief.tick(turn)
+        return self._finish(turn)
+
+    def heartbeat(self, moment: Moment, sample: Telemetry) -> list[Effect]:
+        """Here is the measurement that SampleTelemetry asked for."""
+        turn = self._turn(moment)
+        if not self.online:
+            return []
+        running, state = self.state.running, self.state
+        unwell = self.degraded or state.stage == "failed"
+        turn.publish(
+            UpKind.HEARTBEAT,
+            Heartbeat(
+                boot_id=self._boot_id,
+                boot_count=state.boot_count,
+                seq=self._seq,
+                sent_at=moment.system,
+                status="degraded" if unwell else "ok",
+                cpu_percent=sample.cpu_percent,
+                memory_percent=sample.memory_percent,
+                disk_percent=sample.disk_percent,
+                temperature_c=sample.temperature_c,
+                accelerators=list(sample.accelerators),
+                package=_ref(running) if running else None,
+                agent_version=self._settings.agent_version,
+                metrics=sample.metrics or {},
+                has=Has(
+                    desired=self._desired.has(state),
+                    config=state.config.revision,
+                    trust=self._belief.store.version,
+                ),
+                ledger=state.checkpoint,
+            ),
+        )
+        self._seq += 1
+        self._schedule_heartbeat(moment.monotonic_s)
+        return self._finish(turn)
+
+    def message(self, moment: Moment, topic: str, payload: bytes) -> list[Effect]:
+        """Something came down; what is not for this agent or not believed changes nothing."""
+        turn = self._turn(moment)
+        own, everyone = self._down_prefixes
+        kind = topic.removeprefix(own) if topic.startswith(own) else ""
+        fleet_kind = topic.removeprefix(everyone) if topic.startswith(everyone) else ""
+        if len(payload) > MAX_DOWN_BYTES:
+            return []
+        if kind == DownKind.ACK:
+            self._sender.acked(turn, payload)
+        elif kind == DownKind.DESIRED:
+            if desired := self._belief.open(turn, Desired, payload):
+                self._desired.accept(turn, desired)
+        elif kind == DownKind.GRANT:
+            if grant := self._belief.open(turn, Grant, payload):
+                self._desired.granted(turn, grant, self._kid)
+        elif kind == DownKind.CERTIFICATE:
+            if answer := self._belief.open(turn, CertificateIssued, payload):
+                self._renewal.answered(turn, answer)
+        elif kind == DownKind.COMMAND:
+            if command := self._belief.open(turn, Command, payload):
+                commands.run(turn, command)
+        elif DownKind.CONFIG in (kind, fleet_kind):
+            if config := self._belief.open(turn, FleetConfig, payload):
+                self._configure(turn, config)
+        elif DownKind.CHECKPOINT in (kind, fleet_kind):
+            self._checkpoint(turn, payload)
+        return self._finish(turn)
+
+    def downloading(self, moment: Moment, job: int, done_bytes: int) -> list[Effect]:
+        """So many bytes of the package file are on disk."""
+        turn = self._turn(moment)
+        self._desired.downloading(turn, job, done_bytes)
+        return self._finish(turn)
+
+    def downloaded(self, moment: Moment, job: int) -> list[Effect]:
+        """The package file is on disk, whole."""
+        turn = self._turn(moment)
+        self._desired.downloaded(turn, job)
+        return self._finish(turn)
+
+    def verified(self, moment: Moment, job: int, candidate: Installed) -> list[Effect]:
+        """The package may be opened here."""
+        turn = self._turn(moment)
+        self._desired.verified(turn, job, candidate)
+        return self._finish(turn)
+
+    def opened(self, moment: Moment, job: int, *, decrypted: bool = True) -> list[Effect]:
+        """The package's files are on disk."""
+        turn = self._turn(moment)
+        self._desired.opened(turn, job, decrypted=decrypted)
+        return self._finish(turn)
+
+    def activated(self, moment: Moment, job: int, inference: dict[str, str | int]) -> list[Effect]:
+        """The package runs: say so at once, with a heartbeat that names its digest."""
+        turn = self._turn(moment)
+        before = self.state.running
+        self._desired.activated(turn, job, inference)
+        if self.state.running is not before and self.online:
+            turn.do(SampleTelemetry())
+        return self._finish(turn)
+
+    def job_failed(self, moment: Moment, job: int, failure: JobFailure) -> list[Effect]:
+        """A step of the job did not succeed."""
+        turn = self._turn(moment)
+        self._desired.failed(turn, job, failure)
+        return self._finish(turn)
+
+    def trust_fetched(self, moment: Moment, envelope: bytes | None) -> list[Effect]:
+        """The next trust bundle, or None where there is none or nobody answered."""
+        turn = self._turn(moment)
+        self._belief.fetched(turn, envelope)
+        return self._finish(turn)
+
+    def csr_made(self, moment: Moment, request_id: UUID, csr: str) -> list[Effect]:
+        """The signing request that MakeKey asked for."""
+        turn = self._turn(moment)
+        self._renewal.csr_made(turn, request_id, csr)
+        return self._finish(turn)
+
+    def certificate_installed(
+        self, moment: Moment, not_before: datetime, not_after: datetime
+    ) -> list[Effect]:
+        """The next connection will use the new certificate."""
+        turn = self._turn(moment)
+        self._renewal.installed(turn, not_before, not_after)
+        return self._finish(turn)
+
+    def certificate_refused(self, moment: Moment) -> list[Effect]:
+        """The certificate that came is not for our key, or not from our platform's CA."""
+        turn = self._turn(moment)
+        self._renewal.refused(turn)
+        return self._finish(turn)
+
+    def diagnosed(self, moment: Moment, command_id: UUID, result: dict[str, Any]) -> list[Effect]:
+        """What Diagnose asked for."""
+        turn = self._turn(moment)
+        commands.diagnosed(turn, command_id, result)
+        return self._finish(turn)
+
+    def record(self, moment: Moment, type_: EventType, details: dict[str, Any]) -> list[Effect]:
+        """Something happened on the device that the platform has to know."""
+        turn = self._turn(moment)
+        turn.record(type_, details)
+        return self._finish(turn)
+
+    def stop(self, moment: Moment) -> list[Effect]:
+        """Say goodbye: recorded, and the session ended without the will."""
+        turn = self._turn(moment)
+        turn.record("stopped", {"boot_count": self.state.boot_count})
+        effects = self._finish(turn)
+        effects.append(Disconnect("stopped"))
+        return effects
+
+    # Parts that are too small for a module
+
+    def _turn(self, moment: Moment) -> Turn:
+        return Turn(
+            moment,
+            identity=self._identity,
+            state=self.state,
+            outbox=self.outbox,
+            online=self.online,
+            uniform=self._uniform,
+            new_id=self._new_id,
+        )
+
+    def _finish(self, turn: Turn) -> list[Effect]:
+        self._sender.send(turn)
+        return turn.finish()
+
+    def _schedule_heartbeat(self, now_s: float) -> None:
+        jitter = 1.0 + HEARTBEAT_JITTER * (2.0 * self._uniform() - 1.0)
+        self._heartbeat_s = now_s + self.state.heartbeat_interval_s * jitter
+
+    def _configure(self, turn: Turn, config: FleetConfig) -> None:
+        old = self.state.config
+        if (config.epoch, config.revision) <= (old.epoch, old.revision):
+            return
+        self.state.config = Position(epoch=config.epoch, revision=config.revision)
+        self.state.heartbeat_interval_s = config.heartbeat_interval_s
+        turn.persist()
+        turn.record(
+            "config.changed",
+            {"revision": config.revision, "heartbeat_interval_s": config.heartbeat_interval_s},
+        )
+        if self.online:
+            self._schedule_heartbeat(turn.mono_s)
+
+    def _checkpoint(self, turn: Turn, payload: bytes) -> None:
+        try:
+            note = codec.decode(Checkpoint, payload).note
+        except ProtocolError:
+            return
+        seen = self._belief.verify_checkpoint(turn, note)
+        if seen is None:
+            return
+        new, old = LedgerSeen(size=seen.size, root=seen.root.hex()), self.state.checkpoint
+        if old is not None and new.size == old.size and new.root != old.root:
+            # Two signed roots for one size prove that the ledger was forked.
+            details = {"size": new.size, "seen": old.root, "now": new.root}
+            turn.record("policy.violation", {"what": "ledger-fork"} | details)
+        elif old is None or new.size > old.size:
+            self.state.checkpoint = new
+            turn.persist()
+
+
+def _ref(installed: Installed) -> PackageRef:
+    return PackageRef(name=installed.name, version=installed.version, digest=installed.digest)

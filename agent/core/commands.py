@@ -1,0 +1,49 @@
+"""Commands: each runs at most once, remembered by id until it expires."""
+
+from typing import Any
+from uuid import UUID
+
+from agent.core.effects import Diagnose, Restart
+from agent.core.turn import Turn
+from tensorguard.protocol.messages import Command, Reply
+from tensorguard.protocol.topics import UpKind
+
+MAX_REMEMBERED = 1_000
+
+_REFUSED = {
+    "collect-logs": "this agent does not send its logs",
+    "set-tags": "tags come with the desired document",
+}
+
+
+def run(turn: Turn, command: Command) -> None:
+    """Start a verified command, unless it was started before; remember it first."""
+    remembered = turn.state.commands
+    for command_id in [known for known, expiry in remembered.items() if expiry <= turn.now]:
+        del remembered[command_id]
+    if command.command_id in remembered:
+        return
+    if len(remembered) >= MAX_REMEMBERED:
+        _reply_refused(turn, command, "too many commands that have not expired")
+        return
+    remembered[command.command_id] = command.expires_at
+    turn.persist()
+    if command.kind in _REFUSED:
+        _reply_refused(turn, command, _REFUSED[command.kind])
+        return
+    turn.record("command.executed", {"command_id": str(command.command_id), "kind": command.kind})
+    turn.publish(UpKind.REPLY, Reply(command_id=command.command_id, state="acknowledged"))
+    if command.kind == "diagnostics":
+        turn.do(Diagnose(command.command_id))
+    else:
+        turn.do(Restart())
+
+
+def diagnosed(turn: Turn, command_id: UUID, result: dict[str, Any]) -> None:
+    """Answer a diagnostics command."""
+    turn.publish(UpKind.REPLY, Reply(command_id=command_id, state="done", result=result))
+
+
+def _reply_refused(turn: Turn, command: Command, why: str) -> None:
+    reply = Reply(command_id=command.command_id, state="refused", result={"reason": why})
+    turn.publish(UpKind.REPLY, reply)

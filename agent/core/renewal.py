@@ -1,0 +1,129 @@
+"""A new certificate with a new key at two thirds of the old one's life."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from agent.core.backoff import REQUEST
+from agent.core.effects import Disconnect, InstallCertificate, MakeKey
+from agent.core.state import Renewal
+from agent.core.turn import Turn
+from tensorguard.protocol.messages import CertificateIssued, CsrRequest
+from tensorguard.protocol.topics import UpKind
+
+_JITTER = 0.05  # of the lifetime, before or after two thirds
+_RECONNECT_WITHIN_S = 60.0
+_AFTER_DENIAL_S = 3600.0
+
+
+class CertificateRenewal:
+    """Asks for a certificate in time, repeats the request, and has the answer installed."""
+
+    __slots__ = ("_attempt", "_installing", "_reconnect_s", "_renew_at", "_send_s", "_wait_until_s")
+
+    def __init__(self, not_before: datetime, not_after: datetime, uniform: float) -> None:
+        self._attempt = 0
+        self._installing = False
+        self._send_s: float | None = None
+        self._reconnect_s: float | None = None
+        self._wait_until_s = 0.0
+        self._renew_at = self._due(not_before, not_after, uniform)
+
+    def due_s(self, system: datetime, mono_s: float) -> float:
+        """When `tick` has something to do, in monotonic seconds."""
+        if self._reconnect_s is not None:
+            return self._reconnect_s
+        if self._send_s is not None:
+            return self._send_s
+        if self._installing:
+            return mono_s + 3600.0
+        return max(mono_s + (self._renew_at - system).total_seconds(), self._wait_until_s)
+
+    def connected(self, turn: Turn) -> None:
+        """Whatever the connection used was the newest certificate; repeat an open request."""
+        self._reconnect_s = None
+        if turn.state.renewal is not None and turn.state.renewal.csr is not None:
+            self._attempt = 0
+            self._send(turn)
+
+    def tick(self, turn: Turn) -> None:
+        """Do what is due: begin, repeat, or reconnect with the new certificate."""
+        if self._reconnect_s is not None:
+            if turn.mono_s >= self._reconnect_s:
+                self._reconnect_s = None
+                turn.do(Disconnect("renewed"))
+        elif self._send_s is not None:
+            if turn.mono_s >= self._send_s:
+                self._send(turn)
+        elif not self._installing and self.due_s(turn.moment.system, turn.mono_s) <= turn.mono_s:
+            self._begin(turn)
+
+    def csr_made(self, turn: Turn, request_id: UUID, csr: str) -> None:
+        """The new key is on disk, and this is its signing request."""
+        renewal = turn.state.renewal
+        if renewal is None or renewal.request_id != request_id:
+            return
+        turn.state.renewal = Renewal(request_id=request_id, csr=csr)
+        turn.persist()
+        self._attempt = 0
+        self._send(turn)
+
+    def answered(self, turn: Turn, answer: CertificateIssued) -> None:
+        """Take a verified answer if it is to our open request."""
+        renewal = turn.state.renewal
+        if renewal is None or renewal.request_id != answer.request_id or self._installing:
+            return
+        self._send_s = None
+        if answer.certificate is None:
+            self._give_up(turn)
+            return
+        self._installing = True
+        turn.do(InstallCertificate(answer.request_id, answer.certificate))
+
+    def installed(self, turn: Turn, not_before: datetime, not_after: datetime) -> None:
+        """The new certificate is on disk: connect with it soon."""
+        self._installing = False
+        self._renew_at = self._due(not_before, not_after, turn.uniform())
+        self._wait_until_s = 0.0
+        turn.state.renewal = None
+        turn.state.time_floor = max(turn.state.time_floor, not_before)
+        turn.persist()
+        self._reconnect_s = turn.mono_s + _RECONNECT_WITHIN_S * turn.uniform()
+
+    def refused(self, turn: Turn) -> None:
+        """The runtime could not use the certificate: ask again later, with another key."""
+        self._installing = False
+        self._give_up(turn)
+
+    def _begin(self, turn: Turn) -> None:
+        if turn.state.renewal is not None and turn.state.renewal.csr is not None:
+            self._send(turn)
+            return
+        request_id = turn.new_id()
+        turn.state.renewal = Renewal(request_id=request_id)
+        turn.persist()
+        # Until csr_made comes: should the runtime fail to make a key, this asks again.
+        self._wait_until_s = turn.mono_s + 60.0
+        turn.do(MakeKey(request_id))
+
+    def _send(self, turn: Turn) -> None:
+        renewal = turn.state.renewal
+        if renewal is None or renewal.csr is None:
+            self._send_s = None
+            return
+        if turn.online:
+            turn.publish(
+                UpKind.CSR,
+                CsrRequest(request_id=renewal.request_id, csr=renewal.csr, reason="renewal"),
+            )
+            self._attempt += 1
+        self._send_s = turn.mono_s + REQUEST.delay_s(self._attempt, turn.uniform)
+
+    def _give_up(self, turn: Turn) -> None:
+        turn.state.renewal = None
+        turn.persist()
+        self._wait_until_s = turn.mono_s + _AFTER_DENIAL_S * (0.5 + turn.uniform())
+
+    @staticmethod
+    def _due(not_before: datetime, not_after: datetime, uniform: float) -> datetime:
+        life: timedelta = not_after - not_before
+        return not_before + life * (2 / 3 + _JITTER * (2 * uniform - 1))

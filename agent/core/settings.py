@@ -1,0 +1,43 @@
+"""What a core is built with: common settings, who the agent is, and what it measures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tensorguard.pki.identity import AgentIdentity
+from tensorguard.protocol.messages import Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What is the same for many agents of a process.
+
+    The hub takes 60 events a minute with a burst of 1,000 for normal; an agent stays below that.
+    """
+
+    agent_version: str
+    build_time: datetime
+    events_per_minute: float = 54.0
+    event_burst: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who the agent is: identity, validity of its certificate, and the kid of its X25519 key."""
+
+    identity: AgentIdentity
+    not_before: datetime
+    not_after: datetime
+    encryption_kid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """One measurement of the device."""
+
+    cpu_percent: float
+    memory_percent: float
+    disk_percent: float
+    temperature_c: float | None = None
+    accelerators: Sequence[Accelerator] = ()
+    metrics: dict[str, float] | None = None

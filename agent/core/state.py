@@ -1,0 +1,51 @@
+"""What the agent must not forget: one small document, written to disk as a whole."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from msgspec import Struct, field
+
+from tensorguard.protocol.messages import AgentProgress, Desired, LedgerSeen, Position
+
+
+class Installed(Struct, frozen=True, kw_only=True):
+    """A package that this agent has verified: `digest` is the SHA-256 of its manifest."""
+
+    name: str
+    version: str
+    digest: str
+    seq: int
+
+
+class SeqFloor(Struct, frozen=True, kw_only=True):
+    """The highest `seq` of a package name that this agent has run, and which package it was."""
+
+    seq: int
+    digest: str
+
+
+class Renewal(Struct, frozen=True, kw_only=True):
+    """A certificate asked for: repeated with this request_id until it is answered."""
+
+    request_id: UUID
+    csr: str | None = None
+
+
+class AgentState(Struct, kw_only=True):
+    """Everything that outlives a restart, beside keys, trust bundle, packages and outbox."""
+
+    time_floor: datetime
+    v: Literal[1] = 1
+    boot_count: int = 0
+    config: Position = Position(epoch=0, revision=0)
+    heartbeat_interval_s: int = 30
+    desired: Desired | None = None
+    stage: AgentProgress | None = None
+    reason: str | None = None
+    running: Installed | None = None
+    last_good: Installed | None = None
+    floors: dict[str, SeqFloor] = field(default_factory=dict)
+    renewal: Renewal | None = None
+    commands: dict[UUID, datetime] = field(default_factory=dict)
+    checkpoint: LedgerSeen | None = None

@@ -1,0 +1,246 @@
+"""Joining a platform by its join string (docs/protocol.md, Joining)."""
+
+import hmac
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.core.state import AgentState
+from agent.errors import (
+    AlreadyEnrolled,
+    BadAnswer,
+    EnrollmentNotApproved,
+    EnrollmentRefused,
+    PinMismatch,
+)
+from agent.runtime import keys
+from agent.runtime.https import Answer, request, unverified_context, verified_context
+from agent.runtime.outbox_file import OutboxFile
+from agent.runtime.statedir import AGENT_PEM, IDENTITY, OUTBOX, PENDING_KEY, TRUST, Home, StateDir
+from agent.version import AGENT_VERSION, BUILD_TIME
+from tensorguard.pki.bundle import TrustStore
+from tensorguard.pki.errors import PkiError
+from tensorguard.pki.identity import AgentIdentity, spki_sha256, verify_peer
+from tensorguard.pki.issuer import certificate_pem
+from tensorguard.protocol import codec
+from tensorguard.protocol.envelope import open_signed
+from tensorguard.protocol.errors import ProtocolError
+from tensorguard.protocol.join import Join
+from tensorguard.protocol.messages import (
+    Enrolled,
+    EnrollmentPending,
+    EnrollRequest,
+    FleetConfig,
+    Position,
+)
+
+MAX_CA_ANSWER_CERTIFICATES = 8
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_HINTS = {
+    "token-expired": "Mint a new enrollment token: this one has expired.",
+    "token-exhausted": "Mint a new enrollment token: this one was used as often as it allows.",
+    "token-revoked": "Mint a new enrollment token: this one was revoked.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What an enrollment gave, verified; `key_pem` and certificate belong together."""
+
+    identity: AgentIdentity
+    certificate: x509.Certificate
+    trust: TrustStore
+    config: FleetConfig
+    mqtt_host: str
+    mqtt_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How long to wait for an operator's approval, and by which clock."""
+
+    most_s: float = 3600.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+def enroll(join: Join, directory: StateDir, name: str, waiting: Waiting | None = None) -> Joined:
+    """Enrol this device and store everything it needs to run.
+
+    Keys are on disk before the token is sent, so that the same command after a lost answer gets the
+    same agent. Raises: AgentError.
+    """
+    waiting = waiting or Waiting()
+    directory.prepare()
+    with directory.locked():
+        if directory.is_enrolled:
+            raise AlreadyEnrolled(f"{directory.path} belongs to an enrolled agent")
+        encryption_key = keys.get_or_make_encryption_key(directory)
+        tls_key = keys.find_pending_key(directory) or keys.make_pending_key(directory)
+        anchor = fetch_anchor(join)
+        body = EnrollRequest(
+            token=join.token,
+            csr=keys.make_csr(tls_key),
+            encryption_key=encryption_key.public_key().public_bytes_raw(),
+            name=name,
+            facts=collect_facts(),
+        )
+        answer = _ask(join, anchor, body, waiting)
+        certified = check_answer(answer, anchor, waiting.now())
+        if certified.certificate.public_key() != tls_key.public_key():
+            raise BadAnswer("the certificate in the answer is not for this device's key")
+        _store(directory, join, name, certified, keys.private_pem(tls_key))
+        return certified
+
+
+def fetch_anchor(join: Join) -> x509.Certificate:
+    """Fetch the CA that the join string pins, over a connection that carries nothing else.
+
+    Raises: Unreachable, PinMismatch.
+    """
+    answer = request(unverified_context(), join.url, "/device/v1/ca")
+    for pem in _PEM.findall(answer.body)[:MAX_CA_ANSWER_CERTIFICATES]:
+        try:
+            certificate = x509.load_pem_x509_certificate(pem)
+        except ValueError:
+            continue
+        if hmac.compare_digest(spki_sha256(certificate), join.ca):
+            return certificate
+    raise PinMismatch("the CA at the device URL is not the one that the join string names")
+
+
+def collect_facts() -> dict[str, Any]:
+    """What the device says of itself at enrollment."""
+    return {
+        "os": platform.system().lower(),
+        "os_release": platform.release()[:64],
+        "arch": platform.machine(),
+        "hostname": platform.node()[:200],
+        "timezone": _timezone(),
+        "cpus": os.cpu_count() or 1,
+        "agent_version": AGENT_VERSION,
+        "python": platform.python_version(),
+        "accelerators": [],
+    }
+
+
+def send(join: Join, anchor: x509.Certificate, body: EnrollRequest) -> Answer:
+    """Send the enrollment, with the token, to whoever proves to be under the pinned CA.
+
+    Raises: Unreachable, NotTheServer.
+    """
+    return request(
+        verified_context([certificate_pem(anchor)]),
+        join.url,
+        "/device/v1/enroll",
+        method="POST",
+        body=codec.encode(body),
+        headers={"Content-Type": "application/json", "Accept": "application/json"},
+    )
+
+
+def check_answer(answer: Enrolled, anchor: x509.Certificate, system: datetime) -> Joined:
+    """Verify everything in an answer against the pinned CA. Raises: BadAnswer."""
+    try:
+        trust = TrustStore.open_first(msgspec.json.encode(answer.trust))
+        if spki_sha256(anchor) not in {spki_sha256(ca) for ca in trust.cas}:
+            raise BadAnswer("the trust bundle has not the CA that the join string names")
+        leaf = x509.load_pem_x509_certificate(answer.certificate.encode())
+        identity = AgentIdentity(trust.trust_domain, answer.fleet, answer.agent_id)
+        now = max(system, BUILD_TIME, leaf.not_valid_before_utc, trust.bundle.issued_at)
+        peer = verify_peer(leaf.public_bytes(Encoding.DER), trust.cas, trust.trust_domain, now)
+        if peer.identity != identity:
+            raise BadAnswer("the certificate names another agent than the answer")
+        config = open_signed(
+            msgspec.json.encode(answer.config),
+            FleetConfig,
+            keys=trust.keys_for("config", now),
+            trust_domain=trust.trust_domain,
+            now=now,
+            fleet=answer.fleet,
+        )
+    except (PkiError, ProtocolError) as error:
+        raise BadAnswer(f"{error.code}: {error.message}") from error
+    except ValueError:
+        raise BadAnswer("the certificate in the answer cannot be read") from None
+    return Joined(identity, leaf, trust, config, answer.mqtt.host, answer.mqtt.port)
+
+
+def read_answer(answer: Answer) -> Enrolled | EnrollmentPending:
+    """Tell what an answer means. Raises: EnrollmentRefused, BadAnswer."""
+    if answer.status == 201:
+        return codec.decode(Enrolled, answer.body)
+    if answer.status == 202:
+        return codec.decode(EnrollmentPending, answer.body)
+    kind, detail = answer.problem()
+    if answer.status >= 500:
+        raise BadAnswer(
+            f"the platform failed: {detail}", hint="Run the same command again: nothing is lost."
+        )
+    raise EnrollmentRefused(f"{kind or answer.status}: {detail}", hint=_HINTS.get(kind))
+
+
+def first_state(joined: Joined) -> AgentState:
+    """The state of an agent that has just joined."""
+    return AgentState(
+        time_floor=max(
+            BUILD_TIME,
+            joined.certificate.not_valid_before_utc,
+            joined.trust.bundle.issued_at,
+            joined.config.issued_at,
+        ),
+        config=Position(epoch=joined.config.epoch, revision=joined.config.revision),
+        heartbeat_interval_s=joined.config.heartbeat_interval_s,
+    )
+
+
+def _ask(join: Join, anchor: x509.Certificate, body: EnrollRequest, waiting: Waiting) -> Enrolled:
+    until = waiting.clock() + waiting.most_s
+    while True:
+        try:
+            answer = read_answer(send(join, anchor, body))
+        except ProtocolError as error:
+            raise BadAnswer(error.message) from error
+        if isinstance(answer, Enrolled):
+            return answer
+        wait_s = min(300.0, max(1.0, float(answer.poll_after_s)))
+        if waiting.clock() + wait_s > until:
+            raise EnrollmentNotApproved(f"agent {answer.agent_id} waits for an operator's approval")
+        waiting.sleep(wait_s)
+
+
+def _store(directory: StateDir, join: Join, name: str, joined: Joined, key_pem: bytes) -> None:
+    home = Home(
+        device_url=join.url.rstrip("/"),
+        mqtt_host=joined.mqtt_host,
+        mqtt_port=joined.mqtt_port,
+        name=name,
+    )
+    directory.write(TRUST, joined.trust.envelope)
+    directory.write(IDENTITY, msgspec.json.encode(home))
+    directory.write_state(first_state(joined))
+    OutboxFile(directory.path / OUTBOX).close()
+    directory.write(AGENT_PEM, key_pem + certificate_pem(joined.certificate).encode())
+    directory.remove(PENDING_KEY)
+
+
+def _timezone() -> str:
+    named = os.environ.get("TZ", "").lstrip(":")
+    if named:
+        return named[:64]
+    try:
+        target = Path("/etc/localtime").resolve()
+        return str(target).split("zoneinfo/", 1)[1][:64]
+    except (OSError, IndexError):
+        return "UTC"

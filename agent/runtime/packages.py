@@ -1,0 +1,212 @@
+"""Packages on disk: files as they came, opened packages beside each other, `current` to the one."""
+
+import os
+import shutil
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from agent.core.errors import FailureKind, JobFailure
+from agent.core.state import Installed, SeqFloor
+from agent.version import AGENT_VERSION
+from tensorguard.pki.bundle import TrustStore
+from tensorguard.pki.errors import BundleExpired
+from tensorguard.protocol.messages import Desired, Grant
+from tensorguard.tgsp import errors as tgsp
+from tensorguard.tgsp import opener, reader, target
+from tensorguard.tgsp.manifest import Manifest
+from tensorguard.tgsp.signing import PublisherKey
+
+HARDWARE = ("cpu",)
+_POLICY = (
+    tgsp.OutsideWindow,
+    tgsp.WrongTarget,
+    tgsp.SeqTooLow,
+    tgsp.UnknownPolicy,
+    tgsp.SealedAtRest,
+)
+_DEVICE = (tgsp.OutputError, tgsp.GrantError)
+
+
+class PackageRefused(Exception):
+    """A package must not, or cannot, be opened here."""
+
+    def __init__(self, kind: FailureKind, code: str, message: str) -> None:
+        super().__init__(message)
+        self.failure = JobFailure(kind, code, message)
+
+
+class PackageStore:
+    """`packages/<digest>.tgsp`, `packages/<digest>/`, and the symbolic link `current`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._root = state_dir / "packages"
+        self._current = state_dir / "current"
+
+    def prepare(self) -> None:
+        """Make the folder."""
+        self._root.mkdir(mode=0o700, exist_ok=True)
+
+    def file(self, digest: str) -> Path:
+        """Where the package file lies."""
+        return self._root / f"{digest}.tgsp"
+
+    def directory(self, digest: str) -> Path:
+        """Where its opened files lie."""
+        return self._root / digest
+
+    def verify(
+        self,
+        desired: Desired,
+        trust: TrustStore,
+        now: datetime,
+        *,
+        fleet: str,
+        floors: dict[str, SeqFloor],
+    ) -> Installed:
+        """Do all of the opening order that needs no key; a file that fails is removed.
+
+        Raises: PackageRefused.
+        """
+        assert desired.package is not None
+        path = self.file(desired.package.digest)
+        try:
+            package = reader.verify(
+                path,
+                publishers(trust, now),
+                now,
+                digest=bytes.fromhex(desired.package.digest),
+            )
+            manifest = package.manifest
+            target.check_target(manifest, _opener(fleet))
+            target.check_seq(
+                manifest,
+                package.digest,
+                floor_of(manifest, desired, floors),
+                allow_downgrade=desired.allow_downgrade,
+            )
+            if manifest.at_rest == "sealed":
+                raise tgsp.SealedAtRest("this agent keeps opened packages on its disk")
+        except (tgsp.TgspError, BundleExpired, OSError) as error:
+            path.unlink(missing_ok=True)
+            raise _refused(error) from error
+        return Installed(
+            name=manifest.name,
+            version=manifest.version,
+            digest=desired.package.digest,
+            seq=manifest.seq,
+        )
+
+    def open(
+        self,
+        desired: Desired,
+        grant: Grant,
+        key: X25519PrivateKey,
+        trust: TrustStore,
+        now: datetime,
+        *,
+        fleet: str,
+        floors: dict[str, SeqFloor],
+    ) -> bool:
+        """Decrypt into the package's directory; False where that was done before.
+
+        The DEK exists in memory only, for as long as this takes. Raises: PackageRefused.
+        """
+        assert desired.package is not None
+        assert grant.sealed is not None
+        digest = desired.package.digest
+        directory = self.directory(digest)
+        if directory.is_dir() and any(directory.iterdir()):
+            return False  # it appeared under this name whole and verified
+        try:
+            with self.file(digest).open("rb") as file:
+                header = reader.read_header(file, os.fstat(file.fileno()).st_size)
+            opener.open_package(
+                self.file(digest),
+                directory,
+                publishers=publishers(trust, now),
+                now=now,
+                unwrap=opener.unwrap_detached(grant.sealed, grant.exp or 0, key, now),
+                min_seq=floor_of(header.manifest, desired, floors),
+                fleet=fleet,
+                hardware=HARDWARE,
+                agent_version=AGENT_VERSION,
+                allow_downgrade=desired.allow_downgrade,
+                digest=bytes.fromhex(digest),
+            )
+        except (tgsp.TgspError, BundleExpired, OSError) as error:
+            raise _refused(error) from error
+        return True
+
+    def activate(self, digest: str) -> None:
+        """Let `current` point to the package, atomically. Raises: PackageRefused."""
+        partial = self._current.with_name("current.partial")
+        try:
+            partial.unlink(missing_ok=True)
+            partial.symlink_to(Path("packages") / digest)
+            partial.rename(self._current)
+            descriptor = os.open(self._current.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _refused(error) from error
+
+    def find_current(self) -> str | None:
+        """Return the digest of the package that `current` points to."""
+        try:
+            return self._current.readlink().name
+        except OSError:
+            return None
+
+    def prune(self, keep: Collection[str]) -> None:
+        """Remove every package but those kept; what cannot be removed stays."""
+        for path in self._root.iterdir():
+            if path.name.partition(".")[0] in keep:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def publishers(trust: TrustStore, now: datetime) -> list[PublisherKey]:
+    """The publisher keys of a trust bundle. Raises: BundleExpired."""
+    return [
+        PublisherKey(
+            Ed25519PublicKey.from_public_bytes(one.public),
+            names=one.names,
+            not_after=int(one.not_after.timestamp()),
+        )
+        for one in trust.publishers(now)
+    ]
+
+
+def floor_of(manifest: Manifest, desired: Desired, floors: dict[str, SeqFloor]) -> target.SeqFloor:
+    """The higher of what this agent has run under the name and what the platform demands."""
+    own = floors.get(manifest.name)
+    floor = target.SeqFloor(own.seq, bytes.fromhex(own.digest)) if own else target.SeqFloor()
+    demanded = target.SeqFloor.at_least(desired.min_seq)
+    return demanded if demanded.seq > floor.seq else floor
+
+
+def _opener(fleet: str) -> target.Opener:
+    return target.Opener(fleet=fleet, hardware=HARDWARE, agent_version=AGENT_VERSION)
+
+
+def _refused(error: Exception) -> PackageRefused:
+    if isinstance(error, OSError):
+        return PackageRefused("device", "cannot-store", error.strerror or str(error))
+    assert isinstance(error, tgsp.TgspError | BundleExpired)
+    kind: FailureKind = "damaged"
+    if isinstance(error, tgsp.SignatureError | BundleExpired):
+        kind = "signature"
+    elif isinstance(error, _POLICY):
+        kind = "policy"
+    elif isinstance(error, _DEVICE):
+        kind = "device"
+    return PackageRefused(kind, error.code, error.message)

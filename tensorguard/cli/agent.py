@@ -1,0 +1,145 @@
+"""`tensorguard agent`: enrol this device, run its agent, show how it is."""
+
+import json
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+from platformdirs import user_data_path
+
+from agent.errors import NotEnrolled
+from agent.runtime.enroll import Waiting
+from agent.runtime.enroll import enroll as join_platform
+from agent.runtime.outbox_file import OutboxFile
+from agent.runtime.service import AgentService, read_credentials, read_trust
+from agent.runtime.statedir import OUTBOX, StateDir
+from agent.version import AGENT_VERSION
+from tensorguard.protocol.join import parse_join
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Enrol and run the agent of this device."
+)
+
+
+def default_state_dir() -> Path:
+    """Where the agent of this machine lives: /var/lib for root, else the user's data directory."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/tensorguard-agent")
+    return user_data_path("tensorguard-agent", appauthor=False)
+
+
+StateDirOption = Annotated[
+    Path | None,
+    typer.Option("--state-dir", metavar="DIR", help="The agent's keys, state and packages."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def enroll(
+    join: Annotated[str, typer.Argument(help="The join string; - reads it from standard input.")],
+    name: Annotated[str, typer.Option(help="What to call this device.")] = "",
+    state_dir: StateDirOption = None,
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait for an operator's approval.")
+    ] = 3600.0,
+    as_json: Json = False,
+) -> None:
+    """Enrol this device with a platform. A lost answer costs nothing: run it again."""
+    text = sys.stdin.readline() if join == "-" else join
+    directory = StateDir(state_dir or default_state_dir())
+    joined = join_platform(
+        parse_join(text), directory, name or platform.node() or "agent", Waiting(most_s=wait_s)
+    )
+    report = {
+        "agent_id": str(joined.identity.agent_id),
+        "fleet": joined.identity.fleet,
+        "trust_domain": joined.identity.trust_domain,
+        "certificate_not_after": joined.certificate.not_valid_after_utc.isoformat(),
+        "mqtt": f"{joined.mqtt_host}:{joined.mqtt_port}",
+        "state_dir": str(directory.path),
+    }
+    _report(report, as_json)
+
+
+@app.command()
+def run(state_dir: StateDirOption = None, as_json: Json = False) -> None:
+    """Run the agent until SIGTERM or Ctrl-C."""
+    _configure_log(as_json=as_json or not sys.stderr.isatty())
+    directory = StateDir(state_dir or default_state_dir())
+    if not directory.is_enrolled:
+        raise NotEnrolled(f"no agent is enrolled in {directory.path}")
+    with directory.locked():
+        service = AgentService(directory)
+        service.stop_on_signals()
+        service.run()
+    if service.restart:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # ourselves, as started
+
+
+@app.command()
+def status(state_dir: StateDirOption = None, as_json: Json = False) -> None:
+    """Show who this agent is and what it last knew; works while it runs."""
+    directory = StateDir(state_dir or default_state_dir())
+    credentials, home = read_credentials(directory), directory.get_home()
+    state, trust = directory.get_state(), read_trust(directory)
+    outbox_file = OutboxFile(directory.path / OUTBOX)
+    held = len(outbox_file.load())
+    outbox_file.close()
+    desired, running = state.desired, state.running
+    report: dict[str, Any] = {
+        "agent_id": str(credentials.identity.agent_id),
+        "fleet": credentials.identity.fleet,
+        "name": home.name,
+        "agent_version": AGENT_VERSION,
+        "device_url": home.device_url,
+        "mqtt": f"{home.mqtt_host}:{home.mqtt_port}",
+        "certificate_not_after": credentials.not_after.isoformat(),
+        "boot_count": state.boot_count,
+        "heartbeat_interval_s": state.heartbeat_interval_s,
+        "trust_version": trust.version,
+        "config_revision": state.config.revision,
+        "package": None
+        if running is None
+        else {"name": running.name, "version": running.version, "digest": running.digest},
+        "desired": None
+        if desired is None
+        else {
+            "epoch": desired.epoch,
+            "revision": desired.revision,
+            "state": state.stage,
+            "reason": state.reason,
+        },
+        "events_held": held,
+        "state_dir": str(directory.path),
+    }
+    _report(report, as_json)
+
+
+def _report(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    for key, value in report.items():
+        shown = json.dumps(value) if isinstance(value, dict) else "-" if value is None else value
+        typer.echo(f"{key:22} {shown}")
+
+
+def _configure_log(*, as_json: bool) -> None:
+    render = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
