@@ -182,8 +182,11 @@ async def test_an_answer_is_given_again_though_the_token_is_spent_or_has_expired
     assert await enrolled(platform, device.request(token.join), now=later) == first
 
 
-async def test_twins_of_one_request_at_the_same_time_become_one_agent(platform: Platform) -> None:
-    token = await platform.token(max_uses=1)
+@pytest.mark.parametrize("max_uses", [1, 3])
+async def test_twins_of_one_request_at_the_same_time_become_one_agent(
+    platform: Platform, max_uses: int
+) -> None:
+    token = await platform.token(max_uses=max_uses)
     device = Device()
     answers = await asyncio.gather(
         *(enrolled(platform, device.request(token.join)) for _ in range(6))
@@ -191,7 +194,7 @@ async def test_twins_of_one_request_at_the_same_time_become_one_agent(platform: 
     assert all(answer == answers[0] for answer in answers)
     assert platform.stored() | {"ledger_events": 0} == {
         **{"agents": 1, "certificates": 1, "agent_state": 1, "agent_status": 1},
-        **{"ledger_events": 0, "uses_left": 0},
+        **{"ledger_events": 0, "uses_left": max_uses - 1},
     }
 
 
