@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from tensorguard.pki.identity import AgentIdentity, Peer
+from tensorguard.pki.identity import AgentIdentity, Peer, serial_text
 
 STALE_AFTER: Final = timedelta(seconds=5)
 
@@ -67,8 +67,3 @@ class DenySet:
         if isinstance(identity, AgentIdentity) and identity.agent_id in self._agents:
             return True
         return serial_text(peer.serial) in self._serials
-
-
-def serial_text(serial: int) -> str:
-    """Write a certificate's serial as the tables and messages do: lower-case hex."""
-    return format(serial, "x")

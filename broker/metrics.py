@@ -9,24 +9,30 @@ class FrontMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self.connections = Gauge(
-            "tg_broker_connections", "Live connections", ["role"], registry=self.registry
+            "tensorguard_broker_connections", "Live connections", ["role"], registry=self.registry
         )
         self.pending = Gauge(
-            "tg_broker_pending_connections",
+            "tensorguard_broker_pending_connections",
             "Connections in the TLS handshake or before CONNECT",
             registry=self.registry,
         )
         self.connects = Counter(
-            "tg_broker_connects", "Admitted connections", ["role"], registry=self.registry
+            "tensorguard_broker_connects", "Admitted connections", ["role"], registry=self.registry
         )
         self.handshakes_failed = Counter(
-            "tg_broker_handshakes_failed", "TLS handshakes", ["reason"], registry=self.registry
+            "tensorguard_broker_handshakes_failed",
+            "TLS handshakes",
+            ["reason"],
+            registry=self.registry,
         )
         self.ended = Counter(
-            "tg_broker_disconnects", "Ended connections", ["reason"], registry=self.registry
+            "tensorguard_broker_disconnects",
+            "Ended connections",
+            ["reason"],
+            registry=self.registry,
         )
         messages = Counter(
-            "tg_broker_messages",
+            "tensorguard_broker_messages",
             "MQTT messages accepted from agents (up) and hubs (down), and written to them",
             ["direction", "side"],
             registry=self.registry,
@@ -36,17 +42,24 @@ class FrontMetrics:
         self.down_in = messages.labels("in", "hub")
         self.down_out = messages.labels("out", "agent")
         self.denied = Counter(
-            "tg_broker_denied",
+            "tensorguard_broker_denied",
             "Refused operations",
             ["operation", "reason"],
             registry=self.registry,
         )
         self.dropped = Counter(
-            "tg_broker_dropped", "Messages lost on the way", ["reason"], registry=self.registry
+            "tensorguard_broker_dropped",
+            "Messages lost on the way",
+            ["reason"],
+            registry=self.registry,
         )
         self.hub_queue = Gauge(
-            "tg_broker_hub_queue_messages", "Messages waiting for hubs", registry=self.registry
+            "tensorguard_broker_hub_queue_messages",
+            "Messages waiting for hubs",
+            registry=self.registry,
         )
         self.hub_in_flight = Gauge(
-            "tg_broker_hub_in_flight_messages", "Messages hubs have to ack", registry=self.registry
+            "tensorguard_broker_hub_in_flight_messages",
+            "Messages hubs have to ack",
+            registry=self.registry,
         )

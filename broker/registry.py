@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from broker.connection import Connection
-from broker.denyset import Revocation, serial_text
+from broker.denyset import Revocation
+from tensorguard.pki.identity import serial_text
 
 
 class Registry:

@@ -7,12 +7,11 @@ from datetime import datetime
 from typing import Final, Literal
 
 from broker.connection import Connection, End
-from broker.denyset import serial_text
 from broker.hub import UpMessage
 from broker.limits import Limits
 from broker.metrics import FrontMetrics
 from broker.routing import Router
-from tensorguard.pki.identity import AgentIdentity, Identity
+from tensorguard.pki.identity import AgentIdentity, Identity, serial_text
 from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected, Message
 from tensorguard.protocol.topics import FrontKind, FrontTopic

@@ -3,7 +3,6 @@
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from uuid6 import uuid7
 
 from tensorguard.pki.identity import AgentIdentity, ServiceIdentity
 from tensorguard.pki.issuer import CertificateAuthority
+from tensorguard.services.certificates import ServiceCertificate
 
 TRUST_DOMAIN = "test.example"
 
@@ -79,7 +79,11 @@ class Platform:
         )
         self.ca_path = directory / "ca.pem"
         self.ca_path.write_text(self.authority.certificate_pem)
-        self.server = self.service("broker")
+        self.server_certificate = ServiceCertificate(
+            self.authority,
+            ServiceIdentity(TRUST_DOMAIN, "broker"),
+            hosts=["localhost", "127.0.0.1"],
+        )
         self.hub = self.service("hub")
 
     def service(self, name: str) -> Credentials:
@@ -88,8 +92,6 @@ class Platform:
             private_key.public_key(),
             ServiceIdentity(TRUST_DOMAIN, name),
             datetime.now(UTC),
-            dns_names=["localhost"],
-            ip_addresses=[IPv4Address("127.0.0.1")],
         )
         return Credentials(name, certificate, private_key, self.directory)
 

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 import uvloop
 
-from broker import tls
 from broker.denyset import DenySet
 from broker.front import Front, FrontSetup
 from broker.limits import Limits
@@ -145,11 +144,8 @@ def open_site(platform: Platform) -> OpenSite:
     async def start(
         *, denied: DenySet | None = None, host: str = "127.0.0.1", port: int = 0, **limits: object
     ) -> AsyncIterator[Site]:
-        context = tls.server_context(
-            platform.server.certificate_pem,
-            platform.server.key_pem,
-            [platform.authority.certificate],
-        )
+        cas = [platform.authority.certificate]
+        context = platform.server_certificate.server_context(cas)
         clock, metrics = Clock(), FrontMetrics()
         setup = FrontSetup(
             front_id=FRONT_ID,
@@ -157,7 +153,7 @@ def open_site(platform: Platform) -> OpenSite:
             port=port,
             trust_domain=TRUST_DOMAIN,
             tls=lambda: context,
-            cas=lambda: [platform.authority.certificate],
+            cas=lambda: cas,
             denied=denied or DenySet(stale_after=None),
             limits=replace(_LIMITS, **limits),  # type: ignore[arg-type] # the test names real ones
             metrics=metrics,

@@ -43,7 +43,7 @@ async def test_a_large_connect_is_refused_before_it_is_read(site: Site, platform
     wire = await site.open(platform.agent())
     await wire.say(b"\x10\xff\xff\x03")
     assert await wire.hear() is None
-    assert site.counted("tg_broker_handshakes_failed_total", reason="oversize-packet") == 1
+    assert site.counted("tensorguard_broker_handshakes_failed_total", reason="oversize-packet") == 1
 
 
 async def test_a_subscribe_with_thousands_of_filters_ends_the_connection(
@@ -92,7 +92,7 @@ async def test_who_says_nothing_after_the_handshake_is_dropped(
     async with open_site(connect_timeout=timedelta(milliseconds=200)) as site:
         wire = await site.open(platform.agent())
         assert await wire.hear() is None
-        assert site.counted("tg_broker_handshakes_failed_total", reason="no-connect") == 1
+        assert site.counted("tensorguard_broker_handshakes_failed_total", reason="no-connect") == 1
 
 
 async def test_a_connect_that_trickles_in_is_dropped_at_the_same_deadline(
@@ -127,7 +127,7 @@ async def test_half_open_handshakes_do_not_keep_an_agent_out(
         silent = [socket.create_connection(site.address) for _ in range(30)]
         wire = await site.agent(platform.agent())
         assert await wire.ping()
-        assert site.counted("tg_broker_pending_connections") <= 10
+        assert site.counted("tensorguard_broker_pending_connections") <= 10
         for client in silent:
             client.close()
 
@@ -178,11 +178,11 @@ async def test_a_full_hub_queue_stops_reading_from_agents_and_loses_nothing(
             await wire.publish(agent.up("event"), b"%d" % number)
             await second.publish(other.up("event"), b"%d" % number)
         await site.until(
-            lambda: site.counted("tg_broker_hub_queue_messages") == 20, "the queue is full"
+            lambda: site.counted("tensorguard_broker_hub_queue_messages") == 20, "the queue is full"
         )
-        assert site.counted("tg_broker_hub_in_flight_messages") == 10
+        assert site.counted("tensorguard_broker_hub_in_flight_messages") == 10
         # Ten in flight, twenty queued, one in the pump's hand, one of each agent waiting for room.
-        taken = site.counted("tg_broker_messages_total", direction="in", side="agent")
+        taken = site.counted("tensorguard_broker_messages_total", direction="in", side="agent")
         assert taken <= 33
         # Held by the front, an agent is not silent: its keep-alive does not run out.
         for _ in range(6):
@@ -193,7 +193,7 @@ async def test_a_full_hub_queue_stops_reading_from_agents_and_loses_nothing(
         for topic in (agent.up("event"), other.up("event")):
             numbers = [int(it.payload) for it in heard if it.topic == topic]
             assert numbers == list(range(50))
-        assert site.counted("tg_broker_dropped_total", reason="hub-full") == 0
+        assert site.counted("tensorguard_broker_dropped_total", reason="hub-full") == 0
 
 
 async def test_a_hub_that_never_acks_costs_messages_and_no_connection(
@@ -210,7 +210,7 @@ async def test_a_hub_that_never_acks_costs_messages_and_no_connection(
             answer = await wire.hear()
             assert answer is not None
             assert answer.kind == 4
-        assert site.counted("tg_broker_dropped_total", reason="hub-full") >= 35
+        assert site.counted("tensorguard_broker_dropped_total", reason="hub-full") >= 35
         assert await wire.ping()
 
 
@@ -224,7 +224,7 @@ async def test_without_a_hub_messages_are_acked_and_counted_as_dropped(
     assert answer is not None
     assert answer.kind == 4
     # One report of the connection, one heartbeat.
-    assert site.counted("tg_broker_dropped_total", reason="no-hub") == 2
+    assert site.counted("tensorguard_broker_dropped_total", reason="no-hub") == 2
 
 
 async def test_messages_that_a_hub_took_along_are_counted(
@@ -239,7 +239,7 @@ async def test_messages_that_a_hub_took_along_are_counted(
             await wire.hear()
         hub.wire.abort()
         await site.until(lambda: not site.front.router.has_hub, "the hub is gone")
-        assert site.counted("tg_broker_dropped_total", reason="hub-gone") == 7
+        assert site.counted("tensorguard_broker_dropped_total", reason="hub-gone") == 7
 
 
 async def test_an_agent_that_does_not_read_is_closed_and_the_hub_is_not_held_up(

@@ -8,7 +8,8 @@ import paho.mqtt.client as paho
 import pytest
 
 from broker.connection import End
-from broker.denyset import Revocation, serial_text
+from broker.denyset import Revocation
+from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site
 from tests.integration.broker.wire import packet
@@ -27,7 +28,7 @@ async def test_the_newer_connection_takes_over_and_the_older_is_closed_without_i
     assert await older.hear() is None
     assert await hub.quiet(agent, newer) == []
     assert site.front.registry.agents == 1
-    assert site.counted("tg_broker_disconnects_total", reason="taken_over") == 1
+    assert site.counted("tensorguard_broker_disconnects_total", reason="taken_over") == 1
 
 
 async def test_after_a_take_over_the_older_connection_says_nothing_more(
@@ -52,7 +53,7 @@ async def test_a_take_over_is_two_arrivals_and_no_departure(site: Site, platform
     await newer.say(packet(0xE0))
     left = await hub.report("disconnected")
     assert (left.agent_id, left.reason) == (agent.agent_id, End.DISCONNECT)
-    assert site.counted("tg_broker_messages_total", direction="in", side="agent") == 0
+    assert site.counted("tensorguard_broker_messages_total", direction="in", side="agent") == 0
 
 
 async def test_a_down_message_reaches_the_newer_connection_only(
@@ -65,7 +66,7 @@ async def test_a_down_message_reaches_the_newer_connection_only(
     heard = await newer.hear()
     assert heard is not None
     assert heard.payload == b"now"
-    assert site.counted("tg_broker_messages_total", direction="out", side="agent") == 1
+    assert site.counted("tensorguard_broker_messages_total", direction="out", side="agent") == 1
 
 
 async def test_a_kick_ends_every_live_connection_of_the_agent_and_no_other(
@@ -106,7 +107,7 @@ async def test_what_was_buffered_before_the_kick_is_not_passed_on(
     wire = await site.agent(agent)
     for _ in range(20):
         await wire.publish(agent.up("event"), b"late", qos=0)
-    before = site.counted("tg_broker_messages_total", direction="in", side="agent")
+    before = site.counted("tensorguard_broker_messages_total", direction="in", side="agent")
     site.front.apply(revoke(agent))
     assert await wire.hear() is None
     passed = await hub.quiet(bystander, witness)

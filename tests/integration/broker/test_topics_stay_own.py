@@ -99,7 +99,10 @@ async def test_a_foreign_filter_is_refused_by_suback(
     assert await wire.subscribe(own, foreign) == [0, 0x80]
     assert site.front.router.list_topics() == [own.removesuffix("/#")]
     assert (
-        site.counted("tg_broker_denied_total", operation="subscribe", reason="foreign-topic") == 1
+        site.counted(
+            "tensorguard_broker_denied_total", operation="subscribe", reason="foreign-topic"
+        )
+        == 1
     )
 
 
@@ -169,7 +172,10 @@ async def test_a_hub_speaks_downward_only(site: Site, platform: Platform, patter
     wire = await site.agent(agent)
     await hub.wire.publish(pattern.format(id=uuid7()))
     assert await hub.quiet(agent, wire) == []
-    assert site.counted("tg_broker_denied_total", operation="publish", reason="foreign-topic") == 1
+    assert (
+        site.counted("tensorguard_broker_denied_total", operation="publish", reason="foreign-topic")
+        == 1
+    )
 
 
 @pytest.mark.parametrize("topic_filter", ["#", "tg/#", "$SYS/#", "tg/v1/+/+/down/#"])

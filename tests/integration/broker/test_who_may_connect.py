@@ -8,7 +8,8 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from uuid6 import uuid7
 
-from broker.denyset import DenySet, Revocation, serial_text
+from broker.denyset import DenySet, Revocation
+from tensorguard.pki.identity import serial_text
 from tensorguard.pki.issuer import CertificateAuthority
 from tests.integration.broker.certificates import TRUST_DOMAIN, AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site, run_program
@@ -52,7 +53,7 @@ async def test_an_enrolled_agent_publishes_with_mosquitto(site: Site, platform: 
 
 async def test_nobody_connects_without_a_certificate(site: Site) -> None:
     await assert_kept_out(site, None)
-    assert site.counted("tg_broker_handshakes_failed_total", reason="no-certificate") == 1
+    assert site.counted("tensorguard_broker_handshakes_failed_total", reason="no-certificate") == 1
 
 
 async def test_nobody_connects_with_a_certificate_of_another_ca(
@@ -74,14 +75,14 @@ async def test_an_expired_certificate_connects_nobody(site: Site, platform: Plat
     await assert_kept_out(
         site, platform.agent(issued=timedelta(days=-2), lifetime=timedelta(days=1))
     )
-    assert site.counted("tg_broker_handshakes_failed_total", reason="expired") == 1
+    assert site.counted("tensorguard_broker_handshakes_failed_total", reason="expired") == 1
 
 
 async def test_a_certificate_that_is_not_yet_valid_connects_nobody(
     site: Site, platform: Platform
 ) -> None:
     await assert_kept_out(site, platform.agent(issued=timedelta(days=1)))
-    assert site.counted("tg_broker_handshakes_failed_total", reason="not-yet-valid") == 1
+    assert site.counted("tensorguard_broker_handshakes_failed_total", reason="not-yet-valid") == 1
 
 
 async def test_a_server_certificate_connects_nobody(site: Site, platform: Platform) -> None:
@@ -92,7 +93,7 @@ async def test_a_server_certificate_connects_nobody(site: Site, platform: Platfo
         usages=(ExtendedKeyUsageOID.SERVER_AUTH,),
     )
     await assert_kept_out(site, forged)
-    assert site.counted("tg_broker_handshakes_failed_total", reason="wrong-purpose") == 1
+    assert site.counted("tensorguard_broker_handshakes_failed_total", reason="wrong-purpose") == 1
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,8 @@ async def test_no_other_client_id_will_do(site: Site, platform: Platform, client
 
 
 async def test_a_service_that_is_not_the_hub_is_refused(site: Site, platform: Platform) -> None:
-    wire = await site.open(platform.server)
-    assert await wire.connect("broker") == NOT_AUTHORIZED
+    wire = await site.open(platform.service("api"))
+    assert await wire.connect("api") == NOT_AUTHORIZED
 
 
 async def test_a_revoked_agent_is_refused_and_counted(
