@@ -1,4 +1,4 @@
-"""The PostgreSQL of a test run: started once, by the xdist controller or the only process."""
+"""One PostgreSQL for a test run, started by the xdist controller or the only process."""
 
 import contextlib
 import dataclasses
@@ -7,9 +7,14 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.postgres import Database, Server, running_server
+
+hypothesis.settings.register_profile("normal", max_examples=200, deadline=None)
+hypothesis.settings.register_profile("deep", max_examples=5000, deadline=None)
+hypothesis.settings.load_profile("deep" if os.environ.get("TG_TEST_DEEP") else "normal")
 
 _SERVER = pytest.StashKey[Server]()
 _CLOSING = pytest.StashKey[contextlib.ExitStack]()

@@ -9,7 +9,7 @@ from agent.core import commands
 from agent.core.backoff import CONNECT, Uniform
 from agent.core.belief import Accept, Belief
 from agent.core.clock import Moment
-from agent.core.desired import DesiredMachine, Step
+from agent.core.desired import UNKNOWN_PUBLISHER, DesiredMachine, Step
 from agent.core.effects import Connect, Disconnect, Effect, Publish, SampleTelemetry
 from agent.core.errors import JobFailure
 from agent.core.outbox import Outbox
@@ -252,8 +252,10 @@ class AgentCore:
         if kind == DownKind.ACK:
             self._sender.acked(turn, payload)
         elif kind == DownKind.DESIRED:
-            if desired := self._belief.open(turn, Desired, payload):
-                self._desired.accept(turn, desired)
+            desired = self._belief.open(turn, Desired, payload)
+            if desired is not None and self._desired.accept(turn, desired):
+                # Its package may be by a publisher who is newer than our trust bundle.
+                self._belief.hurry(turn)
         elif kind == DownKind.GRANT:
             if grant := self._belief.open(turn, Grant, payload):
                 self._desired.granted(turn, grant, self._kid)
@@ -307,6 +309,8 @@ class AgentCore:
         """A step of the job did not succeed."""
         turn = self._turn(moment)
         self._desired.failed(turn, job, failure)
+        if failure.code == UNKNOWN_PUBLISHER:
+            self._belief.hurry(turn)
         return self._finish(turn)
 
     def trust_fetched(self, moment: Moment, envelope: bytes | None) -> list[Effect]:

@@ -18,6 +18,7 @@ from tensorguard.protocol.errors import EnvelopeRefused, ProtocolError, UnknownS
 from tensorguard.protocol.messages import Signed
 
 ASK_EVERY_S = 3600.0
+HURRY_S = 5.0
 ASK_AGAIN_S = 60.0  # at the earliest, however many unknown signers there are
 RECORD_EVERY_S = 3600.0
 _MAX_RECORDED = 64
@@ -46,6 +47,11 @@ class Belief:
     def tick(self, turn: Turn) -> None:
         """Ask for the next bundle when it is time."""
         if turn.mono_s >= self.due_s:
+            self._ask(turn)
+
+    def hurry(self, turn: Turn) -> None:
+        """Ask now, because something newer than the bundle may have to be believed."""
+        if turn.mono_s >= self.asked_s + HURRY_S:
             self._ask(turn)
 
     def open(self, turn: Turn, type_: type[T], raw: bytes) -> T | None:

@@ -22,6 +22,8 @@ from tensorguard.protocol.topics import UpKind
 SEALED_BYTES = 80
 PROGRESS_EVERY_S = 10.0
 MAX_DOWNLOAD_TRIES = 20  # without a byte of progress in between
+UNKNOWN_PUBLISHER = "unknown-publisher"
+MAX_TRUST_TRIES = 5
 MAX_KEY_REQUESTS = 30  # about two hours of back-off
 _TERMINAL: frozenset[AgentProgress | None] = frozenset({None, "succeeded", "failed", "rejected"})
 
@@ -51,6 +53,7 @@ class DesiredMachine:
         "_job",
         "_reported_s",
         "_request_id",
+        "_trust_tries",
         "due_s",
         "link_refused",
         "step",
@@ -64,6 +67,7 @@ class DesiredMachine:
         self._attempt = 0
         self._done_bytes = 0
         self._fetched_again = False
+        self._trust_tries = 0
         self._reported_s = 0.0
         self._request_id: UUID | None = None
         self._candidate: Installed | None = None
@@ -79,19 +83,20 @@ class DesiredMachine:
         if turn.state.desired is not None and turn.state.stage not in _TERMINAL:
             self._begin(turn)
 
-    def accept(self, turn: Turn, desired: Desired) -> None:
+    def accept(self, turn: Turn, desired: Desired) -> bool:
         """Follow a verified document if its (epoch, revision) rises; equal changes nothing.
 
         Only a refused link is renewed by an equal one, which the hub signs again in time.
+        Tell whether a package is now being fetched.
         """
         current = turn.state.desired
         if current is not None:
             old, new = (current.epoch, current.revision), (desired.epoch, desired.revision)
             if new < old:
-                return
+                return False
             if new == old:
                 self._repeat(turn, desired)
-                return
+                return False
         self._cancel(turn)
         turn.state.desired = desired
         turn.state.reason = None
@@ -99,9 +104,10 @@ class DesiredMachine:
         running = turn.state.running
         if desired.package is None or (running and running.digest == desired.package.digest):
             self._move(turn, None if desired.deployment_id is None else "succeeded")
-            return
+            return False
         self._move(turn, "notified")
         self._begin(turn)
+        return True
 
     def report(self, turn: Turn) -> None:
         """Say how far it is; at each connect, because no progress message is ever acked."""
@@ -220,6 +226,12 @@ class DesiredMachine:
                 self.link_refused = failure.kind == "link"
                 self.due_s = turn.mono_s + DOWNLOAD.delay_s(self._attempt, turn.uniform)
                 return
+        if failure.code == UNKNOWN_PUBLISHER and self._trust_tries < MAX_TRUST_TRIES:
+            # The trust bundle that names the publisher is on its way: fetch again a little later.
+            self._trust_tries += 1
+            self.step = Step.DOWNLOAD
+            self.due_s = turn.mono_s + DOWNLOAD.delay_s(self._trust_tries, turn.uniform)
+            return
         if self.step is Step.VERIFY and failure.kind == "damaged" and not self._fetched_again:
             # A part that was resumed may have been damaged: fetch it whole, once.
             self._fetched_again = True
@@ -255,6 +267,7 @@ class DesiredMachine:
     def _begin(self, turn: Turn) -> None:
         self._job += 1
         self._fetched_again = False
+        self._trust_tries = 0
         self._fetch(turn)
 
     def _fetch(self, turn: Turn) -> None:

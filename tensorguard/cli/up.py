@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tensorguard.cli.supervisor.addresses import Wishes
-from tensorguard.cli.supervisor.errors import UpError
+from tensorguard.cli.supervisor.errors import BadSettings, UpError
 from tensorguard.cli.supervisor.output import Output
 from tensorguard.cli.supervisor.place import default_data_directory
 from tensorguard.cli.supervisor.platform import Ready, UpRequest, run_platform
+from tensorguard.services.platform import ADMIN_EMAIL
 
 app = typer.Typer(add_completion=False)
 
@@ -38,6 +40,15 @@ def up(
             help="How devices reach this machine; goes into join strings and certificates.",
         ),
     ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Certificate chain for --http.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Its private key.")
+    ] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy with TLS stands in front of --http.")
+    ] = False,
     trust_domain: Annotated[
         str, typer.Option(envvar="TG_TRUST_DOMAIN", help="Part of every agent's identity.")
     ] = "tensorguard.local",
@@ -50,29 +61,49 @@ def up(
     Addresses are chosen at the first start, kept in the data directory and used again. With
     TG_DATABASE_URL and TG_DATABASE_OWNER_URL it uses that server instead of one of its own.
     """
+    if (tls_cert is None) != (tls_key is None):
+        raise BadSettings("--tls-cert and --tls-key belong together.", hint="Give both or none.")
+    protection = _protection(tls_cert, tls_key, behind_proxy)
     request = UpRequest(
         data_directory=data_dir or default_data_directory(),
-        wishes=Wishes(http=http, device=device, mqtt=mqtt, public_host=public_host),
+        wishes=Wishes(http, device, mqtt, public_host, is_http_protected=bool(protection)),
         trust_domain=trust_domain,
+        service_settings=protection,
     )
     output = Output(as_json=True if as_json else None)
-    announce = announce_as_json if as_json else announce_to_people
+    announce = partial(announce_as_json if as_json else announce_to_people, tls_cert is not None)
     try:
         asyncio.run(run_platform(request, output=output, announce=announce))
     except OSError as error:
         raise UpError(str(error), hint="Check the data directory and its file system.") from error
 
 
-def announce_as_json(ready: Ready) -> None:
+def _protection(tls_cert: Path | None, tls_key: Path | None, behind_proxy: bool) -> dict[str, str]:
+    """What lets people's traffic leave this machine, as the api's settings."""
+    settings: dict[str, str] = {}
+    if tls_cert is not None and tls_key is not None:
+        settings |= {"TG_TLS_CERT": str(tls_cert.resolve()), "TG_TLS_KEY": str(tls_key.resolve())}
+    if behind_proxy:
+        settings["TG_BEHIND_PROXY"] = "true"
+    return settings
+
+
+def announce_as_json(has_tls: bool, ready: Ready) -> None:
     """Print what a script wants to know, in one line."""
-    typer.echo(json.dumps({"ready": True, **_urls(ready)}))
+    admin = {"email": ADMIN_EMAIL}
+    if ready.admin_password is not None:
+        admin["password"] = ready.admin_password
+    typer.echo(json.dumps({"ready": True, **_urls(has_tls, ready), "admin": admin}))
 
 
-def announce_to_people(ready: Ready) -> None:
+def announce_to_people(has_tls: bool, ready: Ready) -> None:
     """Print what a person wants to know."""
-    urls = _urls(ready)
+    urls = _urls(has_tls, ready)
+    password = ready.admin_password
+    note = f"  (password, shown only now: {password})" if password is not None else ""
     typer.echo(
         f"\nTensorGuard is ready: {urls['url']}\n"
+        f"  sign in    {ADMIN_EMAIL}{note}\n"
         f"  devices    {urls['device_url']}\n"
         f"  MQTT       {urls['mqtt_url']}\n"
         f"  data       {ready.data_directory}\n"
@@ -80,10 +111,10 @@ def announce_to_people(ready: Ready) -> None:
     )
 
 
-def _urls(ready: Ready) -> dict[str, str]:
+def _urls(has_tls: bool, ready: Ready) -> dict[str, str]:
     addresses = ready.addresses
     return {
-        "url": f"http://{addresses.http}",
+        "url": f"{'https' if has_tls else 'http'}://{addresses.http}",
         "device_url": addresses.url("https", addresses.device),
         "mqtt_url": addresses.url("mqtts", addresses.mqtt),
     }

@@ -77,6 +77,8 @@ class Wishes:
     device: str | None = None
     mqtt: str | None = None
     public_host: str | None = None
+    is_http_protected: bool = False
+    """A certificate, or a proxy in front, lets the people's listener leave loopback."""
 
 
 def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresses, list[str]]:
@@ -100,10 +102,10 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
         else:
             address = _check(name, Address.parse(wish), taken)
         chosen[name] = str(address)
-    if not _is_loopback(Address.parse(chosen["http"]).host):
+    if not (wishes.is_http_protected or _is_loopback(Address.parse(chosen["http"]).host)):
         raise BadAddress(
             f"--http {chosen['http']} would speak unencrypted HTTP to the network.",
-            hint="Listen on 127.0.0.1 and put a TLS proxy in front of it.",
+            hint="Give --tls-cert and --tls-key, or --behind-proxy, or listen on 127.0.0.1.",
         )
     return Addresses(**chosen, public_host=public_host), notes
 

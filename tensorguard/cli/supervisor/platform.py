@@ -4,9 +4,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tensorguard.cli.first_start import (
+    ensure_platform,
+    find_initial_password,
+    forget_initial_password,
+)
 from tensorguard.cli.supervisor.addresses import (
     Addresses,
     Wishes,
@@ -36,6 +41,8 @@ class UpRequest:
     data_directory: Path
     wishes: Wishes
     trust_domain: str
+    service_settings: Mapping[str, str] = field(default_factory=dict)
+    """Further settings for the services, as environment variables."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Ready:
 
     addresses: Addresses
     data_directory: Path
+    admin_password: str | None = field(repr=False)
+    """Only until it has been announced once."""
 
 
 def platform_services(environment: Mapping[str, str]) -> list[ChildSpec]:
@@ -60,7 +69,8 @@ async def run_platform(
 ) -> None:
     """Run until SIGTERM, SIGINT or SIGHUP, then stop in order; a second signal hastens.
 
-    Raises: UpError, EmbeddedPostgresError, StoreError: nothing is left running then.
+    Raises: UpError, EmbeddedPostgresError, StoreError, ServiceError, VaultError; nothing is left
+    running then.
     """
     supervisor = Supervisor(output)
     stopped = _cancel_at_signals(supervisor)
@@ -73,11 +83,13 @@ async def run_platform(
         async with supervisor:
             urls = await _start_database(directory, supervisor, output)
             await asyncio.to_thread(upgrade, urls.owner)
+            await ensure_platform(urls.app, directory, trust_domain=request.trust_domain)
             settings = _service_settings(request, directory, addresses)
             for spec in services(service_environment(urls, settings)):
                 child = ProcessChild(spec, output=output, inherit=(lifeline, lock.children))
                 await supervisor.start(child)
-            announce(Ready(addresses, directory))
+            announce(Ready(addresses, directory, find_initial_password(directory)))
+            forget_initial_password(directory)
             await asyncio.Event().wait()
     except asyncio.CancelledError:
         if not stopped.is_set():
@@ -134,4 +146,5 @@ def _service_settings(request: UpRequest, directory: Path, addresses: Addresses)
         "TG_HTTP": addresses.http,
         "TG_DEVICE": addresses.device,
         "TG_MQTT": addresses.mqtt,
+        **request.service_settings,
     }

@@ -29,7 +29,8 @@ SERVER_ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
 _SOCKET_NAME = ".s.PGSQL.5432"
 _SOCKET_PATH_MAX_BYTES = 107 if sys.platform == "linux" else 103  # sun_path without its NUL
 _INITDB_TIMEOUT_S = 180.0
-_NO_SPACE = os.strerror(errno.ENOSPC)
+_NO_SPACE = (os.strerror(errno.ENOSPC), "Check free disk space")
+"""What the C library, and PostgreSQL after a short write, say of a full disk."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ class Cluster:
 
 def failure(message: str, output: str) -> EmbeddedPostgresError:
     """The error for what a server program printed before it gave up."""
-    return DiskFull(message) if _NO_SPACE in output else EmbeddedPostgresError(message)
+    full = any(phrase in output for phrase in _NO_SPACE)
+    return DiskFull(message) if full else EmbeddedPostgresError(message)
 
 
 async def wait_exit(process: subprocess.Popen[bytes], *, timeout_s: float) -> int | None:

@@ -19,7 +19,8 @@ STUB = Path(__file__).with_name("stub_service.py")
 
 
 def announce(ready: Ready) -> None:
-    print(json.dumps({"ready": True, "http": ready.addresses.http}), flush=True)
+    facts = {"http": ready.addresses.http, "password": ready.admin_password}
+    print(json.dumps({"ready": True, **facts}), flush=True)
 
 
 def main(directory: str, *stubs: str) -> None:

@@ -12,7 +12,9 @@ import psutil
 import psycopg
 import pytest
 
+from tensorguard.services.passwords import verify_password
 from tensorguard.store.embedded.server import DATABASE
+from tensorguard.vault.local import KEK_FILE
 from tests.integration.run.stack import PATIENCE_S, Stack
 
 StartStack = Callable[..., Stack]
@@ -91,6 +93,35 @@ def test_kill_9_of_everything_twice_in_a_row_loses_nothing_committed(
     assert query(last.directory, "SELECT count(*) FROM platform") == [(1,)]
     last.send(signal.SIGTERM)
     assert last.wait_for_end() == 0
+
+
+def test_the_first_password_is_told_once_even_if_the_first_start_fails(
+    start_stack: StartStack,
+) -> None:
+    failed = start_stack("hub:broken")
+    assert failed.wait_for_end() == 1
+    told: list[object] = []
+    for _ in range(2):
+        stack = start_stack("hub")
+        told.append(stack.wait_until_ready()["password"])
+        ((stored,),) = query(stack.directory, "SELECT password_hash FROM users")
+        stack.send(signal.SIGTERM)
+        assert stack.wait_for_end() == 0
+    assert verify_password(str(stored), str(told[0]))
+    assert told[1] is None
+    assert not list(stack.directory.glob("*password*"))
+
+
+def test_a_key_file_that_is_gone_is_not_made_anew(start_stack: StartStack) -> None:
+    stack = start_stack("hub")
+    stack.wait_until_ready()
+    stack.send(signal.SIGTERM)
+    assert stack.wait_for_end() == 0
+    key_file = stack.directory / KEK_FILE
+    key_file.unlink()
+    again = start_stack("hub")
+    assert again.wait_for_end() != 0
+    assert not key_file.exists()
 
 
 def test_a_killed_service_is_started_again(start_stack: StartStack) -> None:

@@ -144,6 +144,7 @@ def test_what_is_not_one_clean_pem_block_is_refused(spoil: object) -> None:
         parse_csr(spoil(csr_pem(p256())))  # type: ignore[operator]  # the lambdas above
 
 
+@pytest.mark.filterwarnings("ignore:Attribute's length")  # it is what this is about
 def test_a_common_name_over_64_characters_is_ignored_like_any_other() -> None:
     # RFC 5280 allows 64; foreign stacks write more, and nothing of the subject is used.
     key = p256()

@@ -1,0 +1,69 @@
+"""Who is denied: revoked agents and superseded certificates, asked at every connect."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from tensorguard.pki.identity import AgentIdentity, Peer, serial_text
+
+STALE_AFTER: Final = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A row of `revocations`: an agent, or one certificate by its serial in lower-case hex."""
+
+    seq: int
+    agent_id: UUID | None
+    serial: str | None
+
+
+class DenySet:
+    """The revocations that this front has applied.
+
+    `confirm` says that the set is complete as of now; without it the set goes stale after
+    `stale_after`, and a stale front admits nobody. `stale_after` None: never stale.
+    """
+
+    def __init__(
+        self,
+        *,
+        stale_after: timedelta | None = STALE_AFTER,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.applied_seq = 0
+        self._agents: set[UUID] = set()
+        self._serials: set[str] = set()
+        self._stale_after = stale_after
+        self._monotonic = monotonic
+        self._confirmed_at: float | None = None
+
+    def add(self, revocation: Revocation) -> None:
+        """Deny from now on; the caller ends the live sessions."""
+        if revocation.agent_id is not None:
+            self._agents.add(revocation.agent_id)
+        if revocation.serial is not None:
+            self._serials.add(revocation.serial)
+        self.applied_seq = max(self.applied_seq, revocation.seq)
+
+    def confirm(self) -> None:
+        """Note that every revocation committed until now has been added."""
+        self._confirmed_at = self._monotonic()
+
+    def is_stale(self) -> bool:
+        """Tell whether a revocation may have been missed."""
+        if self._stale_after is None:
+            return False
+        if self._confirmed_at is None:
+            return True
+        return self._monotonic() - self._confirmed_at > self._stale_after.total_seconds()
+
+    def denies(self, peer: Peer) -> bool:
+        """Tell whether the peer's agent is revoked or its certificate superseded."""
+        identity = peer.identity
+        if isinstance(identity, AgentIdentity) and identity.agent_id in self._agents:
+            return True
+        return serial_text(peer.serial) in self._serials

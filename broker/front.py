@@ -1,0 +1,262 @@
+"""The embedded broker front: amqtt's broker with everything replaced that trusts its clients.
+
+amqtt 0.12.1 gives the life cycle, the listener configuration and the codec. As it stands a CONNECT
+ends the session of any client id before it is authenticated, wills skip the topic rules, retained
+messages are taken, and neither packets, queues nor silence are bounded; so none of its session and
+routing code runs here. It is pinned exactly because this class overrides what is private to it.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import structlog
+from amqtt.broker import Broker
+from amqtt.contexts import BrokerConfig, ListenerConfig
+from amqtt.errors import BrokerError
+from cryptography import x509
+
+from broker import packets, tls
+from broker.admission import (
+    NOT_AUTHORIZED,
+    SERVER_UNAVAILABLE,
+    check_connect,
+    check_standing,
+    rights_of,
+)
+from broker.connection import Connection, End
+from broker.conversation import Conversation
+from broker.denyset import DenySet, Revocation
+from broker.errors import ConnectRefused, FrontError, PacketRefused
+from broker.hub import UpMessage
+from broker.limits import Limits
+from broker.listener import Listener, Streams, listening_socket
+from broker.metrics import FrontMetrics
+from broker.registry import Registry
+from broker.reports import Operation, Reports
+from broker.routing import Router
+from tensorguard.pki.errors import PkiError
+from tensorguard.pki.identity import Identity, Peer, verify_peer
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontSetup:
+    """What a front is given: `tls` and `cas` are asked at each connect, so that they may change."""
+
+    front_id: str
+    host: str
+    port: int
+    trust_domain: str
+    tls: Callable[[], ssl.SSLContext]
+    cas: Callable[[], Sequence[x509.Certificate]]
+    denied: DenySet
+    limits: Limits = field(default_factory=Limits)
+    metrics: FrontMetrics = field(default_factory=FrontMetrics)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
+    """One listener for agents and hubs; start it, and shut it down."""
+
+    def __init__(self, setup: FrontSetup) -> None:
+        bind = f"{setup.host}:{setup.port}"
+        # `plugins` empty: amqtt's defaults would let everybody in and publish to $SYS.
+        super().__init__(
+            BrokerConfig(listeners={"default": ListenerConfig(bind=bind, ssl=True)}, plugins={})
+        )
+        self._setup = setup
+        self._limits = setup.limits
+        self._metrics = setup.metrics
+        self.registry = Registry()
+        self.router = Router(setup.limits, setup.metrics)
+        self.reports = Reports(
+            setup.front_id, self.router, setup.metrics, setup.clock, setup.limits
+        )
+        self._listener: Listener | None = None
+        self._stopping = False
+        for role, count in (("agent", self._agents), ("hub", self._hubs)):
+            setup.metrics.connections.labels(role).set_function(count)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the front listens, once started."""
+        assert self._listener is not None, "the front has not been started"
+        return self._listener.address
+
+    async def start(self) -> None:
+        """Listen. Raises: ListenFailed."""
+        try:
+            await super().start()
+        except BrokerError as error:
+            if isinstance(error.__cause__, FrontError):
+                raise error.__cause__ from None
+            raise
+        _log.info("front_started", front=self._setup.front_id, address=self.address)
+
+    async def shutdown(self) -> None:
+        """Stop listening and end every connection; no will speaks, for nobody has failed."""
+        if self._stopping:
+            return
+        self._stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        live = self.registry.list_all()
+        for connection in sorted(live, key=lambda connection: connection.is_hub):
+            connection.end(End.SHUTDOWN)
+        await super().shutdown()
+        _log.info("front_stopped", front=self._setup.front_id, connections=len(live))
+
+    def apply(self, revocation: Revocation) -> int:
+        """Deny from now on and end every live connection it concerns; return how many."""
+        self._setup.denied.add(revocation)
+        concerned = self.registry.list_denied(revocation)
+        for connection in concerned:
+            connection.end(End.REVOKED)
+        return len(concerned)
+
+    def sweep(self) -> None:
+        """End what the clock ends: expired certificates and silent peers."""
+        now = self._setup.clock()
+        for connection in self.registry.list_all():
+            reason = connection.overdue(now)
+            if reason is not None:
+                connection.end(reason)
+
+    # What amqtt calls.
+
+    @staticmethod
+    def _create_ssl_context(listener: Any) -> None:
+        """Leave TLS to the listener: its context changes when the certificate is renewed."""
+
+    async def _create_server_instance(
+        self, _name: str, _type: Any, _address: Any, _port: Any, _ssl: Any
+    ) -> Listener:
+        setup = self._setup
+        sock = listening_socket(setup.host, setup.port)
+        self._listener = Listener(
+            sock, setup.tls, self._serve, self._handshake_failed, self._limits
+        )
+        self._metrics.pending.set_function(lambda: self._listener.pending if self._listener else 0)
+        return self._listener
+
+    async def _session_monitor(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.sweep_every.total_seconds())
+            self.sweep()
+
+    async def _broadcast_loop(self) -> None:
+        reporting = asyncio.ensure_future(self.reports.run())
+        try:
+            await self._broadcast_shutdown_waiter
+        finally:
+            reporting.cancel()
+
+    # One connection.
+
+    async def _serve(self, streams: Streams) -> None:
+        listener = cast("Listener", self._listener)
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout.total_seconds()):
+                connection = await self._admit(streams)
+        except ConnectRefused as refusal:
+            await self._refuse(streams, refusal)
+            return
+        except (PacketRefused, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
+            reason = error.code if isinstance(error, PacketRefused) else "no-connect"
+            self._metrics.handshakes_failed.labels(reason).inc()
+            return
+        finally:
+            listener.settle()
+        await Conversation(connection, self.router, self.reports, self._metrics, self._limits).run()
+
+    async def _admit(self, streams: Streams) -> Connection:
+        """Establish who it is before anything of any session is touched."""
+        reader, writer = streams
+        peer: Peer | None = None
+        try:
+            peer = self._verify(writer)
+            rights = rights_of(peer.identity)
+            connect = packets.decode_connect(
+                await packets.read_packet(reader, self._limits.control_bytes)
+            )
+            will = check_connect(connect, peer, rights, self._limits)
+            check_standing(peer, self._setup.denied)
+            self._check_room(peer.identity, connect.client_id, is_hub=rights.is_hub)
+        except ConnectRefused as refusal:
+            operation = cast("Operation", refusal.operation)
+            self.reports.denied(operation, refusal.message, peer.identity if peer else None)
+            raise
+        connection = Connection(
+            connect.client_id, peer, rights, will, connect.keep_alive_s, streams, self._limits
+        )
+        self._register(connection)
+        return connection
+
+    def _verify(self, writer: asyncio.StreamWriter) -> Peer:
+        setup = self._setup
+        leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        try:
+            return verify_peer(leaf or b"", setup.cas(), setup.trust_domain, setup.clock())
+        except PkiError as error:
+            raise ConnectRefused(error.code, return_code=NOT_AUTHORIZED) from error
+
+    def _check_room(self, identity: Identity, client_id: str, *, is_hub: bool) -> None:
+        if self._stopping:
+            raise ConnectRefused("front-stops", return_code=SERVER_UNAVAILABLE)
+        is_full = self.registry.agents >= self._limits.connections
+        if is_full and not is_hub and not self.registry.has_client(client_id):
+            raise ConnectRefused("front-is-full", return_code=SERVER_UNAVAILABLE)
+
+    def _register(self, connection: Connection) -> None:
+        """Take over from older connections of the same client id, and answer.
+
+        Nothing waits between the look at the deny set and here, so that a revocation either was
+        seen there or finds this connection in the registry.
+        """
+        connection.on_end = self._ended
+        older = self.registry.add(connection)
+        for taken in older:
+            taken.end(End.TAKEN_OVER)
+        role = "hub" if connection.is_hub else "agent"
+        self._metrics.connects.labels(role).inc()
+        if connection.send(packets.connack(0)):
+            self.reports.connected(connection)
+
+    async def _refuse(self, streams: Streams, refusal: ConnectRefused) -> None:
+        """Say why, and wait a moment for the peer to read it."""
+        writer = streams[1]
+        try:
+            async with asyncio.timeout(self._limits.close_timeout.total_seconds()):
+                writer.write(packets.connack(refusal.return_code))
+                writer.close()
+                await writer.wait_closed()
+        except (TimeoutError, OSError):
+            _log.debug("refused_peer_did_not_close", reason=refusal.message)
+
+    def _ended(self, connection: Connection, reason: End) -> None:
+        was_last = self.registry.remove(connection)
+        self.router.drop(connection)
+        self._metrics.ended.labels(reason.name.lower()).inc()
+        will = connection.find_speaking_will()
+        if will is not None:
+            message = UpMessage(will.topic, will.payload, will.qos)
+            self.router.offer_up(connection.client_id, message)
+        if was_last:
+            self.reports.disconnected(connection, reason)
+
+    def _handshake_failed(self, error: Exception) -> None:
+        reason = tls.failure_reason(error)
+        self._metrics.handshakes_failed.labels(reason).inc()
+        if reason in tls.SUSPICIOUS:
+            self.reports.denied("connect", reason)
+
+    def _agents(self) -> int:
+        return self.registry.agents
+
+    def _hubs(self) -> int:
+        return self.registry.hubs

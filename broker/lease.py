@@ -1,0 +1,143 @@
+"""Revocations as they are committed, and the lease that says this front has applied them.
+
+NOTIFY wakes, polling is the floor. What cannot be read for five seconds makes the deny set stale,
+and a stale front admits nobody (denyset.py).
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+import structlog
+
+from broker.denyset import STALE_AFTER, DenySet, Revocation
+from tensorguard.store.engine import listening
+
+_log = structlog.get_logger()
+CHANNEL: Final = "tg_revocations"
+POLL_EVERY: Final = timedelta(milliseconds=500)
+RENEW_EVERY: Final = timedelta(seconds=1)
+# Longer than this without an answer is no answer: the next try may find another server.
+_ANSWER_WITHIN_S: Final = 3.0
+_ROWS_AT_ONCE: Final = 1000
+_RETRY_S: Final = 1.0
+
+_NEW = """
+    SELECT seq, agent_id, serial FROM revocations WHERE seq > %s ORDER BY seq LIMIT %s
+"""
+_RECEIPT = """
+    INSERT INTO revocation_receipts (seq, front_id, denied_at, disconnected, disconnected_at)
+    VALUES (%s, %s, %s, %s, %s) ON CONFLICT (seq, front_id) DO NOTHING
+"""
+_RENEW = """
+    INSERT INTO broker_fronts (id, address, started_at, lease_until, applied_seq)
+    VALUES (%(id)s, %(address)s, %(started_at)s, %(lease_until)s, %(applied_seq)s)
+    ON CONFLICT (id) DO UPDATE SET address = excluded.address, started_at = excluded.started_at,
+        lease_until = excluded.lease_until, applied_seq = excluded.applied_seq
+"""
+_RELEASE = "DELETE FROM broker_fronts WHERE id = %s AND started_at = %s"
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+class Lease:
+    """Keeps one front's deny set complete, and its row in `broker_fronts` alive."""
+
+    def __init__(
+        self,
+        database_url: str,
+        front_id: str,
+        denied: DenySet,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database_url = database_url
+        self._front_id = front_id
+        self._denied = denied
+        self._clock = clock
+        self._started_at = clock()
+        self._renewed_at: datetime | None = None
+
+    async def load(self) -> None:
+        """Read every revocation there is; before this the front must not listen.
+
+        Raises: psycopg.Error, TimeoutError.
+        """
+        async with listening(self._database_url) as connection:
+            while rows := await self._read(connection):
+                for revocation in rows:
+                    self._denied.add(revocation)
+        self._denied.confirm()
+        _log.info("deny_set_loaded", applied_seq=self._denied.applied_seq)
+
+    async def run(
+        self, stop: asyncio.Event, *, address: str, apply: Callable[[Revocation], int]
+    ) -> None:
+        """Apply what is new until `stop`, then give the lease back; survives a lost database.
+
+        `apply` denies, ends live connections and returns how many.
+        """
+        while not stop.is_set():
+            try:
+                async with listening(self._database_url, CHANNEL) as connection:
+                    await self._follow(connection, stop, address, apply)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                _log.warning("deny_set_not_followed", error=type(error).__name__)
+                await asyncio.sleep(random.uniform(0.1, _RETRY_S))  # noqa: S311  spreads load only
+
+    async def _follow(
+        self,
+        connection: Connection,
+        stop: asyncio.Event,
+        address: str,
+        apply: Callable[[Revocation], int],
+    ) -> None:
+        self._renewed_at = None
+        while not stop.is_set():
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                applied = await self._apply_new(connection, apply)
+                await self._renew(connection, address, at_once=applied)
+            async for _ in connection.notifies(timeout=POLL_EVERY.total_seconds(), stop_after=1):
+                break
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            await connection.execute(_RELEASE, (self._front_id, self._started_at))
+
+    async def _apply_new(self, connection: Connection, apply: Callable[[Revocation], int]) -> bool:
+        found = False
+        while rows := await self._read(connection):
+            found = True
+            receipts = []
+            for revocation in rows:
+                denied_at = self._clock()
+                ended = apply(revocation)
+                receipts.append(
+                    (revocation.seq, self._front_id, denied_at, ended, self._clock())
+                    if ended
+                    else (revocation.seq, self._front_id, denied_at, 0, None)
+                )
+            _log.info("revocations_applied", count=len(rows), up_to=rows[-1].seq)
+            async with connection.cursor() as cursor:
+                await cursor.executemany(_RECEIPT, receipts)
+        self._denied.confirm()
+        return found
+
+    async def _read(self, connection: Connection) -> list[Revocation]:
+        query = await connection.execute(_NEW, (self._denied.applied_seq, _ROWS_AT_ONCE))
+        return [Revocation(*row) for row in await query.fetchall()]
+
+    async def _renew(self, connection: Connection, address: str, *, at_once: bool) -> None:
+        now = self._clock()
+        if not at_once and self._renewed_at and now - self._renewed_at < RENEW_EVERY:
+            return
+        values = {
+            "id": self._front_id,
+            "address": address,
+            "started_at": self._started_at,
+            "lease_until": now + STALE_AFTER,
+            "applied_seq": self._denied.applied_seq,
+        }
+        await connection.execute(_RENEW, values)
+        self._renewed_at = now

@@ -1,0 +1,49 @@
+"""How much of anything a front holds: every queue, packet and wait has its bound here."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tensorguard.protocol.codec import MAX_PAYLOAD_BYTES
+
+# Topic, its length, packet id: what a PUBLISH carries beside its payload.
+_PUBLISH_HEADER_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one front; the defaults fit one process of 20,000 file descriptors."""
+
+    # Agents at once; hubs are admitted beyond it.
+    connections: int = 10_000
+    # Accepted but not yet admitted: in the TLS handshake, or silent after it.
+    pending: int = 512
+    # An honest handshake takes milliseconds; older than this it makes room when `pending` is full.
+    evict_after: timedelta = timedelta(seconds=2)
+    handshake_timeout: timedelta = timedelta(seconds=10)
+    connect_timeout: timedelta = timedelta(seconds=10)
+    close_timeout: timedelta = timedelta(seconds=1)
+    # MQTT 3.1.1 cannot tell a client to ping more often, so silence ends at 1.5 times the smaller.
+    keep_alive: timedelta = timedelta(seconds=1200)
+    sweep_every: timedelta = timedelta(seconds=1)
+
+    # CONNECT, SUBSCRIBE and UNSUBSCRIBE: ours have less than 1 KiB.
+    control_bytes: int = 4096
+    packet_bytes: int = MAX_PAYLOAD_BYTES + _PUBLISH_HEADER_BYTES
+    will_bytes: int = 1024
+
+    # Beyond the burst the front stops reading from the agent instead of dropping.
+    messages_per_s: float = 100.0
+    message_burst: int = 1000
+    denials_per_minute: int = 100
+    # A device that does not read what it is sent is closed; the next heartbeat repairs the rest.
+    unsent_bytes: int = 256 * 1024
+
+    hub_in_flight: int = 2000
+    hub_queue_messages: int = 10_000
+    hub_queue_bytes: int = 32 * 1024 * 1024
+    # How long a full hub queue stops reading before the front drops: less than a keep-alive, so
+    # that a slow hub does not make all agents reconnect.
+    hub_stall: timedelta = timedelta(seconds=15)
+    # Denials are summed for so long, under at most so many keys.
+    report_every: timedelta = timedelta(seconds=1)
+    denied_keys: int = 1000

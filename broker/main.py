@@ -1,0 +1,158 @@
+"""The broker front's process: its certificate, its deny set, its listener."""
+
+import asyncio
+import logging
+import resource
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Final
+
+import psycopg
+import structlog
+from cryptography import x509
+
+from broker.denyset import DenySet
+from broker.front import Front, FrontSetup
+from broker.lease import Lease
+from broker.limits import Limits
+from broker.metrics import FrontMetrics
+from broker.monitoring import serving_metrics
+from broker.settings import BrokerSettings, split_address
+from tensorguard.pki.identity import ServiceIdentity
+from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.keyring import BROKER_SECRETS, Keyring
+from tensorguard.services.trust import get_latest_bundle
+from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
+from tensorguard.store.errors import DatabaseUnreachable
+from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+
+_log = structlog.get_logger()
+_READ_TRUST_EVERY_S: Final = 60.0
+# Sockets of the database, logs, the metrics listener, the loop itself.
+_OTHER_DESCRIPTORS: Final = 100
+
+
+async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    """Serve until `stop`, then end every connection and give the lease back.
+
+    Raises: StoreError, PlatformNotInitialised, VaultError, ListenFailed.
+    """
+    # Its warnings are about what clients did, which the front counts and reports itself.
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
+    engine = create_engine(settings.database_url, service="broker", pool_size=2)
+    sessions = session_maker(engine)
+    try:
+        await check_schema(engine)
+        kek = LocalKeyProvider.open(settings.data_dir / KEK_FILE)
+        async with sessions() as session:
+            keyring = await Keyring.load(session, kek, only=BROKER_SECRETS)
+        certificate = ServiceCertificate(
+            keyring.ca,
+            ServiceIdentity(keyring.trust_domain, "broker"),
+            hosts=settings.certificate_hosts,
+        )
+        trust = _Trust(sessions, certificate, keyring.trust.cas)
+        await _serve(settings, keyring.trust_domain, certificate, trust, stop, ready)
+    finally:
+        await engine.dispose()
+
+
+class _Trust:
+    """The platform CAs that are believed now, and the TLS context that asks for them."""
+
+    def __init__(
+        self,
+        sessions: SessionMaker,
+        certificate: ServiceCertificate,
+        cas: Sequence[x509.Certificate],
+    ) -> None:
+        self._sessions = sessions
+        self._certificate = certificate
+        self.cas = list(cas)
+        self.context = certificate.server_context(self.cas)
+
+    async def follow(self, stop: asyncio.Event) -> None:
+        """Believe what the newest trust bundle says, a minute after it was published at most."""
+        while not await _set_within(stop, _READ_TRUST_EVERY_S):
+            try:
+                async with asyncio.timeout(_READ_TRUST_EVERY_S), self._sessions() as session:
+                    cas = list((await get_latest_bundle(session)).cas)
+            except Exception:  # the CAs that are believed now stay; the next round tries again
+                _log.exception("trust_bundle_not_read")
+                continue
+            if cas != self.cas:
+                self.cas, self.context = cas, self._certificate.server_context(cas)
+                _log.info("trusted_cas_changed", count=len(cas))
+
+
+async def _serve(
+    settings: BrokerSettings,
+    trust_domain: str,
+    certificate: ServiceCertificate,
+    trust: _Trust,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+) -> None:
+    host, port = settings.address
+    denied, metrics = DenySet(), FrontMetrics()
+    front = Front(
+        FrontSetup(
+            front_id=settings.broker_front_id,
+            host=host,
+            port=port,
+            trust_domain=trust_domain,
+            tls=lambda: trust.context,
+            cas=lambda: trust.cas,
+            denied=denied,
+            limits=_fitting(Limits(connections=settings.broker_connections)),
+            metrics=metrics,
+            clock=lambda: datetime.now(UTC),
+        )
+    )
+    lease = Lease(settings.database_url, settings.broker_front_id, denied)
+    try:
+        await lease.load()
+    except (psycopg.Error, TimeoutError) as error:
+        raise DatabaseUnreachable(f"revocations cannot be read: {error}") from None
+    async with AsyncExitStack() as stack:
+        if settings.broker_metrics is not None:
+            address = split_address(settings.broker_metrics)
+            healthy = lambda: not denied.is_stale()  # noqa: E731  read once, right here
+            await stack.enter_async_context(serving_metrics(address, metrics.registry, healthy))
+        await front.start()
+        stack.push_async_callback(front.shutdown)
+        async with asyncio.TaskGroup() as tasks:
+            where = f"{front.address[0]}:{front.address[1]}"
+            tasks.create_task(lease.run(stop, address=where, apply=front.apply), name="lease")
+            tasks.create_task(certificate.keep_renewed(stop), name="certificate")
+            tasks.create_task(trust.follow(stop), name="trust")
+            ready()
+            await stop.wait()
+            # Before the lease goes: while connections live, the row says who answers for them.
+            await front.shutdown()
+
+
+def _fitting(limits: Limits) -> Limits:
+    """Raise the limit of open files as far as allowed, and hold no more connections than fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.connections + limits.pending + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+        soft = max(soft, allowed)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return limits
+    fitting = max(1, soft - limits.pending - _OTHER_DESCRIPTORS)
+    _log.warning(
+        "fewer_connections_fit", wanted=limits.connections, connections=fitting, files=soft
+    )
+    return Limits(connections=fitting)
+
+
+async def _set_within(stop: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await stop.wait()
+    except TimeoutError:
+        return stop.is_set()

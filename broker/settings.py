@@ -1,0 +1,43 @@
+"""What the broker front needs to know, from the environment (`TG_…`) or from the caller."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BrokerSettings(BaseSettings):
+    """Frozen; built once in main and handed down."""
+
+    model_config = SettingsConfigDict(env_prefix="TG_", frozen=True, extra="ignore")
+
+    database_url: str
+    data_dir: Path
+    mqtt: str = Field(default="127.0.0.1:8883", description="host:port to listen on")
+    public_host: str = Field(
+        default="127.0.0.1,localhost", description="names and addresses that agents connect to"
+    )
+
+    # Several fronts on one database need a name each.
+    broker_front_id: str = Field(default="front-1", pattern=r"^[a-z0-9-]{1,64}$")
+    broker_connections: int = Field(default=10_000, ge=1, le=100_000)
+    broker_metrics: str | None = Field(
+        default=None, description="host:port of /metrics and /healthz; none unless given"
+    )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where to listen."""
+        return split_address(self.mqtt)
+
+    @property
+    def certificate_hosts(self) -> list[str]:
+        """Every name under which a client may look for this front."""
+        names = [name.strip() for name in self.public_host.split(",")]
+        return [name for name in (*names, self.address[0], "localhost", "127.0.0.1") if name]
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return host and port; IPv6 addresses stand in brackets. Raises: ValueError."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)

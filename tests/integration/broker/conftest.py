@@ -1,0 +1,197 @@
+"""A front on a free port, and the clients that try it."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+import uvloop
+
+from broker.denyset import DenySet
+from broker.front import Front, FrontSetup
+from broker.limits import Limits
+from broker.metrics import FrontMetrics
+from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected
+from tests.integration.broker.certificates import (
+    TRUST_DOMAIN,
+    AgentCredentials,
+    Credentials,
+    Platform,
+)
+from tests.integration.broker.wire import Received, Wire
+
+# Reports at once, so that no test waits for a second.
+_LIMITS = Limits(report_every=timedelta(milliseconds=20), sweep_every=timedelta(milliseconds=20))
+FRONT_ID = "front-under-test"
+_REPORTS = {"connected": FrontConnected, "disconnected": FrontDisconnected, "denied": FrontDenied}
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Test on the loop that the broker runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    return Platform(tmp_path_factory.mktemp("platform"))
+
+
+@dataclass
+class Clock:
+    """The time as a test says it is."""
+
+    offset: float = 0.0
+
+    def __call__(self) -> datetime:
+        return datetime.fromtimestamp(datetime.now(UTC).timestamp() + self.offset, UTC)
+
+
+@dataclass
+class Site:
+    """A running front and whom it may hear."""
+
+    platform: Platform
+    front: Front
+    metrics: FrontMetrics
+    clock: Clock
+    opened: list[Wire] = field(default_factory=list)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.front.address
+
+    def context(self, credentials: Credentials) -> ssl.SSLContext:
+        return credentials.client_context(self.platform.ca_path)
+
+    async def open(self, credentials: Credentials) -> Wire:
+        """A connection that has said nothing yet."""
+        wire = await Wire.open(self.address, self.context(credentials))
+        self.opened.append(wire)
+        return wire
+
+    async def agent(self, credentials: AgentCredentials, **asked: object) -> Wire:
+        """An admitted agent that has subscribed to what it may."""
+        wire = await self.open(credentials)
+        assert await wire.connect(credentials.client_id, **asked) == 0
+        own, everybody = f"{credentials.down('#')}", f"tg/v1/{credentials.fleet}/all/down/#"
+        assert await wire.subscribe(own, everybody) == [0, 0]
+        return wire
+
+    async def hub(self, client_id: str = "hub-1") -> "Hub":
+        """An admitted hub that has subscribed."""
+        wire = await self.open(self.platform.hub)
+        assert await wire.connect(client_id) == 0
+        assert await wire.subscribe("tg/v1/+/+/up/+", qos=1) == [1]
+        return Hub(wire)
+
+    def counted(self, name: str, **labels: str) -> float:
+        """The value of one of the front's metrics."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something that the front does on its own."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while not condition():  # noqa: ASYNC110  the front offers no event to wait for
+                    await asyncio.sleep(0.01)
+        assert condition(), what
+
+
+@dataclass
+class Hub:
+    """What a hub hears, in order; reports of the front apart from the agents' messages."""
+
+    wire: Wire
+    aside: list[Received] = field(default_factory=list)
+
+    async def hear(self) -> Received:
+        """The next message of an agent."""
+        while True:
+            heard = await self.wire.hear_publish()
+            if "/_front/" not in heard.topic:
+                return heard
+            self.aside.append(heard)
+
+    async def report(self, kind: str) -> FrontConnected | FrontDisconnected | FrontDenied:
+        """The next report of this kind; others are skipped."""
+        while True:
+            heard = self.aside.pop(0) if self.aside else await self.wire.hear_publish()
+            if heard.topic == f"tg/v1/_front/{FRONT_ID}/up/{kind}":
+                return msgspec.json.decode(heard.payload, type=_REPORTS[kind])
+
+    async def quiet(self, credentials: AgentCredentials, sentinel: Wire) -> list[str]:
+        """Topics of all messages before a sentinel that this agent now publishes."""
+        await sentinel.publish(credentials.up("event"), b"sentinel", qos=0)
+        topics = []
+        while (heard := await self.hear()).payload != b"sentinel":
+            topics.append(heard.topic)
+        return topics
+
+
+OpenSite = Callable[..., contextlib.AbstractAsyncContextManager[Site]]
+
+
+@pytest.fixture
+def open_site(platform: Platform) -> OpenSite:
+    """Start a front with other limits or another deny set."""
+
+    @contextlib.asynccontextmanager
+    async def start(
+        *, denied: DenySet | None = None, host: str = "127.0.0.1", port: int = 0, **limits: object
+    ) -> AsyncIterator[Site]:
+        cas = [platform.authority.certificate]
+        context = platform.server_certificate.server_context(cas)
+        clock, metrics = Clock(), FrontMetrics()
+        setup = FrontSetup(
+            front_id=FRONT_ID,
+            host=host,
+            port=port,
+            trust_domain=TRUST_DOMAIN,
+            tls=lambda: context,
+            cas=lambda: cas,
+            denied=denied or DenySet(stale_after=None),
+            limits=replace(_LIMITS, **limits),  # type: ignore[arg-type] # the test names real ones
+            metrics=metrics,
+            clock=clock,
+        )
+        front = Front(setup)
+        await front.start()
+        site = Site(platform, front, metrics, clock)
+        try:
+            yield site
+        finally:
+            for wire in site.opened:
+                wire.abort()
+            await front.shutdown()
+
+    return start
+
+
+@pytest.fixture
+async def site(open_site: OpenSite) -> AsyncIterator[Site]:
+    """A running front with the default limits."""
+    async with open_site() as running:
+        yield running
+
+
+async def run_program(*command: str | Path, stdin: bytes = b"", timeout_s: float = 10) -> str:
+    """Run a foreign client to its end; return its exit code and everything it said."""
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            said, _ = await process.communicate(stdin)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return f"exit {process.returncode}\n{said.decode(errors='replace')}"
