@@ -1,11 +1,13 @@
 """Clients of the api: one for each role, and those who are nobody."""
 
+import json
 import secrets
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import sqlalchemy as sa
 
 from api.app import create_app
 from api.context import ApiContext
@@ -13,6 +15,7 @@ from api.device.app import create_device_app
 from tensorguard.services.access import Role
 from tensorguard.services.api_keys import create_api_key
 from tensorguard.services.event import SYSTEM
+from tensorguard.store import tables
 
 BASE_URL = "http://127.0.0.1:8080"
 
@@ -75,3 +78,25 @@ class Api:
         made = await self.admin.post("/api/v1/fleets", json={"slug": slug, "name": name})
         assert made.status_code == 201, made.text
         return slug
+
+    async def events(
+        self, type: str, *, actor: str | None = None, subject: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The details of the ledger's events of a type, the oldest first."""
+        table = tables.ledger_events
+        query = sa.select(table.c.entry).where(table.c.type == type).order_by(table.c.id)
+        if actor is not None:
+            query = query.where(table.c.actor_id == actor)
+        if subject is not None:
+            query = query.where(table.c.subject_id == subject)
+        async with self.context.sessions() as session:
+            entries = (await session.execute(query)).scalars().all()
+        return [json.loads(entry)["details"] for entry in entries]
+
+    async def dump(self, *names: str) -> str:
+        """Everything that is stored in these tables, as text; bytes as they are."""
+        rows: list[Any] = []
+        async with self.context.sessions() as session:
+            for name in names:
+                rows += await session.execute(sa.select(tables.metadata.tables[name]))
+        return "\n".join(str(tuple(row)) for row in rows)

@@ -88,9 +88,7 @@ async def test_an_update_needs_the_revision_that_it_changes(api: Api) -> None:
     done = await api.admin.patch(url, json=body, headers={"If-Match": etag})
     assert (done.status_code, done.json()["heartbeat_interval_s"]) == (200, 30)
     assert done.headers["etag"] != etag
-    late = await api.admin.patch(
-        url, json={"heartbeat_interval_s": 60}, headers={"If-Match": etag}
-    )
+    late = await api.admin.patch(url, json={"heartbeat_interval_s": 60}, headers={"If-Match": etag})
     assert (late.status_code, late.json()["code"]) == (412, "revision-changed")
     assert (await api.admin.get(url)).json()["heartbeat_interval_s"] == 30
 
@@ -150,7 +148,5 @@ async def test_bad_terms_of_a_token_are_refused(api: Api, terms: dict[str, objec
 
 
 async def test_a_token_of_a_fleet_that_does_not_exist_is_not_found(api: Api) -> None:
-    answer = await api.admin.post(
-        "/api/v1/fleets/no-such/enrollment-tokens", json={"ttl_s": 60}
-    )
+    answer = await api.admin.post("/api/v1/fleets/no-such/enrollment-tokens", json={"ttl_s": 60})
     assert (answer.status_code, answer.json()["code"]) == (404, "fleet-not-found")
