@@ -15,7 +15,7 @@ from tensorguard.protocol import codec, envelope
 from tensorguard.protocol.messages import Desired, DesiredPackage, ReleaseRef
 from tensorguard.services.keyring import Keyring
 from tensorguard.services.package_urls import format_url
-from tensorguard.store.tables import agent_desired, agent_state, agent_status, agents
+from tensorguard.store.tables import agent_desired, agents
 
 LIFETIME: Final = timedelta(hours=24)
 REFRESH_BEFORE: Final = timedelta(minutes=5)
@@ -42,15 +42,6 @@ class Recipient:
     tags: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Undelivered:
-    """A document that an agent, which is online, does not have yet."""
-
-    agent_id: UUID
-    fleet: str
-    envelope: bytes
-
-
 async def assign(
     session: AsyncSession,
     keyring: Keyring,
@@ -62,6 +53,7 @@ async def assign(
 ) -> None:
     """Sign a document for each recipient, with a higher revision than its last one.
 
+    The outbox finds it by `sent_at`, and is woken at the commit.
     `owner` is the deployment that the rows are kept under. Call it in batches; recipients by
     rising agent id, so that two writers cannot wait for one another.
     """
@@ -92,6 +84,7 @@ async def assign(
             "expires_at": now + LIFETIME,
         },
     )
+    await session.execute(sa.select(sa.func.pg_notify(CHANNEL, str(owner))))
 
 
 _UPSERT = sa.text("""
@@ -107,7 +100,7 @@ _UPSERT = sa.text("""
         deployment_id = excluded.deployment_id, package_digest = excluded.package_digest,
         epoch = excluded.epoch, revision = excluded.revision, document = excluded.document,
         envelope = excluded.envelope, issued_at = excluded.issued_at,
-        expires_at = excluded.expires_at
+        expires_at = excluded.expires_at, sent_at = NULL
     WHERE (agent_desired.epoch, agent_desired.revision) < (excluded.epoch, excluded.revision)
 """)
 
@@ -176,40 +169,6 @@ _REFRESH = sa.text("""
                 CAST(:envelopes AS bytea[])) AS signed (agent_id, document, envelope)
     WHERE agent_desired.agent_id = signed.agent_id
 """)
-
-
-async def list_undelivered(
-    session: AsyncSession, deployment_id: UUID, *, after: UUID | None = None, limit: int = 500
-) -> list[Undelivered]:
-    """Return what this deployment wants of agents that are online and have not got it yet.
-
-    By rising agent id, beyond the one that ended the page before. For the outbox, once after
-    each notification; heartbeats repair what is lost after that.
-    """
-    row, state = agent_desired.c, agent_state.c
-    behind = state.desired_epoch.is_(None) | (
-        sa.tuple_(state.desired_epoch, state.desired_revision) < sa.tuple_(row.epoch, row.revision)
-    )
-    query = (
-        sa.select(row.agent_id, agents.c.fleet, row.envelope)
-        .join(agents, agents.c.id == row.agent_id)
-        .join(agent_status, agent_status.c.agent_id == row.agent_id)
-        .outerjoin(agent_state, state.agent_id == row.agent_id)
-        .where(
-            row.deployment_id == deployment_id,
-            agents.c.status == "active",
-            agent_status.c.presence.in_(["online", "late"]),
-            behind,
-        )
-        .order_by(row.agent_id)
-        .limit(limit)
-    )
-    if after is not None:
-        query = query.where(row.agent_id > after)
-    return [
-        Undelivered(agent_id, fleet, bytes(stored))
-        for agent_id, fleet, stored in await session.execute(query)
-    ]
 
 
 def _document(

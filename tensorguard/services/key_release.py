@@ -1,7 +1,6 @@
 """Key release: a package's DEK, sealed for one agent that may have it now, and nobody else."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,10 +16,9 @@ from tensorguard.pki.keys import kid_of, parse_x25519_public
 from tensorguard.protocol import envelope
 from tensorguard.protocol.messages import Grant, KeyRequest
 from tensorguard.services import ledger
+from tensorguard.services.dek_cache import DekCache, DenialLimit
 from tensorguard.services.events import SYSTEM, Event, GrantDenied, GrantIssued
 from tensorguard.services.keyring import Keyring
-from tensorguard.services.packages import PURPOSE_DEK
-from tensorguard.services.sealed_rows import open_stored
 from tensorguard.store.candidates import QUARANTINE_BELOW
 from tensorguard.tgsp.grants import seal_grant
 from tensorguard.vault.errors import VaultError
@@ -29,39 +27,6 @@ from tensorguard.vault.provider import KeyProvider
 log = structlog.get_logger(__name__)
 
 GRANT_LIFETIME: Final = timedelta(minutes=10)
-REQUESTS_KEPT: Final = timedelta(hours=1)
-MAX_DENIALS_A_MINUTE: Final = 10
-
-
-class DekCache:
-    """Opened DEKs for a few minutes, so that calls to the KEK grow with packages, not agents."""
-
-    def __init__(
-        self,
-        kek: KeyProvider,
-        *,
-        lifetime: timedelta = timedelta(minutes=5),
-        max_entries: int = 64,
-    ) -> None:
-        self._kek = kek
-        self._lifetime = lifetime
-        self._max_entries = max_entries
-        self._deks: OrderedDict[bytes, tuple[bytes, datetime]] = OrderedDict()
-
-    async def get(self, session: AsyncSession, digest: bytes, now: datetime) -> bytes:
-        """Return the DEK of the package with this digest. Raises: VaultError."""
-        self._forget(now)
-        if (known := self._deks.get(digest)) is not None:
-            return known[0]
-        dek = await open_stored(session, self._kek, purpose=PURPOSE_DEK, owner=digest.hex())
-        self._deks[digest] = (dek, now + self._lifetime)
-        while len(self._deks) > self._max_entries:
-            self._deks.popitem(last=False)
-        return dek
-
-    def _forget(self, now: datetime) -> None:
-        for digest in [key for key, (_, until) in self._deks.items() if now >= until]:
-            del self._deks[digest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,72 +45,77 @@ class _Refusal(Exception):
     """The reason, in words that the agent gets, why there is no grant."""
 
 
-async def answer_key_requests(
-    session: AsyncSession,
-    keyring: Keyring,
-    deks: DekCache,
-    requests: Sequence[tuple[UUID, KeyRequest]],
-    *,
-    now: datetime,
-) -> list[tuple[UUID, bytes]]:
-    """Return the signed answer to each request: a grant, or why there is none.
+class KeyRelease:
+    """Answers key requests in one process; holds opened DEKs for a few minutes."""
 
-    Locks the agents' rows: an agent cannot be revoked between the check and the commit. The same
-    request gets the same bytes until they expire. A request is left out, and repeated by its
-    agent, while the key provider is away. Answers are for publishing after the commit.
-    """
-    unique = {(agent_id, request.request_id): (agent_id, request) for agent_id, request in requests}
-    ordered = [unique[key] for key in sorted(unique)]
-    facts = await _lock_facts(session, ordered)
-    known = await _find_known(session, ordered)
-    denials = await _count_denials(session, {agent_id for agent_id, _ in ordered}, now)
-    answers: list[_Answer] = []
-    for agent_id, request in ordered:
-        fact = facts.get((agent_id, request.request_id))
-        if fact is None:
-            continue  # no such agent: the front lets no such certificate in
-        stored = known.get((agent_id, request.request_id))
+    def __init__(self, keyring: Keyring, kek: KeyProvider) -> None:
+        self._keyring = keyring
+        self._deks = DekCache(kek)
+        self._denials = DenialLimit()
+
+    async def answer(
+        self,
+        session: AsyncSession,
+        requests: Sequence[tuple[UUID, KeyRequest]],
+        *,
+        now: datetime,
+    ) -> list[tuple[UUID, bytes]]:
+        """Return (agent id, signed answer) for each request: a grant, or why there is none.
+
+        Locks the agents' rows: an agent cannot be revoked between the check and the commit. The
+        same request gets the same bytes until they expire. A request is left out, and repeated by
+        its agent, while the key provider is away. Publish the answers after the commit.
+        """
+        unique = {(agent_id, one.request_id): (agent_id, one) for agent_id, one in requests}
+        ordered = [unique[place] for place in sorted(unique)]
+        if not ordered:
+            return []
+        facts = await _read(session, _FACTS, ordered)
+        known = await _read(session, _KNOWN, ordered)
+        answers: list[_Answer] = []
+        for agent_id, request in ordered:
+            place = (agent_id, request.request_id)
+            if place not in facts:
+                continue  # no such agent: no front lets such a certificate in
+            try:
+                answer = await self._answer(session, facts[place], request, known.get(place), now)
+            except VaultError as error:
+                log.warning("grant_postponed", code=error.code, digest=request.package_digest)
+                continue
+            denied = isinstance(answer.event, GrantDenied)
+            if not denied or self._denials.allows(agent_id, now):
+                answers.append(answer)
+        await _store(session, [answer for answer in answers if answer.event is not None], now)
+        return [(answer.agent_id, answer.envelope) for answer in answers]
+
+    async def _answer(
+        self,
+        session: AsyncSession,
+        fact: sa.RowMapping,
+        request: KeyRequest,
+        stored: sa.RowMapping | None,
+        now: datetime,
+    ) -> _Answer:
         try:
-            answer = await _answer(session, keyring, deks, fact, request, stored, now)
-        except VaultError as error:
-            log.warning("grant_postponed", code=error.code, digest=request.package_digest)
-            continue
-        if answer.event is not None and isinstance(answer.event, GrantDenied):
-            denials[agent_id] = denials.get(agent_id, 0) + 1
-            if denials[agent_id] > MAX_DENIALS_A_MINUTE:
-                continue  # neither the ledger nor the table is an agent's to flood
-        answers.append(answer)
-    await _store(session, [answer for answer in answers if answer.event is not None], now)
-    return [(answer.agent_id, answer.envelope) for answer in answers]
-
-
-async def purge_requests(session: AsyncSession, *, now: datetime) -> int:
-    """Delete answers that expired long ago; return how many."""
-    result = await session.execute(
-        sa.text("DELETE FROM agent_requests WHERE kind = 'key-request' AND expires_at < :before"),
-        {"before": now - REQUESTS_KEPT},
-    )
-    return int(result.rowcount)  # type: ignore[attr-defined] # a DELETE's result counts
-
-
-async def _answer(
-    session: AsyncSession,
-    keyring: Keyring,
-    deks: DekCache,
-    fact: sa.RowMapping,
-    request: KeyRequest,
-    stored: sa.RowMapping | None,
-    now: datetime,
-) -> _Answer:
-    try:
-        _check(fact, now)
-        if stored is not None and stored["expires_at"] > now:
+            _check(fact, now)
+            if stored is None or stored["expires_at"] <= now:
+                dek = await self._open(session, bytes(fact["digest"]), now)
+                return _grant(self._keyring, dek, fact, request, now)
             if bytes(stored["request_sha256"]) != _digest(request):
                 raise _Refusal("request-id-reused")
             return _repeat(fact, request, stored)
-        return await _grant(session, keyring, deks, fact, request, now)
-    except _Refusal as refusal:
-        return _deny(keyring, fact, request, str(refusal), now)
+        except _Refusal as refusal:
+            if stored is not None and stored["outcome"] == f"denied:{refusal}":
+                return _repeat(fact, request, stored)
+            return _deny(self._keyring, fact, request, str(refusal), now)
+
+    async def _open(self, session: AsyncSession, digest: bytes, now: datetime) -> bytes:
+        try:
+            return await self._deks.get(session, digest, now)
+        except VaultError as error:
+            if error.retriable:
+                raise
+            raise _Refusal(error.code) from None
 
 
 def _check(fact: sa.RowMapping, now: datetime) -> None:
@@ -166,28 +136,18 @@ def _check(fact: sa.RowMapping, now: datetime) -> None:
         raise _Refusal("expired")
 
 
-async def _grant(
-    session: AsyncSession,
-    keyring: Keyring,
-    deks: DekCache,
-    fact: sa.RowMapping,
-    request: KeyRequest,
-    now: datetime,
+def _grant(
+    keyring: Keyring, dek: bytes, fact: sa.RowMapping, request: KeyRequest, now: datetime
 ) -> _Answer:
-    digest = bytes(fact["digest"])
-    try:
-        dek = await deks.get(session, digest, now)
-    except VaultError as error:
-        if error.retriable:
-            raise
-        raise _Refusal(error.code) from None
     until = now + GRANT_LIFETIME
     if fact["not_after"] is not None:
         until = min(until, fact["not_after"])
     until = until.replace(microsecond=0)
     raw = bytes(fact["encryption_key"])
     kid, exp = kid_of(raw), int(until.timestamp())
-    sealed = seal_grant(dek, recipient=parse_x25519_public(raw), manifest_digest=digest, exp=exp)
+    sealed = seal_grant(
+        dek, recipient=parse_x25519_public(raw), manifest_digest=bytes(fact["digest"]), exp=exp
+    )
     grant = _empty(keyring, fact, request, now, until)
     grant = msgspec.structs.replace(grant, kid=kid, exp=exp, sealed=sealed)
     event = GrantIssued(
@@ -251,26 +211,11 @@ def _digest(request: KeyRequest) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-async def _lock_facts(
-    session: AsyncSession, requests: Sequence[tuple[UUID, KeyRequest]]
+async def _read(
+    session: AsyncSession, query: sa.TextClause, requests: Sequence[tuple[UUID, KeyRequest]]
 ) -> dict[tuple[UUID, UUID], sa.RowMapping]:
-    rows = await session.execute(_FACTS, _arrays(requests))
+    rows = await session.execute(query, _arrays(requests))
     return {(row["agent_id"], row["request_id"]): row for row in rows.mappings()}
-
-
-async def _find_known(
-    session: AsyncSession, requests: Sequence[tuple[UUID, KeyRequest]]
-) -> dict[tuple[UUID, UUID], sa.RowMapping]:
-    rows = await session.execute(_KNOWN, _arrays(requests))
-    return {(row["agent_id"], row["request_id"]): row for row in rows.mappings()}
-
-
-async def _count_denials(
-    session: AsyncSession, agent_ids: set[UUID], now: datetime
-) -> dict[UUID, int]:
-    since = now - timedelta(minutes=1)
-    rows = await session.execute(_DENIALS, {"agents": sorted(agent_ids), "since": since})
-    return {agent_id: count for agent_id, count in rows}
 
 
 def _arrays(requests: Sequence[tuple[UUID, KeyRequest]]) -> dict[str, list[Any]]:
@@ -322,12 +267,6 @@ _KNOWN = sa.text("""
     FROM unnest(CAST(:agents AS uuid[]), CAST(:requests AS uuid[]), CAST(:digests AS bytea[]))
          AS request (agent_id, request_id, digest)
     JOIN agent_requests AS row USING (agent_id, request_id)
-""")
-_DENIALS = sa.text("""
-    SELECT agent_id, count(*) FROM agent_requests
-    WHERE agent_id = ANY(CAST(:agents AS uuid[])) AND kind = 'key-request'
-      AND outcome LIKE 'denied:%' AND answered_at > :since
-    GROUP BY agent_id
 """)
 # A request id that is used for something else keeps its first answer.
 _STORE = sa.text("""

@@ -13,7 +13,6 @@ from tensorguard.rollouts.states import (
     AT_WORK,
     STARTED,
     AgentState,
-    is_agent_move,
     next_agent_state,
 )
 
@@ -64,9 +63,9 @@ async def apply_progress_many(
 
 
 async def confirm_running(
-    session: AsyncSession, running: Mapping[UUID, str | None], *, now: datetime
+    session: AsyncSession, running: Mapping[UUID, bytes | None], *, now: datetime
 ) -> int:
-    """Take what heartbeats newly say that agents run (digest in hex, or None): a desired release
+    """Take what heartbeats newly say that agents run (a digest, or None): a desired release
     that runs has succeeded, one that no longer runs has failed. Returns how many rows moved.
 
     A success of a deployment that is over stays one: its agents may have gone on since.
@@ -74,7 +73,7 @@ async def confirm_running(
     if not running:
         return 0
     ids = sorted(running)
-    digests = [bytes.fromhex(digest) if (digest := running[one]) else None for one in ids]
+    digests = [running[one] for one in ids]
     result = await session.execute(_CONFIRM, {"ids": ids, "digests": digests, "now": now})
     return int(result.rowcount)  # type: ignore[attr-defined] # an UPDATE's result counts
 
@@ -83,12 +82,10 @@ def _apply(row: _Row, message: Progress, now: datetime) -> _Row | None:
     """Return the row after a message; None where the message has no place in its state."""
     reported = AgentState(message.state)
     state = next_agent_state(row.state, reported, runs_it=row.runs_it)
-    heard = reported if row.runs_it or reported is not AgentState.SUCCEEDED else state
-    if state != heard:
+    waits = reported is AgentState.SUCCEEDED and not row.runs_it
+    if state is not (AgentState.ACTIVATING if waits else reported):
         return None
-    moved = state != row.state
-    if moved:
-        assert is_agent_move(row.state, state)
+    moved = state is not row.state
     percent = 100 if reported is AgentState.SUCCEEDED else message.percent
     return replace(
         row,

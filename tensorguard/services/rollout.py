@@ -85,7 +85,6 @@ async def assign_next(
                 "now": now,
             },
         )
-        await _wake_outbox(session, deployment.id)
     return len(rows)
 
 
@@ -172,8 +171,6 @@ async def withdraw_next(
         await desired.assign(session, keyring, content, recipients, owner=deployment.id, now=now)
     ended = [row.agent_id for row in rows]
     await _end(session, deployment.id, ended, AgentState.SUPERSEDED, "aborted", now)
-    if before:
-        await _wake_outbox(session, deployment.id)
     if not rows and not (await session.execute(_LEFT, {"id": deployment.id})).scalar():
         await session.execute(
             sa.update(deployments).where(deployments.c.id == deployment.id).values(finished_at=now)
@@ -230,10 +227,6 @@ async def _end(
     if ids:
         parameters = {"id": deployment_id, "ids": list(ids), "state": state, "reason": reason}
         await session.execute(_END, parameters | {"now": now})
-
-
-async def _wake_outbox(session: AsyncSession, deployment_id: UUID) -> None:
-    await session.execute(sa.select(sa.func.pg_notify(desired.CHANNEL, str(deployment_id))))
 
 
 _PENDING = sa.text("""
@@ -294,7 +287,7 @@ _OBSERVE = sa.text("""
                    - greatest(CAST(:lost_after AS interval), CAST(:intervals AS integer)
                               * make_interval(secs => coalesce(config.heartbeat_interval_s, 0)))
                 THEN 'lost'
-            WHEN row.state = 'pending' AND document.agent_id IS NOT NULL
+            WHEN row.state = 'pending' AND document.sent_at IS NOT NULL
              AND status.presence IN ('online', 'late') THEN 'notified'
         END) AS found (next)
         WHERE row.deployment_id = :id AND row.state = ANY(CAST(:watched AS text[]))

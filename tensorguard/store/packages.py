@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.store.tables import packages, publishers, releases
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,6 @@ async def list_releases(
     return [Release(**row) for row in rows]
 
 
-async def _find(session: AsyncSession, kind: Any, query: sa.Select[Any]) -> Any:
+async def _find(session: AsyncSession, kind: type[_T], query: sa.Select[Any]) -> _T | None:
     row = (await session.execute(query)).mappings().one_or_none()
     return None if row is None else kind(**row)
