@@ -18,8 +18,9 @@ from hub.presence import store_connections
 from hub.repairs import greet, repair
 from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
-from tensorguard.services import deployments, key_release
+from tensorguard.services.key_release import KeyRelease
 from tensorguard.services.keyring import Keyring
+from tensorguard.services.progress import apply_progress_many, confirm_running
 from tensorguard.services.renewal import renew
 from tensorguard.store.engine import SessionMaker, driver_connection
 from tensorguard.store.tables import commands
@@ -47,7 +48,7 @@ class Work:
     ) -> None:
         self._sessions = sessions
         self._keyring = keyring
-        self._kek = kek
+        self._key_release = KeyRelease(keyring, kek)
         self._clock = clock
         self._denials = Denials()
         self.configs = FleetConfigs.none()
@@ -85,14 +86,15 @@ class Work:
     ) -> None:
         if batch.progress:
             reports = [(one.agent_id, one.message) for one in batch.progress]
-            await deployments.apply_progress_many(session, reports, now=now)
+            await apply_progress_many(session, reports, now=now)
         running = {
-            beat.source.agent_id: bytes.fromhex(package.digest)
+            beat.source.agent_id: bytes.fromhex(package.digest) if package else None
             for beat in beats
-            if beat.package_changed and (package := beat.source.message.package)
+            if beat.package_changed
+            for package in [beat.source.message.package]
         }
         if running:
-            await deployments.confirm_running(session, running, now=now)
+            await confirm_running(session, running, now=now)
 
     async def _answer(
         self, session: AsyncSession, batch: Batch, downlinks: Downlinks, now: datetime
@@ -100,9 +102,7 @@ class Work:
         requests = [(one.agent_id, one.message) for one in batch.key_requests]
         fleets = {one.agent_id: one.fleet for one in batch.key_requests}
         if requests:
-            grants = await key_release.answer_key_requests(
-                session, self._keyring, self._kek, requests, now=now
-            )
+            grants = await self._key_release.answer(session, requests, now=now)
             for agent_id, envelope in grants:
                 downlinks.to_agent(fleets[agent_id], agent_id, DownKind.GRANT, envelope)
         for one in sorted(batch.csrs, key=lambda csr: csr.agent_id):

@@ -113,3 +113,21 @@ def next_agent_state(now: AgentState, reported: AgentState, *, runs_it: bool) ->
     if reported is AgentState.SUCCEEDED and not runs_it:
         reported = AgentState.ACTIVATING
     return reported if is_agent_move(now, reported) else now
+
+
+def find_ending(counts: Mapping[AgentState, int], *, reachable: int, waited: bool) -> str | None:
+    """Return with which remark a last stage without a gate is complete; None while it is not.
+
+    `reachable`: how many of the pending agents are online; `waited`: the rest had their time to
+    come. Agents that stay away do not hold it up for ever, and get the release when they return;
+    but somebody must have got it.
+    """
+    if reachable or any(counts.get(state, 0) for state in AT_WORK):
+        return None
+    away = counts.get(_A.PENDING, 0)
+    if not away:
+        return ""
+    reported = sum(counts.get(state, 0) for state in (*GOOD, *BAD, _A.REJECTED))
+    if not waited or not reported:
+        return None
+    return f"{away} agents were offline; they get the release when they return"

@@ -195,6 +195,7 @@ class PackageRefused(Event, frozen=True, kw_only=True):
     digest: Digest | None
     reason: str
     size_bytes: int | None = None
+    file_sha256: Digest | None = None
 
 
 class ReleaseCreated(Event, frozen=True, kw_only=True):

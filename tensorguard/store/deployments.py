@@ -1,0 +1,193 @@
+"""Reading deployments, and how far their agents are."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tensorguard.rollouts.states import AgentState, DeploymentState
+from tensorguard.store.tables import (
+    agent_status,
+    agents,
+    deployment_agents,
+    deployment_stages,
+    deployments,
+    releases,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A deployment with the release that it rolls out."""
+
+    id: UUID
+    release_id: UUID
+    release_name: str
+    release_version: str
+    package_digest: bytes
+    fleets: list[str]
+    selector: str
+    strategy: dict[str, Any]
+    state: DeploymentState
+    state_reason: str
+    salt: bytes
+    stage: int
+    revision: int
+    created_at: datetime
+    created_by: str
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """A stage: how many agents were in it at the start, and when it began and ended."""
+
+    stage: int
+    percent: int
+    agents: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentAgent:
+    """How far one agent is with one deployment, and why it is no further."""
+
+    agent_id: UUID
+    name: str
+    fleet: str
+    presence: str
+    stage: int
+    state: AgentState
+    reason: str
+    percent: int | None
+    notified_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+_DEPLOYMENTS = sa.select(
+    deployments,
+    releases.c.name.label("release_name"),
+    releases.c.version.label("release_version"),
+    releases.c.package_digest,
+).join(releases, releases.c.id == deployments.c.release_id)
+
+
+async def find_deployment(
+    session: AsyncSession, deployment_id: UUID, *, lock: bool = False
+) -> Deployment | None:
+    """Return the deployment with this id; locked until the transaction ends if `lock`."""
+    query = _DEPLOYMENTS.where(deployments.c.id == deployment_id)
+    if lock:
+        query = query.with_for_update(of=deployments, key_share=True)
+    row = (await session.execute(query)).mappings().one_or_none()
+    return None if row is None else _deployment(row)
+
+
+async def list_deployments(
+    session: AsyncSession,
+    *,
+    states: Iterable[DeploymentState] = (),
+    fleet: str | None = None,
+    after: UUID | None = None,
+    limit: int,
+) -> list[Deployment]:
+    """Return deployments, newest first, beyond the id that ended the page before."""
+    query = _DEPLOYMENTS.order_by(deployments.c.id.desc())
+    if wanted := list(states):
+        query = query.where(deployments.c.state.in_(wanted))
+    if fleet is not None:
+        query = query.where(sa.literal(fleet) == sa.any_(deployments.c.fleets))
+    if after is not None:
+        query = query.where(deployments.c.id < after)
+    rows = (await session.execute(query.limit(limit))).mappings()
+    return [_deployment(row) for row in rows]
+
+
+async def list_active(session: AsyncSession, limit: int) -> list[Deployment]:
+    """Return what the controller has to move, oldest first: running, or aborted and not over."""
+    query = (
+        _DEPLOYMENTS.where(
+            deployments.c.state.in_([DeploymentState.RUNNING, DeploymentState.ABORTED]),
+            deployments.c.finished_at.is_(None),
+        )
+        .order_by(deployments.c.id)
+        .limit(limit)
+    )
+    return [_deployment(row) for row in (await session.execute(query)).mappings()]
+
+
+async def count_states(
+    session: AsyncSession, deployment_ids: Iterable[UUID]
+) -> dict[UUID, dict[AgentState, int]]:
+    """Return how many agents of each deployment are in each state; states of nobody are absent."""
+    row = deployment_agents.c
+    query = (
+        sa.select(row.deployment_id, row.state, sa.func.count())
+        .where(row.deployment_id.in_(list(deployment_ids)))
+        .group_by(row.deployment_id, row.state)
+    )
+    counts: dict[UUID, dict[AgentState, int]] = {}
+    for deployment_id, state, count in await session.execute(query):
+        counts.setdefault(deployment_id, {})[AgentState(state)] = count
+    return counts
+
+
+async def list_stages(session: AsyncSession, deployment_id: UUID) -> list[StageRow]:
+    """Return the stages of a deployment in their order."""
+    stage = deployment_stages.c
+    query = (
+        sa.select(stage.stage, stage.percent, stage.agents, stage.started_at, stage.finished_at)
+        .where(stage.deployment_id == deployment_id)
+        .order_by(stage.stage)
+    )
+    return [StageRow(**row) for row in (await session.execute(query)).mappings()]
+
+
+async def list_deployment_agents(
+    session: AsyncSession,
+    deployment_id: UUID,
+    *,
+    states: Iterable[AgentState] = (),
+    after: UUID | None = None,
+    limit: int,
+) -> list[DeploymentAgent]:
+    """Return the agents of a deployment by rising id, beyond the one that ended the page before."""
+    row = deployment_agents.c
+    query = (
+        sa.select(
+            row.agent_id,
+            agents.c.name,
+            agents.c.fleet,
+            sa.func.coalesce(agent_status.c.presence, "never").label("presence"),
+            row.stage,
+            row.state,
+            row.reason,
+            row.percent,
+            row.notified_at,
+            row.started_at,
+            row.finished_at,
+            row.updated_at,
+        )
+        .join(agents, agents.c.id == row.agent_id)
+        .outerjoin(agent_status, agent_status.c.agent_id == row.agent_id)
+        .where(row.deployment_id == deployment_id)
+        .order_by(row.agent_id)
+    )
+    if wanted := list(states):
+        query = query.where(row.state.in_(wanted))
+    if after is not None:
+        query = query.where(row.agent_id > after)
+    rows = (await session.execute(query.limit(limit))).mappings()
+    return [DeploymentAgent(**{**row, "state": AgentState(row["state"])}) for row in rows]
+
+
+def _deployment(row: sa.RowMapping) -> Deployment:
+    return Deployment(**{**row, "state": DeploymentState(row["state"])})
