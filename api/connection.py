@@ -1,6 +1,7 @@
 """Connections that say nothing are ended: uvicorn itself waits for a request's head for ever."""
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -11,6 +12,11 @@ class GuardedProtocol(H11Protocol):
     """HTTP/1.1 whose request heads have to be complete within fifteen seconds."""
 
     _impatience: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Whatever becomes of uvicorn's logger: its lines hold query strings.
+        self.access_log = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
