@@ -113,6 +113,8 @@ def _cancel_at_signals(supervisor: Supervisor) -> asyncio.Event:
             task.cancel()
 
     for number in _STOP_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:  # as nohup asks
+            continue
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return stopped
 
