@@ -2,12 +2,32 @@
 
 from fastapi import FastAPI
 
+from api.agents.history import router as agent_history
+from api.agents.routes import router as agents
+from api.api_keys.routes import router as api_keys
 from api.application import build
 from api.context import ApiContext
+from api.enrollment_tokens.routes import router as enrollment_tokens
+from api.fleets.routes import router as fleets
+from api.ledger.routes import router as ledger
 from api.operations.routes import router as operations
+from api.overview.routes import router as overview
+from api.session.routes import router as session
 from api.settings import ApiSettings, load_settings
+from api.users.routes import router as users
 
-ROUTERS = (operations,)
+ROUTERS = (
+    session,
+    overview,
+    fleets,
+    enrollment_tokens,
+    agents,
+    agent_history,
+    ledger,
+    users,
+    api_keys,
+    operations,
+)
 
 
 def create_app(

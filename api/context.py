@@ -3,16 +3,34 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import structlog
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 
+from api.attempts import Attempts, FailureBudget
+from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
-from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
+from tensorguard.services.enrollment_failures import EnrollmentFailures
+from tensorguard.services.keyring import API_SECRETS, Keyring
+from tensorguard.services.passwords import HASHER
+from tensorguard.store.engine import (
+    SessionMaker,
+    check_schema,
+    create_engine,
+    session_maker,
+    store_error,
+)
+from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+from tensorguard.vault.provider import KeyProvider
+
+log = structlog.get_logger()
 
 Clock = Callable[[], datetime]
+_FLUSH_EVERY_S = 10.0
 
 
 def utc_now() -> datetime:
@@ -22,21 +40,27 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, kw_only=True)
 class ApiContext:
-    """The process's settings, database, clock and counters."""
+    """The process's settings, database, keys, clock and counters."""
 
     settings: ApiSettings
     sessions: SessionMaker
+    kek: KeyProvider
+    keyring: Keyring
     clock: Clock
     denials: Tally
+    passwords: Passwords
+    attempts: Attempts = field(default_factory=Attempts)
+    enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
+    enrollment_budget: FailureBudget = field(default_factory=FailureBudget)
 
 
 @asynccontextmanager
 async def open_context(
-    settings: ApiSettings, *, clock: Clock = utc_now
+    settings: ApiSettings, *, clock: Clock = utc_now, hasher: PasswordHasher = HASHER
 ) -> AsyncIterator[ApiContext]:
-    """Connect to the database and check its schema; close everything at the end.
+    """Connect to the database, open the keys that the api needs; close everything at the end.
 
-    Raises: DatabaseUnreachable, SchemaOutdated, EngineMismatch.
+    Raises: StoreError, PlatformNotInitialised, VaultError.
     """
     engine = create_engine(
         settings.database_url.get_secret_value(),
@@ -46,16 +70,50 @@ async def open_context(
     try:
         await check_schema(engine)
         sessions = session_maker(engine)
-        denials = Tally(sessions, clock)
+        kek = LocalKeyProvider.open(settings.data_dir / KEK_FILE)
+        async with sessions() as session:
+            keyring = await Keyring.load(session, kek, only=API_SECRETS)
+        context = ApiContext(
+            settings=settings,
+            sessions=sessions,
+            kek=kek,
+            keyring=keyring,
+            clock=clock,
+            denials=Tally(sessions, clock),
+            passwords=Passwords(hasher),
+        )
         stop = asyncio.Event()
-        counting = asyncio.create_task(denials.run(stop), name="denials")
+        flushing = asyncio.create_task(_flush_counters(context, stop), name="counters")
         try:
-            yield ApiContext(settings=settings, sessions=sessions, clock=clock, denials=denials)
+            yield context
         finally:
             stop.set()
-            await counting
+            await flushing
     finally:
         await engine.dispose()
+
+
+async def _flush_counters(context: ApiContext, stop: asyncio.Event) -> None:
+    """Write what was only counted, every few seconds, and what is left at the end."""
+    while not stop.is_set():
+        try:
+            async with asyncio.timeout(_FLUSH_EVERY_S):
+                await stop.wait()
+        except TimeoutError:
+            await _flush(context, all_of_them=False)
+    await _flush(context, all_of_them=True)
+
+
+async def _flush(context: ApiContext, *, all_of_them: bool) -> None:
+    try:
+        await context.denials.flush(all_of_them=all_of_them)
+        async with context.sessions() as session:
+            written = await context.enrollment_failures.flush(session, now=context.clock())
+            await session.commit()
+            context.enrollment_failures.forget(written)
+    except Exception as error:
+        # They stay counted, and the next flush tries again.
+        log.error("counters_not_written", reason=str(store_error(error) or type(error).__name__))
 
 
 def context_of(app: FastAPI) -> ApiContext:

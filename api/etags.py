@@ -1,4 +1,4 @@
-"""ETag and If-Match (RFC 9110 section 13.1.1): no update overwrites what its author has not seen."""
+"""ETag and If-Match (RFC 9110 13.1.1): no update overwrites what its author has not read."""
 
 import hashlib
 

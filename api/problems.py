@@ -11,12 +11,12 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from tensorguard.pki.errors import CsrRefused
 from tensorguard.services.errors import (
     Conflict,
     Denied,
     Invalid,
     NotFound,
-    ServiceError,
     Unready,
 )
 from tensorguard.store.engine import store_error
@@ -56,14 +56,17 @@ STATUS: Final[Mapping[str, int]] = {
     # libraries without kinds
     "bad-message": 422,
     "message-too-large": 413,
+    "csr-too-large": 413,
+    "bad-key": 422,
     "no-checkpoint": 404,
 }
-_KINDS: Final[Sequence[tuple[type[ServiceError], int]]] = (
+_KINDS: Final[Sequence[tuple[type[Exception], int]]] = (
     (Invalid, 422),
     (NotFound, 404),
     (Conflict, 409),
     (Denied, 403),
     (Unready, 503),
+    (CsrRefused, 422),
 )
 _HTTP_CODES: Final = {
     400: "bad-request",

@@ -1,6 +1,5 @@
 """Counts what nobody may flood the ledger with: one entry at once, one a minute with the rest."""
 
-import asyncio
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -61,15 +60,6 @@ class Tally:
         events = [one.make(one.unwritten, one.since) for one in windows if one.unwritten]
         if events:
             await self._write(events, now)
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Flush every few seconds until `stop` is set, and once more then."""
-        while not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), timeout=10)
-            except TimeoutError:
-                await self.flush()
-        await self.flush(all_of_them=True)
 
     async def _write(self, events: list[Event], now: datetime) -> None:
         try:

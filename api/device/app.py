@@ -4,9 +4,10 @@ from fastapi import FastAPI
 
 from api.application import build
 from api.context import ApiContext
+from api.device.joining import router as joining
 from api.settings import ApiSettings, load_settings
 
-ROUTERS = ()
+ROUTERS = (joining,)
 
 
 def create_device_app(

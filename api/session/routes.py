@@ -9,10 +9,10 @@ from api.access import PUBLIC, Requires
 from api.errors import BadCredentials
 from api.limits import limits
 from api.routing import Context, Now, Session, new_router
-from api.session.attempts import network_of
 from api.session.views import SessionView, SignIn, session_view
 from tensorguard.services import sessions, users
 from tensorguard.services.access import Caller, Permission
+from tensorguard.services.enrollment_failures import network_of
 from tensorguard.services.event import SYSTEM, Actor, Event
 from tensorguard.services.events import SessionFailed
 
@@ -65,9 +65,7 @@ async def sign_out(
     )
 
 
-async def _verified(
-    request: Request, context: Context, body: SignIn, now: datetime
-) -> users.User:
+async def _verified(request: Request, context: Context, body: SignIn, now: datetime) -> users.User:
     address = request.client.host if request.client else "unknown"
     context.attempts.check(body.email, address, now)
     # A session of its own: no connection is held while passwords are hashed.

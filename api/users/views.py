@@ -8,14 +8,14 @@ from pydantic import SecretStr, StringConstraints
 
 from api.views import Body, Line, View
 from tensorguard.services.access import Role
-from tensorguard.services.users import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
+from tensorguard.services.users import EMAIL_PATTERN, MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
 
 Email = Annotated[
     str,
     StringConstraints(
         min_length=3,
         max_length=254,
-        pattern=r"^[!-?A-~]+@[!-?A-~]+$",  # visible ASCII around one @
+        pattern=EMAIL_PATTERN,
     ),
 ]
 Password = Annotated[

@@ -16,6 +16,7 @@ from tensorguard.services.access import Caller, Role
 from tensorguard.services.errors import NotFound
 from tensorguard.services.event import Actor
 from tensorguard.services.events import ApiKeyCreated, ApiKeyRevoked
+from tensorguard.services.text import check_line
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 
@@ -74,7 +75,11 @@ async def create_api_key(
     now: datetime,
     expires_at: datetime | None = None,
 ) -> NewApiKey:
-    """Make a key with the permissions of `role`."""
+    """Make a key with the permissions of `role`.
+
+    Raises: Invalid.
+    """
+    check_line("the key's name", name)
     key_id = new_id()
     secret = secrets.token_urlsafe(SECRET_BYTES)
     await session.execute(

@@ -129,11 +129,14 @@ class AgentRenewalDenied(Event, frozen=True, kw_only=True):
 
 
 class AgentRevoked(Event, frozen=True, kw_only=True):
+    """`token_id` is the token that the agent came with: it asks for approval from now on."""
+
     TYPE = "agent.revoked"
     SUBJECT = ("agent", "agent_id")
     agent_id: UUID
     reason: str
     seq: int | None = None
+    token_id: UUID | None = None
 
 
 class AgentRevocationConfirmed(Event, frozen=True, kw_only=True):

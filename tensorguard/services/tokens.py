@@ -131,12 +131,17 @@ async def create_token(
     return CreatedToken(token_id, fleet, expires_at, join)
 
 
-async def revoke_token(session: AsyncSession, token_id: UUID, *, by: Actor, now: datetime) -> None:
-    """Let nobody enrol with a token any more; once more changes nothing. Raises: TokenNotFound."""
+async def revoke_token(
+    session: AsyncSession, token_id: UUID, *, by: Actor, now: datetime, fleet: str | None = None
+) -> None:
+    """Let nobody enrol with a token any more; once more changes nothing.
+
+    Raises: TokenNotFound, also where the token is not one of `fleet`.
+    """
     table = tables.enrollment_tokens
     query = sa.select(table.c.fleet, table.c.revoked_at).where(table.c.id == token_id)
     row = (await session.execute(query.with_for_update())).one_or_none()
-    if row is None:
+    if row is None or fleet not in (None, row.fleet):
         raise TokenNotFound(f"there is no enrollment token {token_id}")
     if row.revoked_at is not None:
         return

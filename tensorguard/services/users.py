@@ -1,5 +1,6 @@
 """Users: people with a role and a password."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -18,11 +19,15 @@ from tensorguard.services.events import (
     UserPasswordReset,
     UserRoleChanged,
 )
+from tensorguard.services.text import check_line
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 
 MIN_PASSWORD_LENGTH: Final = 12
 MAX_PASSWORD_LENGTH: Final = 256
+EMAIL_PATTERN: Final = r"^[!-?A-~]+@[!-?A-~]+$"
+_EMAIL: Final = re.compile(EMAIL_PATTERN)
+_EMAIL_LIMIT: Final = 254
 # Users are changed one after the other, so that two of them cannot take the last admin away.
 _LOCK: Final = 7290430
 
@@ -92,8 +97,11 @@ async def create_user(
 ) -> User:
     """Add a user; the e-mail address is kept in lower case.
 
-    Raises: UserExists.
+    Raises: Invalid, UserExists.
     """
+    check_line("the user's name", name)
+    if len(email) > _EMAIL_LIMIT or _EMAIL.fullmatch(email) is None:
+        raise Invalid("the e-mail address has to be visible ASCII around one @")
     user = User(
         id=new_id(),
         email=email.lower(),

@@ -1,6 +1,5 @@
-"""Failed sign-ins: after a few, each further one has to wait longer. Bounded, in memory."""
+"""Failed attempts: after a few, each further one has to wait longer. Bounded, in memory."""
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from api.errors import TooManyRequests
+from tensorguard.services.enrollment_failures import network_of
 
 FREE_FOR_ACCOUNT: Final = 5
 FREE_FOR_NETWORK: Final = 30
@@ -37,7 +37,7 @@ class Attempts:
             if known is not None and known.blocked_until > now:
                 wait = known.blocked_until - now
                 raise TooManyRequests(
-                    "too many failed sign-ins", retry_after_s=int(wait.total_seconds()) + 1
+                    "too many failed attempts", retry_after_s=int(wait.total_seconds()) + 1
                 )
 
     def failed(self, account: str, address: str, now: datetime) -> None:
@@ -57,14 +57,44 @@ class Attempts:
         self._failures.pop(_keys(account, address)[0], None)
 
 
-def network_of(address: str) -> str:
-    """Return the /24 or /64 of an address: what one attacker has for nothing."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    prefix = 24 if parsed.version == 4 else 64
-    return str(ipaddress.ip_network((parsed, prefix), strict=False))
+@dataclass
+class _Bucket:
+    left: float
+    filled_at: datetime
+
+
+class FailureBudget:
+    """Failures that a network may cause: many at once, few for long; refilled by time alone.
+
+    For proofs that cannot be guessed, where failures cost work and nothing else.
+    """
+
+    def __init__(self, burst: int = 300, per_second: float = 5.0) -> None:
+        self._burst = float(burst)
+        self._per_second = per_second
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def check(self, address: str, now: datetime) -> None:
+        """Let an attempt through while the network has failures left.
+
+        Raises: TooManyRequests.
+        """
+        bucket = self._buckets.get(network_of(address))
+        if bucket is not None and self._left(bucket, now) < 1:
+            raise TooManyRequests("too many failed attempts", retry_after_s=1)
+
+    def spend(self, address: str, now: datetime) -> None:
+        """Count a failure."""
+        network = network_of(address)
+        bucket = self._buckets.pop(network, None)
+        left = self._burst if bucket is None else self._left(bucket, now)
+        self._buckets[network] = _Bucket(max(left - 1, 0.0), now)
+        if len(self._buckets) > MAX_REMEMBERED:
+            self._buckets.popitem(last=False)
+
+    def _left(self, bucket: _Bucket, now: datetime) -> float:
+        passed_s = max((now - bucket.filled_at).total_seconds(), 0.0)
+        return min(self._burst, bucket.left + passed_s * self._per_second)
 
 
 def _keys(account: str, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

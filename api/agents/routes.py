@@ -1,0 +1,112 @@
+"""`/api/v1/agents`: the list, one of them, and the kill switch."""
+
+import asyncio
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Query, Response
+
+from api.access import Requires
+from api.agents.views import (
+    AgentDetail,
+    AgentView,
+    Presence,
+    ReceiptView,
+    Revoke,
+    Status,
+    agent_detail,
+    agent_view,
+)
+from api.context import ApiContext
+from api.etags import revision_etag
+from api.fleets.views import Slug
+from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
+from api.routing import Context, Now, Session, new_router
+from api.views import LINE_PATTERN
+from tensorguard.services.access import Caller, Permission
+from tensorguard.services.agents import get_agent as get_agent_row
+from tensorguard.services.revocations import Receipt, get_receipt, revoke_agent
+from tensorguard.store.agents import AgentFilter, list_certificates
+from tensorguard.store.agents import list_agents as list_agent_rows
+
+router = new_router("/api/v1/agents", "agents")
+Reader = Annotated[Caller, Requires(Permission.AGENTS_READ)]
+Revoker = Annotated[Caller, Requires(Permission.AGENTS_REVOKE)]
+_POLL_S = 0.02
+
+
+@router.get("")
+async def list_agents(
+    caller: Reader,
+    session: Session,
+    fleet: Annotated[Slug | None, Query()] = None,
+    status: Annotated[Status | None, Query()] = None,
+    presence: Annotated[Presence | None, Query()] = None,
+    trust_below: Annotated[int | None, Query(ge=0, le=101)] = None,
+    q: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=200,
+            pattern=LINE_PATTERN,
+            description="Part of a name, or the beginning of an id.",
+        ),
+    ] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[AgentView]:
+    """List agents in the order of their names."""
+    after = decode_cursor(cursor, lambda values: (str(values[0]), UUID(values[1])))
+    wanted = AgentFilter(
+        fleet=fleet, status=status, presence=presence, trust_below=trust_below, text=q
+    )
+    rows = await list_agent_rows(session, wanted, after=after, limit=limit + 1)
+    return page_of(rows, limit, view=agent_view, key=lambda row: (row["name"], str(row["id"])))
+
+
+@router.get("/{agent_id}")
+async def get_agent(
+    caller: Reader, session: Session, response: Response, agent_id: UUID
+) -> AgentDetail:
+    """Return one agent."""
+    row = await get_agent_row(session, agent_id)
+    response.headers["ETag"] = revision_etag(row["revision"])
+    return agent_detail(row, await list_certificates(session, agent_id))
+
+
+@router.post("/{agent_id}/revoke")
+async def revoke(
+    caller: Revoker, context: Context, agent_id: UUID, body: Revoke, now: Now
+) -> ReceiptView:
+    """Pull the kill switch: the agent is disconnected, refused, and cannot come back.
+
+    Answers with the receipt so far, at the latest after a second: GET …/revocation tells the rest.
+    """
+    # Committed before the wait: the fronts hear of it only then.
+    async with context.sessions.begin() as session:
+        receipt = await revoke_agent(
+            session, agent_id, reason=body.reason, by=caller.actor, now=now
+        )
+    return _receipt_view(await _settled(context, receipt))
+
+
+@router.get("/{agent_id}/revocation")
+async def get_revocation(caller: Reader, session: Session, agent_id: UUID, now: Now) -> ReceiptView:
+    """Return the receipt of a revocation."""
+    await get_agent_row(session, agent_id)
+    return _receipt_view(await get_receipt(session, agent_id, now=now))
+
+
+async def _settled(context: ApiContext, receipt: Receipt) -> Receipt:
+    """Return the receipt once every front has confirmed, or what there is when the time is up."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + context.settings.receipt_wait.total_seconds()
+    while receipt.waiting_for and loop.time() < give_up_at:
+        await asyncio.sleep(_POLL_S)
+        async with context.sessions() as session:
+            receipt = await get_receipt(session, receipt.agent_id, now=context.clock())
+    return receipt
+
+
+def _receipt_view(receipt: Receipt) -> ReceiptView:
+    return ReceiptView.model_validate(receipt)

@@ -1,0 +1,78 @@
+"""`/api/v1/ledger`: entries, the signed checkpoint, and the key that verifies it."""
+
+from typing import Annotated
+
+from fastapi import Query
+from fastapi.responses import PlainTextResponse
+
+from api.access import Requires
+from api.fleets.views import Slug
+from api.ledger.views import EntryView, entry_view
+from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
+from api.routing import Context, Session, new_router
+from tensorguard.ledger.checkpoint import ledger_origin
+from tensorguard.services.access import Caller, Permission
+from tensorguard.services.ledger_queries import (
+    get_latest_checkpoint,
+    list_verifier_keys,
+)
+from tensorguard.services.ledger_queries import list_entries as list_ledger_entries
+
+router = new_router("/api/v1/ledger", "ledger")
+Reader = Annotated[Caller, Requires(Permission.LEDGER_READ)]
+Index = Annotated[int, Query(ge=0, lt=2**53)]
+
+
+@router.get("/entries")
+async def list_entries(
+    caller: Reader,
+    session: Session,
+    start: Index = 0,
+    end: Annotated[int | None, Query(ge=0, lt=2**53, description="Exclusive.")] = None,
+    type: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[a-z0-9.-]{1,100}$",
+            description="A type, or its dotted beginning: `agent.reported`.",
+        ),
+    ] = None,
+    fleet: Annotated[Slug | None, Query()] = None,
+    subject: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._:/ -]{1,200}$")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[EntryView]:
+    """List sequenced entries by rising leaf index, from `start` or the cursor on."""
+    first = decode_cursor(cursor, lambda values: _index(values[0]))
+    page = await list_ledger_entries(
+        session,
+        start=start if first is None else first,
+        end=end,
+        type_prefix=type,
+        fleet=fleet,
+        subject_id=subject,
+        limit=limit,
+    )
+    return Page(
+        items=[entry_view(entry) for entry in page.items],
+        next_cursor=None if page.next_start is None else encode_cursor(page.next_start),
+    )
+
+
+@router.get("/checkpoint", response_class=PlainTextResponse)
+async def get_checkpoint(caller: Reader, session: Session) -> str:
+    """Return the newest checkpoint as a C2SP signed note."""
+    return (await get_latest_checkpoint(session)).note
+
+
+@router.get("/key", response_class=PlainTextResponse)
+async def get_key(caller: Reader, context: Context, session: Session) -> str:
+    """Return the keys that verify checkpoints, one a line, the newest first."""
+    keyring = context.keyring
+    origin = ledger_origin(keyring.trust_domain, keyring.epoch)
+    return "".join(f"{key}\n" for key in await list_verifier_keys(session, origin))
+
+
+def _index(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 2**53:
+        raise ValueError("not an index")
+    return value

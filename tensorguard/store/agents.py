@@ -1,0 +1,212 @@
+"""Reading agents: pages of them, one of them, their telemetry and what the ledger says of them."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tensorguard.store.tables import (
+    agent_desired,
+    agent_state,
+    agent_status,
+    agents,
+    certificates,
+    heartbeats,
+    ledger_entries,
+    ledger_events,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFilter:
+    """Which agents; what is None filters nothing.
+
+    `text` is part of a name, or the beginning of an id; `trust_below` is exclusive.
+    """
+
+    fleet: str | None = None
+    status: str | None = None
+    presence: str | None = None
+    trust_below: int | None = None
+    text: str | None = None
+
+
+_presence = sa.func.coalesce(agent_status.c.presence, "never")
+_trust = sa.func.coalesce(agent_status.c.trust_score, 100)
+_SUMMARY = (
+    agents.c.id,
+    agents.c.fleet,
+    agents.c.name,
+    agents.c.tags,
+    agents.c.status,
+    agents.c.created_at,
+    agents.c.enrolled_at,
+    agents.c.revoked_at,
+    agents.c.revision,
+    _presence.label("presence"),
+    sa.func.coalesce(agent_status.c.presence_since, agents.c.created_at).label("presence_since"),
+    _trust.label("trust_score"),
+    agent_state.c.received_at.label("last_heartbeat_at"),
+    agent_state.c.status.label("health"),
+    agent_state.c.cpu_percent,
+    agent_state.c.memory_percent,
+    agent_state.c.disk_percent,
+    agent_state.c.package_name,
+    agent_state.c.package_version,
+    agent_state.c.package_digest,
+    agent_state.c.agent_version,
+)
+_DETAIL = (
+    *_SUMMARY,
+    agents.c.status_reason,
+    agents.c.facts,
+    agents.c.enrolled_by,
+    agents.c.token_id,
+    agent_state.c.boot_id,
+    agent_state.c.boot_count,
+    agent_state.c.temperature_c,
+    agent_state.c.accelerators,
+    agent_state.c.metrics,
+    agent_state.c.sent_at,
+    agent_state.c.trust_version,
+    agent_state.c.config_revision,
+    agent_state.c.desired_epoch.label("has_desired_epoch"),
+    agent_state.c.desired_revision.label("has_desired_revision"),
+    agent_desired.c.epoch.label("desired_epoch"),
+    agent_desired.c.revision.label("desired_revision"),
+    agent_desired.c.package_digest.label("desired_package_digest"),
+    agent_desired.c.deployment_id.label("desired_deployment_id"),
+)
+
+
+async def list_agents(
+    session: AsyncSession,
+    wanted: AgentFilter,
+    *,
+    after: tuple[str, UUID] | None = None,
+    limit: int = 50,
+) -> list[sa.RowMapping]:
+    """Return agents in the order of (name, id), after the given one."""
+    query = (
+        sa.select(*_SUMMARY)
+        .outerjoin(agent_status, agent_status.c.agent_id == agents.c.id)
+        .outerjoin(agent_state, agent_state.c.agent_id == agents.c.id)
+        .where(*_conditions(wanted))
+        .order_by(agents.c.name, agents.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        name, agent_id = after
+        query = query.where(
+            sa.tuple_(agents.c.name, agents.c.id)
+            > sa.tuple_(sa.literal(name, agents.c.name.type), sa.literal(agent_id, sa.Uuid))
+        )
+    return list((await session.execute(query)).mappings())
+
+
+def _conditions(wanted: AgentFilter) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if wanted.fleet is not None:
+        found.append(agents.c.fleet == wanted.fleet)
+    if wanted.status is not None:
+        found.append(agents.c.status == wanted.status)
+    if wanted.presence is not None:
+        found.append(_presence == wanted.presence)
+    if wanted.trust_below is not None:
+        found.append(_trust < wanted.trust_below)
+    if wanted.text is not None:
+        beginning = sa.cast(agents.c.id, sa.Text).startswith(wanted.text.lower(), autoescape=True)
+        found.append(agents.c.name.icontains(wanted.text, autoescape=True) | beginning)
+    return found
+
+
+async def find_agent(session: AsyncSession, agent_id: UUID) -> sa.RowMapping | None:
+    """Return everything that is known of one agent, or None if there is none of this id."""
+    query = (
+        sa.select(*_DETAIL)
+        .outerjoin(agent_status, agent_status.c.agent_id == agents.c.id)
+        .outerjoin(agent_state, agent_state.c.agent_id == agents.c.id)
+        .outerjoin(agent_desired, agent_desired.c.agent_id == agents.c.id)
+        .where(agents.c.id == agent_id)
+    )
+    return (await session.execute(query)).mappings().one_or_none()
+
+
+async def list_certificates(session: AsyncSession, agent_id: UUID) -> list[sa.RowMapping]:
+    """Return the newest ten certificates of an agent, the newest first."""
+    table = certificates
+    query = (
+        sa.select(
+            table.c.serial,
+            table.c.not_before,
+            table.c.not_after,
+            table.c.issued_at,
+            table.c.first_connected_at,
+            table.c.superseded_at,
+        )
+        .where(table.c.agent_id == agent_id)
+        .order_by(table.c.issued_at.desc())
+        .limit(10)
+    )
+    return list((await session.execute(query)).mappings())
+
+
+async def list_telemetry(
+    session: AsyncSession, agent_id: UUID, *, since: datetime, until: datetime, step: timedelta
+) -> list[sa.RowMapping]:
+    """Return the heartbeats in since ≤ received_at < until as one row for each step that has any.
+
+    Steps are counted from `since`.
+    """
+    table = heartbeats
+    at = sa.func.date_bin(step, table.c.received_at, since).label("at")
+    query = (
+        sa.select(
+            at,
+            sa.func.count().label("heartbeats"),
+            sa.func.avg(table.c.cpu_percent).label("cpu_percent"),
+            sa.func.max(table.c.cpu_percent).label("cpu_percent_max"),
+            sa.func.avg(table.c.memory_percent).label("memory_percent"),
+            sa.func.max(table.c.memory_percent).label("memory_percent_max"),
+            sa.func.avg(table.c.disk_percent).label("disk_percent"),
+            sa.func.max(table.c.temperature_c).label("temperature_c_max"),
+        )
+        .where(
+            table.c.agent_id == agent_id,
+            table.c.received_at >= since,
+            table.c.received_at < until,
+        )
+        .group_by(at)
+        .order_by(at)
+    )
+    return list((await session.execute(query)).mappings())
+
+
+async def list_timeline(
+    session: AsyncSession, agent_id: UUID, *, before: UUID | None = None, limit: int = 50
+) -> list[sa.RowMapping]:
+    """Return what the ledger says of an agent, the newest first; `leaf_index` once sequenced."""
+    table = ledger_events
+    columns: list[Any] = [
+        table.c.id,
+        table.c.time,
+        table.c.type,
+        table.c.actor_kind,
+        table.c.actor_id,
+        table.c.outcome,
+        table.c.entry,
+        ledger_entries.c.leaf_index,
+    ]
+    query = (
+        sa.select(*columns)
+        .outerjoin(ledger_entries, ledger_entries.c.event_id == table.c.id)
+        .where(table.c.subject_id == str(agent_id), table.c.subject_kind == "agent")
+        .order_by(table.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(table.c.id < before)
+    return list((await session.execute(query)).mappings())
