@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import BeforeValidator, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class ListenAddress(NamedTuple):
@@ -33,7 +33,7 @@ def _parse_address(value: object) -> object:
     return ListenAddress(host.removeprefix("[").removesuffix("]"), int(port))
 
 
-Listen = Annotated[ListenAddress, BeforeValidator(_parse_address)]
+Listen = Annotated[ListenAddress, NoDecode, BeforeValidator(_parse_address)]
 
 
 class ApiSettings(BaseSettings):
