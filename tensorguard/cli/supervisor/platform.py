@@ -113,8 +113,8 @@ def _cancel_at_signals(supervisor: Supervisor) -> asyncio.Event:
             task.cancel()
 
     for number in _STOP_SIGNALS:
-        if signal.getsignal(number) is signal.SIG_IGN:  # as nohup asks
-            continue
+        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # as nohup asks
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return stopped
 
