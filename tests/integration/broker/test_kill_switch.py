@@ -224,3 +224,25 @@ async def test_no_race_between_connecting_and_revoking_lets_an_agent_stay(
         await asyncio.gather(*connecting)
         await site.until(lambda: denied.applied_seq == 30, "all are applied")
         await site.until(lambda: site.front.registry.agents == 0, "nobody stays")
+
+
+@pytest.mark.deep
+async def test_of_two_hundred_revocations_99_percent_are_done_within_a_second(
+    open_site: OpenSite, platform: Platform, fresh_database: Database, connection: Connection
+) -> None:
+    agents = [platform.agent() for _ in range(300)]
+    async with followed(open_site, fresh_database) as (site, _):
+        wires = [await site.agent(agent) for agent in agents]
+        loop = asyncio.get_running_loop()
+        took_s = []
+        for agent, wire in list(zip(agents, wires, strict=True))[:200]:
+            before = loop.time()
+            await revoke(connection, agent_id=agent.agent_id)
+            assert await wire.hear() is None
+            again = await site.open(agent)
+            assert await again.connect(agent.client_id) == 5
+            took_s.append(loop.time() - before)
+        assert site.front.registry.agents == 100
+        median_s, p99_s = sorted(took_s)[100], sorted(took_s)[197]
+        print(f"from revoked to refused: median {median_s:.3f} s, p99 {p99_s:.3f} s")
+        assert p99_s < 1
