@@ -143,7 +143,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
             topic = message.topic
         except (
             UnicodeDecodeError
-        ):  # would end paho's thread; no agent's topic, and so a dead letter
+        ):  # raised, it would end the thread; so: a dead letter
             topic = "(not UTF-8)"
         self._buffer.append(
             Uplink(
