@@ -139,9 +139,15 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         while not self._room.acquire(timeout=1.0):
             if self._stopping.is_set():
                 return
+        try:
+            topic = message.topic
+        except (
+            UnicodeDecodeError
+        ):  # raised, it would end the thread; so: a dead letter
+            topic = "(not UTF-8)"
         self._buffer.append(
             Uplink(
-                message.topic,
+                topic,
                 bytes(message.payload),
                 self._clock(),
                 (self._connection, message.mid, message.qos),
