@@ -12,10 +12,10 @@ from uuid import UUID
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.cli.database import find_database_url, in_transaction
+from tensorguard.cli import publishers
+from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
 from tensorguard.services import api_keys, users
 from tensorguard.services.access import Role
-from tensorguard.services.event import Actor
 from tensorguard.services.passwords import generate_password, hash_password
 from tensorguard.services.platform import ADMIN_EMAIL
 
@@ -24,21 +24,9 @@ api_key = typer.Typer(no_args_is_help=True, help="API keys, with which programs 
 user = typer.Typer(no_args_is_help=True, help="People who may sign in.")
 app.add_typer(api_key, name="api-key")
 app.add_typer(user, name="user")
-
-# Whoever may read the database's credentials on this machine: not one of the platform's users.
-OPERATOR = Actor("system", "command-line")
+app.add_typer(publishers.app, name="publisher")
 
 T = TypeVar("T")
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        envvar="TG_DATA_DIR",
-        help="Where 'tensorguard up' keeps everything.",
-        show_default="by user",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 AskPassword = Annotated[
     bool,
     typer.Option("--password-stdin", help="Read the password from standard input; else make one."),

@@ -3,14 +3,30 @@
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.cli.supervisor.place import default_data_directory
+from tensorguard.services.event import Actor
 from tensorguard.store.embedded.running import find_app_url
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable
+
+# Whoever may read the database's credentials on this machine: not one of the platform's users.
+OPERATOR = Actor("system", "command-line")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="TG_DATA_DIR",
+        help="Where 'tensorguard up' keeps everything.",
+        show_default="by user",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 T = TypeVar("T")
 

@@ -1,0 +1,76 @@
+"""The ledger over HTTP: the exact bytes, the signed checkpoint, the key that verifies it."""
+
+import base64
+import random
+
+from api.context import utc_now
+from hub.sequencer import Sequencer
+from tensorguard.ledger.checkpoint import (
+    ledger_origin,
+    parse_verifier_key,
+    verify_checkpoint,
+)
+from tensorguard.ledger.tree import leaf_hash
+from tensorguard.services.access import Role
+from tensorguard.services.keyring import Keyring
+from tests.integration.api.clients import Api
+
+LEDGER = "/api/v1/ledger"
+
+
+async def _sequence(api: Api) -> None:
+    context = api.context
+    async with context.sessions() as session:
+        keyring = await Keyring.load(session, context.kek, only={"ledger"})
+    sequencer = Sequencer(
+        context.sessions,
+        origin=ledger_origin(keyring.trust_domain),
+        signers=[keyring.signer("ledger").private_key],
+        clock=utc_now,
+        random=random.Random(1),
+    )
+    while await sequencer.step():
+        pass
+
+
+async def test_entries_are_the_bytes_whose_hashes_stand_in_the_tree(api: Api) -> None:
+    fleet = await api.new_fleet()
+    await _sequence(api)
+    compliance = await api.as_role(Role.COMPLIANCE)
+    params = {"fleet": fleet, "type": "fleet"}
+    (item,) = (await compliance.get(f"{LEDGER}/entries", params=params)).json()["items"]
+    entry = base64.b64decode(item["entry"], validate=True)
+    assert item["leaf_hash"] == leaf_hash(entry).hex()
+    assert fleet.encode() in entry
+
+
+async def test_pages_of_entries_have_no_gap_and_no_repetition(api: Api) -> None:
+    for _ in range(3):
+        await api.new_fleet()
+    await _sequence(api)
+    indexes: list[int] = []
+    cursor = None
+    while True:
+        params = {"limit": 3, "end": 10} | ({"cursor": cursor} if cursor else {})
+        page = (await api.admin.get(f"{LEDGER}/entries", params=params)).json()
+        indexes += [item["leaf_index"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert indexes == list(range(10))
+
+
+async def test_the_checkpoint_is_signed_by_the_key_that_is_served(api: Api) -> None:
+    await api.new_fleet()
+    await _sequence(api)
+    note = await api.admin.get(f"{LEDGER}/checkpoint")
+    key = await api.admin.get(f"{LEDGER}/key")
+    assert note.headers["content-type"].startswith("text/plain")
+    verified = verify_checkpoint(note.text, [parse_verifier_key(key.text.strip())])
+    entries = await api.admin.get(f"{LEDGER}/entries", params={"start": verified.size})
+    assert entries.json()["items"] == []
+
+
+async def test_a_table_of_made_up_indexes_is_refused(api: Api) -> None:
+    for query in ("start=-1", "end=x", "start=9007199254740993", "type=A", "cursor=WyJhIl0"):
+        assert (await api.admin.get(f"{LEDGER}/entries?{query}")).status_code == 422
