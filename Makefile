@@ -4,6 +4,7 @@
 #   make test    all tests but the deep ones; ARGS='-k name' picks some
 #   make test-deep  all tests with large counts
 #   make check   formatting, lint, types, import rules
+#   make bench   the figures that README quotes, measured here
 #   make lock    the locks, after a change in pyproject.toml; ARGS=--upgrade for newer versions
 #   make clean   everything that was made, but not the data
 
@@ -17,7 +18,7 @@ LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11
 	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
 SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded
 
-.PHONY: setup up test test-deep check lock clean
+.PHONY: setup up test test-deep check bench lock clean
 
 setup: $(VENV)/.dev
 
@@ -35,6 +36,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	for bench in tests/load/bench_*.py; do $(BIN)/python $$bench || exit 1; done
 
 lock: $(VENV)/.dev
 	$(LOCK) --all-extras -o requirements-dev.lock $(ARGS)

@@ -147,7 +147,10 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
     async def _session_monitor(self) -> None:
         while True:
             await asyncio.sleep(self._limits.sweep_every.total_seconds())
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:  # amqtt does not look after this task; the next sweep tries again
+                _log.exception("sweep_failed")
 
     async def _broadcast_loop(self) -> None:
         reporting = asyncio.ensure_future(self.reports.run())
@@ -172,7 +175,14 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
             return
         finally:
             listener.settle()
-        await Conversation(connection, self.router, self.reports, self._metrics, self._limits).run()
+        conversation = Conversation(
+            connection, self.router, self.reports, self._metrics, self._limits
+        )
+        try:
+            await conversation.run()
+        finally:
+            # However it ended, nothing of it stays in the registry.
+            connection.end(End.LOST)
 
     async def _admit(self, streams: Streams) -> Connection:
         """Establish who it is before anything of any session is touched."""
@@ -246,7 +256,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         if will is not None:
             message = UpMessage(will.topic, will.payload, will.qos)
             self.router.offer_up(connection.client_id, message)
-        if was_last:
+        if was_last and not self._stopping:
             self.reports.disconnected(connection, reason)
 
     def _handshake_failed(self, error: Exception) -> None:

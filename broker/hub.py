@@ -95,6 +95,9 @@ class HubLink:
                 await self._queue.put(message)
         except TimeoutError:
             return False
+        if self._closed:
+            # Taken out again, which wakes the next one that waits: nobody empties the queue now.
+            self._queue.get_nowait()
         return not self._closed
 
     def acked(self, packet_id: int) -> None:

@@ -15,10 +15,11 @@ class Limits:
 
     # Agents at once; hubs are admitted beyond it.
     connections: int = 10_000
-    # Accepted but not yet admitted: in the TLS handshake, or silent after it.
-    pending: int = 512
-    # An honest handshake takes milliseconds; older than this it makes room when `pending` is full.
-    evict_after: timedelta = timedelta(seconds=2)
+    # Accepted but not yet admitted: in the TLS handshake, or silent after it. At 4 ms of CPU each,
+    # as many honest peers are through in half a second; who takes six times that makes room for
+    # others when `pending` is full.
+    pending: int = 128
+    evict_after: timedelta = timedelta(seconds=3)
     handshake_timeout: timedelta = timedelta(seconds=10)
     connect_timeout: timedelta = timedelta(seconds=10)
     close_timeout: timedelta = timedelta(seconds=1)

@@ -72,9 +72,12 @@ class Listener:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until every connection's task has finished."""
+        """Wait until every connection's task has finished; what takes too long is cancelled."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            timeout_s = self._limits.close_timeout.total_seconds()
+            _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+            for task in late:
+                task.cancel()
 
     async def _accept(self) -> None:
         while True:

@@ -5,6 +5,7 @@ import logging
 import resource
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -72,9 +73,10 @@ class _Trust:
         self.cas = list(cas)
         self.context = certificate.server_context(self.cas)
 
-    async def follow(self, stop: asyncio.Event) -> None:
+    async def follow(self) -> None:
         """Believe what the newest trust bundle says, a minute after it was published at most."""
-        while not await _set_within(stop, _READ_TRUST_EVERY_S):
+        while True:
+            await asyncio.sleep(_READ_TRUST_EVERY_S)
             try:
                 async with asyncio.timeout(_READ_TRUST_EVERY_S), self._sessions() as session:
                     cas = list((await get_latest_bundle(session)).cas)
@@ -126,9 +128,10 @@ async def _serve(
             where = f"{front.address[0]}:{front.address[1]}"
             tasks.create_task(lease.run(stop, address=where, apply=front.apply), name="lease")
             tasks.create_task(certificate.keep_renewed(stop), name="certificate")
-            tasks.create_task(trust.follow(stop), name="trust")
+            following = tasks.create_task(trust.follow(), name="trust")
             ready()
             await stop.wait()
+            following.cancel()
             # Before the lease goes: while connections live, the row says who answers for them.
             await front.shutdown()
 
@@ -147,12 +150,4 @@ def _fitting(limits: Limits) -> Limits:
     _log.warning(
         "fewer_connections_fit", wanted=limits.connections, connections=fitting, files=soft
     )
-    return Limits(connections=fitting)
-
-
-async def _set_within(stop: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await stop.wait()
-    except TimeoutError:
-        return stop.is_set()
+    return replace(limits, connections=fitting)

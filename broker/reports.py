@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+import structlog
+
 from broker.connection import Connection, End
 from broker.hub import UpMessage
 from broker.limits import Limits
@@ -16,6 +18,7 @@ from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected, Message
 from tensorguard.protocol.topics import FrontKind, FrontTopic
 
+_log = structlog.get_logger()
 Operation = Literal["connect", "publish", "subscribe", "will", "retain", "oversize"]
 _TEXT_LIMIT: Final = 200
 
@@ -92,7 +95,10 @@ class Reports:
         """Send the sums at their interval; without a hub they wait."""
         while True:
             await asyncio.sleep(self._limits.report_every.total_seconds())
-            self.flush()
+            try:
+                self.flush()
+            except Exception:  # nobody waits for this task; the sums stay for the next time
+                _log.exception("denials_not_reported")
 
     def flush(self) -> None:
         """Send the sums now, as far as the hub takes them."""

@@ -46,6 +46,7 @@ class Router:
         if connection.is_hub:
             if self.find_link(connection) is None:
                 self._hubs.append(HubLink(connection, self._limits, self._metrics))
+                _log.info("hub_joined", hub=connection.client_id, hubs=len(self._hubs))
             return 1
         self._down.setdefault(_below(topic_filter), {})[connection] = None
         # Desired state repairs what is lost on the way down, so that QoS 0 is enough.

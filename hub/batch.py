@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from hub.uplink import Uplink
 from tensorguard.protocol import codec, topics
-from tensorguard.protocol.errors import ProtocolError
+from tensorguard.protocol.errors import BadMessage, ProtocolError
 from tensorguard.protocol.messages import (
     CsrRequest,
     Event,
@@ -95,40 +95,34 @@ class Batch:
 def sort(uplinks: Sequence[Uplink]) -> Batch:
     """Return the uplinks decoded; what does not decode becomes a dead letter, never an error."""
     batch = Batch()
-    for uplink in uplinks:
-        try:
-            topic = topics.parse_up(uplink.topic)
-        except ProtocolError as error:
-            batch.dead_letters.append(dead_letter(uplink, None, error))
-            continue
-        if isinstance(topic, FrontTopic):
-            _sort_front(batch, uplink, topic)
-        elif topic.kind is UpKind.EVENT:
-            _sort_event(batch, uplink, topic)
-        else:
-            _sort_agent(batch, uplink, topic)
-    return batch
-
-
-def _sort_agent(batch: Batch, uplink: Uplink, topic: UpTopic) -> None:
-    try:
-        message = codec.decode_up(topic.kind, uplink.payload)
-    except ProtocolError as error:
-        batch.dead_letters.append(dead_letter(uplink, topic, error))
-        return
-    target: list[From[Message]] = {  # type: ignore[assignment] # each list holds its own kind
+    by_kind: dict[UpKind, list[Any]] = {
         UpKind.HEARTBEAT: batch.heartbeats,
         UpKind.PROGRESS: batch.progress,
         UpKind.KEY_REQUEST: batch.key_requests,
         UpKind.CSR: batch.csrs,
         UpKind.REPLY: batch.replies,
         UpKind.WILL: batch.wills,
-    }[topic.kind]
-    target.append(From(topic.fleet, topic.agent_id, message, uplink.received_at))
+    }
+    for uplink in uplinks:
+        topic: UpTopic | FrontTopic | None = None
+        try:
+            topic = topics.parse_up(uplink.topic)
+            if isinstance(topic, FrontTopic):
+                _sort_front(batch, uplink, topic)
+            elif topic.kind is UpKind.EVENT:
+                _sort_event(batch, uplink, topic)
+            else:
+                message = codec.decode_up(topic.kind, uplink.payload)
+                one = From(topic.fleet, topic.agent_id, message, uplink.received_at)
+                by_kind[topic.kind].append(one)
+        except ProtocolError as error:
+            speaker = topic if isinstance(topic, UpTopic) else None
+            batch.dead_letters.append(dead_letter(uplink, speaker, error))
+    return batch
 
 
 def _sort_event(batch: Batch, uplink: Uplink, topic: UpTopic) -> None:
-    header = codec.find_event_header(uplink.payload)
+    header: EventHeader | None
     event: Event | None = None
     reason = ""
     try:
@@ -136,15 +130,12 @@ def _sort_event(batch: Batch, uplink: Uplink, topic: UpTopic) -> None:
         assert isinstance(decoded, Event)
         event = header = decoded
     except ProtocolError as error:
+        header = codec.find_event_header(uplink.payload)
         if header is None:
-            batch.dead_letters.append(dead_letter(uplink, topic, error))
-            return
+            raise
         reason = error.message
-    assert header is not None
     if not 0 <= header.number - header.oldest < MAX_OUTBOX_EVENTS:
-        bad = ProtocolError(f"event number {header.number} with oldest {header.oldest}")
-        batch.dead_letters.append(dead_letter(uplink, topic, bad))
-        return
+        raise BadMessage(f"event number {header.number} with oldest {header.oldest}")
     batch.events.append(
         IncomingEvent(
             topic.fleet, topic.agent_id, header, event, reason, uplink.payload, uplink.received_at
@@ -153,12 +144,7 @@ def _sort_event(batch: Batch, uplink: Uplink, topic: UpTopic) -> None:
 
 
 def _sort_front(batch: Batch, uplink: Uplink, topic: FrontTopic) -> None:
-    try:
-        message = codec.decode_up(topic.kind, uplink.payload)
-    except ProtocolError as error:
-        batch.dead_letters.append(dead_letter(uplink, None, error))
-        return
-    match message:
+    match message := codec.decode_up(topic.kind, uplink.payload):
         case FrontConnected():
             batch.connected.append((topic.front_id, message))
         case FrontDisconnected():
@@ -167,17 +153,43 @@ def _sort_front(batch: Batch, uplink: Uplink, topic: FrontTopic) -> None:
             batch.denied.append((topic.front_id, message))
 
 
+class Poison(ProtocolError):
+    """A well-formed message that the database refuses; kept apart so that the stream goes on."""
+
+    code = "poison"
+
+
+def condemn(uplink: Uplink, refused: int, why: str) -> Batch:
+    """Return a message that was `refused` once or more as something that can be stored.
+
+    An event is known by its number and has to be acked: it goes to the ledger as malformed first.
+    """
+    batch = sort([uplink])
+    if refused == 1 and batch.events:
+        return Batch(events=[replace(batch.events[0], event=None, reason=_storable(why[:500]))])
+    if batch.dead_letters:
+        return batch
+    topic = topics.parse_up(uplink.topic)
+    speaker = topic if isinstance(topic, UpTopic) else None
+    return Batch(dead_letters=[dead_letter(uplink, speaker, Poison(why))])
+
+
 def dead_letter(uplink: Uplink, topic: UpTopic | None, error: ProtocolError) -> DeadLetter:
     """Return what is kept of a message that can't be used."""
     return DeadLetter(
         agent_id=topic.agent_id if topic else None,
         fleet=topic.fleet if topic else None,
         kind=topic.kind if topic else "unknown",
-        topic=uplink.topic[:300].replace("\x00", "�"),
+        topic=_storable(uplink.topic[:300]),
         payload=uplink.payload[:MAX_DEAD_LETTER_BYTES],
         payload_bytes=len(uplink.payload),
         payload_sha256=hashlib.sha256(uplink.payload).digest(),
         code=error.code,
-        reason=error.message[:500].replace("\x00", "�"),
+        reason=_storable(error.message[:500]),
         received_at=uplink.received_at,
     )
+
+
+def _storable(text: str) -> str:
+    # PostgreSQL's text holds neither NUL nor half a surrogate pair.
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -70,11 +70,14 @@ async def store_events(
     for log in logs.values():
         _close_gap(log, new)
         log.advance()
+    # Below a watermark what has no row counts as known, and a flood shall not fill a table.
+    keys = [key for key in new.keys if key[4] is not None or key[2] > logs[key[0], key[1]].through]
+    taken, new.keys = len(new.keys), keys
     await _write(session, logs.values(), budgets, new, now)
     for log in logs.values():
         ack = Ack(log_id=log.log_id, through=log.through)
         downlinks.to_agent(log.fleet, log.agent_id, DownKind.ACK, ack)
-    return len(new.keys)
+    return taken
 
 
 def _take(
@@ -139,7 +142,10 @@ def _close_gap(log: _Log, new: _New) -> None:
     log.advance()
     if log.oldest <= log.through + 1:
         return
+    came = {number for number in log.stored if log.through < number < log.oldest}
     first, last = log.through + 1, log.oldest - 1
+    while last in came:
+        last -= 1
     gap = EventsGap(
         by=_agent(log.agent_id),
         fleet=log.fleet,
@@ -147,9 +153,10 @@ def _close_gap(log: _Log, new: _New) -> None:
         log_id=log.log_id,
         first=first,
         last=last,
+        missing=log.oldest - first - len(came),
     )
     new.events.append((new_id(), gap))
-    log.through = last
+    log.through = log.oldest - 1
 
 
 def _agent(agent_id: UUID) -> Actor:

@@ -58,14 +58,22 @@ _LITERALS: Mapping[str, Callable[[Iterable[Any]], str]] = {
     "jsonb": arrays.of_text,
     "bytea": arrays.of_bytes,
 }
-# Accepted only if (boot_count, seq) rose; `before` gives back what the row said until now, so that
-# every heartbeat of the batch can be compared with it. Sorted by agent: two hubs cannot deadlock.
+_NAMES = ", ".join(name for name, _ in _COLUMNS)
+# Accepted only if (boot_count, seq) rose. `before` locks the rows in the order of their ids, which
+# an UPDATE does not promise, so that two hubs cannot deadlock; and it gives back what the newest
+# version of each row said until now, so that every heartbeat of the batch can be compared with it.
 _UPSERT = f"""
+WITH new AS MATERIALIZED (
+    SELECT * FROM unnest(%s::uuid[], {", ".join(f"%s::{type_}[]" for _, type_ in _COLUMNS)})
+        AS new (agent_id, {_NAMES})
+), before AS MATERIALIZED (
+    SELECT state.agent_id, state.boot_count, state.seq, state.package_digest
+    FROM agent_state AS state JOIN new ON new.agent_id = state.agent_id
+    ORDER BY state.agent_id FOR NO KEY UPDATE OF state
+)
 UPDATE agent_state AS state SET {", ".join(f"{name} = new.{name}" for name, _ in _COLUMNS)}
-FROM unnest(%s::uuid[], {", ".join(f"%s::{type_}[]" for _, type_ in _COLUMNS)})
-     AS new (agent_id, {", ".join(name for name, _ in _COLUMNS)})
-JOIN agent_state AS before ON before.agent_id = new.agent_id
-WHERE state.agent_id = new.agent_id AND (new.boot_count, new.seq) > (state.boot_count, state.seq)
+FROM new JOIN before ON before.agent_id = new.agent_id
+WHERE state.agent_id = new.agent_id AND (new.boot_count, new.seq) > (before.boot_count, before.seq)
 RETURNING state.agent_id, before.boot_count, before.seq, before.package_digest
 """  # noqa: S608 - names and types are the constants above
 _COPY = """
@@ -95,7 +103,7 @@ async def store_heartbeats(
     ]
     cursor = await connection.execute(_UPSERT, [arrays.of_plain(agents), *columns])
     before = {row[0]: ((row[1], row[2]), row[3]) for row in await cursor.fetchall()}
-    await _copy(connection, [one for one in heartbeats if _is_new(one, before)])
+    await _copy(connection, _accepted(heartbeats, before))
     return [
         StoredHeartbeat(newest[agent_id], _digest(newest[agent_id].message) != digest)
         for agent_id, (_, digest) in before.items()
@@ -115,11 +123,19 @@ def _position(heartbeat: Heartbeat) -> tuple[int, int]:
     return (heartbeat.boot_count, heartbeat.seq)
 
 
-def _is_new(
-    one: From[Heartbeat], before: Mapping[UUID, tuple[tuple[int, int], bytes | None]]
-) -> bool:
-    known = before.get(one.agent_id)
-    return known is not None and _position(one.message) > known[0]
+def _accepted(
+    heartbeats: Sequence[From[Heartbeat]],
+    before: Mapping[UUID, tuple[tuple[int, int], bytes | None]],
+) -> list[From[Heartbeat]]:
+    """Return those that rose above all that came before them, in this batch too."""
+    reached = {agent_id: position for agent_id, (position, _) in before.items()}
+    accepted = []
+    for one in heartbeats:
+        known = reached.get(one.agent_id)
+        if known is not None and (position := _position(one.message)) > known:
+            reached[one.agent_id] = position
+            accepted.append(one)
+    return accepted
 
 
 def _digest(heartbeat: Heartbeat) -> bytes | None:
@@ -143,10 +159,10 @@ def _state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> tupl
         late,
         offline,
         beat.status,
-        beat.cpu_percent,
-        beat.memory_percent,
-        beat.disk_percent,
-        beat.temperature_c,
+        _real(beat.cpu_percent),
+        _real(beat.memory_percent),
+        _real(beat.disk_percent),
+        beat.temperature_c if beat.temperature_c is None else _real(beat.temperature_c),
         _json(beat.accelerators),
         _json(beat.metrics),
         beat.package.name if beat.package else None,
@@ -160,6 +176,11 @@ def _state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> tupl
         beat.ledger.size if beat.ledger else None,
         bytes.fromhex(beat.ledger.root) if beat.ledger else None,
     )
+
+
+def _real(value: float) -> float:
+    # As text, float4 refuses what is too small for it instead of calling it zero.
+    return round(value, 3)
 
 
 def _json(value: object) -> str | None:
@@ -182,10 +203,10 @@ async def _copy(
                     beat.boot_count,
                     beat.seq,
                     beat.status,
-                    beat.cpu_percent,
-                    beat.memory_percent,
-                    beat.disk_percent,
-                    beat.temperature_c,
+                    _real(beat.cpu_percent),
+                    _real(beat.memory_percent),
+                    _real(beat.disk_percent),
+                    beat.temperature_c if beat.temperature_c is None else _real(beat.temperature_c),
                     _digest(beat),
                     _json(beat.accelerators),
                     _json(beat.metrics),

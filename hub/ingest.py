@@ -4,17 +4,17 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import psycopg
+import sqlalchemy as sa
 import structlog
 
 from hub import metrics
-from hub.batch import DeadLetter, dead_letter, sort
+from hub.batch import Batch, condemn, sort
 from hub.presence import pause
 from hub.uplink import Uplink, UplinkSource
 from hub.work import Outcome, Work
-from tensorguard.protocol import topics
-from tensorguard.protocol.errors import ProtocolError
-from tensorguard.protocol.topics import UpTopic
 from tensorguard.store.engine import store_error
 from tensorguard.store.errors import StoreError
 
@@ -22,10 +22,26 @@ log = structlog.get_logger()
 _LONGEST_PAUSE_S = 10.0
 
 
-class Poison(ProtocolError):
-    """A well-formed message that the database refuses; kept apart so that the stream goes on."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is stored at once; `refused` says how often the database has refused it alone, `why`."""
 
-    code = "poison"
+    uplinks: Sequence[Uplink]
+    refused: int = 0
+    why: str = ""
+
+    def batch(self) -> Batch:
+        return (
+            condemn(self.uplinks[0], self.refused, self.why) if self.refused else sort(self.uplinks)
+        )
+
+    def split(self, error: Exception) -> "list[_Part]":
+        """Return what to try instead, last one first."""
+        if len(self.uplinks) > 1:
+            middle = len(self.uplinks) // 2
+            return [_Part(self.uplinks[middle:]), _Part(self.uplinks[:middle])]
+        why = f"{type(error).__name__}: {getattr(error, 'orig', error)}"
+        return [_Part(self.uplinks, self.refused + 1, why)]
 
 
 class Ingest:
@@ -47,62 +63,40 @@ class Ingest:
             if not await self._step(stop, 0.0):
                 return
 
-    async def _step(self, stop: asyncio.Event, wait_s: float) -> int:
+    async def _step(self, stop: asyncio.Event, wait_s: float) -> bool:
         uplinks = await self._source.receive(self._batch_messages, wait_s)
-        if uplinks:
-            await self._store(uplinks, stop)
-        return len(uplinks)
+        return bool(uplinks) and await self._store(uplinks, stop)
 
-    async def _store(self, uplinks: Sequence[Uplink], stop: asyncio.Event) -> None:
-        """Store one batch, waiting for the database as long as it takes; unstored is not acked."""
-        failures = 0
-        while True:
-            try:
-                await self._store_or_split(uplinks)
-                return
-            except StoreError as error:
-                failures += 1
-                wait_s = random.uniform(0, min(_LONGEST_PAUSE_S, 0.1 * 2**failures))  # noqa: S311 - jitter
-                log.error(
-                    "batch_waits_for_database",
-                    messages=len(uplinks),
-                    failures=failures,
-                    code=error.code,
-                    reason=error.message,
-                    hint=error.hint,
-                    retry_s=round(wait_s, 2),
-                )
-                if stop.is_set() and failures > 3:
-                    return
-                await pause(stop, wait_s)
+    async def _store(self, uplinks: Sequence[Uplink], stop: asyncio.Event) -> bool:
+        """Store and ack a batch, waiting for the database as long as it takes; False if stopped.
 
-    async def _store_or_split(self, uplinks: Sequence[Uplink]) -> None:
-        """Store a batch; if its content is refused, halve it until the culprit stands alone.
-
-        Raises: StoreError while the database is unreachable, full or deadlocked.
+        A batch whose content is refused is halved until the culprit stands alone. What is stored is
+        acked part by part and never tried again; what is not stored is not acked.
         """
-        try:
-            await self._commit(uplinks, [])
-        except Exception as error:
-            if outage := store_error(error):
-                raise outage from None
-            if len(uplinks) > 1:
-                middle = len(uplinks) // 2
-                await self._store_or_split(uplinks[:middle])
-                await self._store_or_split(uplinks[middle:])
-                return
-            reason = f"{type(error).__name__}: {getattr(error, 'orig', error)}"
-            log.exception("message_poisoned", topic=uplinks[0].topic)
-            await self._commit(uplinks, [_poison(uplinks[0], reason)])
-
-    async def _commit(self, uplinks: Sequence[Uplink], instead: Sequence[DeadLetter]) -> None:
-        started = time.perf_counter()
-        batch = sort([] if instead else uplinks)
-        batch.dead_letters.extend(instead)
-        outcome = await self._work.store(batch)
-        self._source.ack(uplinks)
-        dropped = self._source.publish(outcome.downlinks)
-        self._observe(uplinks, outcome, len(batch.dead_letters), dropped, started)
+        parts, failures = [_Part(uplinks)], 0
+        while parts:
+            part = parts.pop()
+            started = time.perf_counter()
+            batch = part.batch()
+            try:
+                outcome = await self._work.store(batch)
+            except Exception as error:
+                if _is_content(error) and part.refused < 2:
+                    if len(part.uplinks) == 1:
+                        log.exception("message_refused", topic=part.uplinks[0].topic)
+                    parts += part.split(error)
+                    continue
+                parts.append(part)
+                failures += 1
+                if stop.is_set() and failures > 3:
+                    return False
+                await _wait(error, len(part.uplinks), failures, stop)
+                continue
+            failures = 0
+            self._source.ack(part.uplinks)
+            dropped = self._source.publish(outcome.downlinks)
+            self._observe(part.uplinks, outcome, len(batch.dead_letters), dropped, started)
+        return True
 
     def _observe(
         self,
@@ -130,6 +124,37 @@ class Ingest:
         )
 
 
-def _poison(uplink: Uplink, reason: str) -> DeadLetter:
-    topic = topics.parse_up(uplink.topic)
-    return dead_letter(uplink, topic if isinstance(topic, UpTopic) else None, Poison(reason))
+def _is_content(error: Exception) -> bool:
+    """Tell whether the messages themselves may be at fault: then others are stored without them.
+
+    Everything else that a database says is about the database: nothing is given up for it.
+    """
+    original = getattr(error, "orig", error)
+    if store_error(error) is not None and not _is_limit(original):
+        return False
+    if isinstance(original, psycopg.Error):
+        return isinstance(original, psycopg.DataError | psycopg.IntegrityError) or _is_limit(
+            original
+        )
+    return not isinstance(original, sa.exc.SQLAlchemyError)
+
+
+def _is_limit(error: BaseException) -> bool:
+    # Class 54, "program limit exceeded": too large for an index, too deeply nested.
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("54")
+
+
+async def _wait(error: Exception, messages: int, failures: int, stop: asyncio.Event) -> None:
+    outage = store_error(error) or StoreError(f"{type(error).__name__}: {error}"[:300])
+    ceiling_s = min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(failures, 10))
+    wait_s = random.uniform(0, ceiling_s)  # noqa: S311 - jitter
+    log.error(
+        "batch_waits_for_database",
+        messages=messages,
+        failures=failures,
+        code=outage.code,
+        reason=outage.message,
+        hint=outage.hint,
+        retry_s=round(wait_s, 2),
+    )
+    await pause(stop, wait_s)

@@ -60,6 +60,7 @@ class Outbox:
         self._database_url = database_url
         self._clock = clock
         self._checkpoint_at: datetime | None = None
+        self._knows_configs = False
         self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -91,9 +92,9 @@ class Outbox:
             configs = await FleetConfigs.load(session)
         downlinks, before = Downlinks(), self._work.configs.revisions
         for fleet, revision in configs.revisions.items():
-            if fleet in before and before[fleet] != revision:
+            if self._knows_configs and before.get(fleet) != revision:
                 downlinks.to_fleet(fleet, DownKind.CONFIG, configs.envelopes[fleet])
-        self._work.configs = configs
+        self._work.configs, self._knows_configs = configs, True
         self._source.publish(downlinks.items)
 
     async def _send_documents(self) -> int:

@@ -43,11 +43,13 @@ _SWEEP = sa.text("""
         running_digest = moved.package_digest
     FROM moved WHERE t.agent_id = moved.agent_id
 """)
+# News that is older than what is known, or comes twice, changes nothing.
 _CONNECT = sa.text("""
     UPDATE agent_status t SET front_id = c.front_id, connected_at = c.at, disconnected_at = NULL
     FROM unnest(CAST(:agents AS uuid[]), CAST(:fronts AS text[]), CAST(:times AS timestamptz[]))
          AS c (agent_id, front_id, at)
     WHERE t.agent_id = c.agent_id
+      AND c.at > coalesce(greatest(t.connected_at, t.disconnected_at), '-infinity')
 """)
 _FIRST_CONNECT = sa.text("""
     UPDATE certificates SET first_connected_at = c.at
@@ -79,19 +81,20 @@ async def store_connections(
 ) -> None:
     """Write down which front holds which agent, and which connections ended."""
     if connected:
-        newest = {message.agent_id: (front, message) for front, message in connected}
+        by_time = sorted(connected, key=lambda news: news[1].at)
+        newest = {message.agent_id: (front, message) for front, message in by_time}
         rows = [newest[agent_id] for agent_id in sorted(newest)]
         await session.execute(_CONNECT, _columns(rows))
+        first = {message.serial: message.at for _, message in reversed(by_time)}
         serials = {
-            "serials": arrays.of_text(message.serial for _, message in rows),
-            "times": arrays.of_plain(message.at for _, message in rows),
+            "serials": arrays.of_text(sorted(first)),
+            "times": arrays.of_plain(first[serial] for serial in sorted(first)),
         }
         await session.execute(_FIRST_CONNECT, serials)
     if disconnected:
-        ended = {message.agent_id: (front, message) for front, message in disconnected}
-        await session.execute(
-            _DISCONNECT, _columns([ended[agent_id] for agent_id in sorted(ended)])
-        )
+        ends = sorted(disconnected, key=lambda news: news[1].at)
+        ended = {(message.agent_id, front): (front, message) for front, message in ends}
+        await session.execute(_DISCONNECT, _columns([ended[key] for key in sorted(ended)]))
     if wills:
         last = sorted({one.agent_id: one for one in wills}.items())
         columns = {

@@ -75,6 +75,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         self._signalled = False
         self._stopping = threading.Event()
         self._connection = 0
+        self._ending = threading.Lock()
         self.connected = asyncio.Event()
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True, manual_ack=True
@@ -83,6 +84,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         self._client.max_inflight_messages_set(500)
         self._client.reconnect_delay_set(*_RECONNECT_S)
         self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
 
@@ -110,14 +112,24 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         if reason.is_failure:
             log.warning("uplink_refused", reason=str(reason))
             return
-        self._connection += 1
         client.subscribe([(name, 1) for name in HUB_FILTERS])
+
+    def _on_subscribe(
+        self, _client: mqtt.Client, _data: Any, _mid: int, reasons: Any, _properties: Any
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            log.error("uplink_not_subscribed", reasons=[str(reason) for reason in reasons])
+            return
         self._loop.call_soon_threadsafe(self.connected.set)
         log.info("uplink_connected", front=f"{self._address[0]}:{self._address[1]}")
 
     def _on_disconnect(
         self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
     ) -> None:
+        # What came over this connection must not be acked on the next: its ids mean others there.
+        # paho forgets unsent acks before it connects again.
+        with self._ending:
+            self._connection += 1
         if self._stopping.is_set():
             return
         self._loop.call_soon_threadsafe(self.connected.clear)
@@ -127,9 +139,15 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         while not self._room.acquire(timeout=1.0):
             if self._stopping.is_set():
                 return
+        try:
+            topic = message.topic
+        except (
+            UnicodeDecodeError
+        ):  # raised, it would end the thread; so: a dead letter
+            topic = "(not UTF-8)"
         self._buffer.append(
             Uplink(
-                message.topic,
+                topic,
                 bytes(message.payload),
                 self._clock(),
                 (self._connection, message.mid, message.qos),
@@ -159,16 +177,13 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
 
     def ack(self, uplinks: Sequence[Uplink]) -> None:
         """See UplinkSource; those of a connection that has ended are not acked on the new one."""
-        for uplink in uplinks:
-            connection, mid, qos = uplink.receipt
-            if connection == self._connection:
-                self._client.ack(mid, qos)
-        self.release(len(uplinks))
-
-    def release(self, count: int) -> None:
-        """Make room for as many messages as left the hub's memory."""
-        if count:
-            self._room.release(count)
+        with self._ending:
+            for uplink in uplinks:
+                connection, mid, qos = uplink.receipt
+                if connection == self._connection:
+                    self._client.ack(mid, qos)
+        if uplinks:
+            self._room.release(len(uplinks))
 
     def publish(self, downlinks: Sequence[Downlink]) -> int:
         """See UplinkSource."""

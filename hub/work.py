@@ -56,7 +56,7 @@ class Work:
     async def store(self, batch: Batch) -> Outcome:
         """Store the batch and commit; on an exception nothing of it has happened."""
         now = self._clock()
-        told = self._denials.take(batch.denied, now)
+        told, counted = self._denials.take(batch.denied, now)
         downlinks = Downlinks()
         async with self._sessions() as session, session.begin():
             beats = await store_heartbeats(
@@ -72,6 +72,7 @@ class Work:
             await greet(session, batch.connected, downlinks)
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
+        self._denials.settle(counted)
         return Outcome(len(beats), events, downlinks.items)
 
     async def tell_denials(self) -> None:
@@ -80,6 +81,7 @@ class Work:
         if told := self._denials.due(now):
             async with self._sessions() as session, session.begin():
                 await tell_denials(session, told, now)
+            self._denials.forget(told)
 
     async def _store_deployments(
         self, session: AsyncSession, batch: Batch, beats: list[StoredHeartbeat], now: datetime

@@ -12,7 +12,6 @@ import httpx
 
 from agent.core.errors import FailureKind, JobFailure
 
-BLOCK_BYTES = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _REFUSED_LINK = frozenset({401, 403, 404, 410})
 
@@ -117,7 +116,7 @@ def _save(
     progress: Callable[[int], None],
 ) -> None:
     done = _begin(answer, file, etag_file)
-    for block in answer.iter_raw(BLOCK_BYTES):
+    for block in answer.iter_raw():
         if cancelled.is_set():
             raise Cancelled
         done += len(block)

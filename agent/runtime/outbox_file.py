@@ -22,8 +22,11 @@ class OutboxFile:
         """Open or create the file. Raises: StateDamaged, StateNotWritable."""
         self._path = path
         try:
-            # Autocommit: transactions are begun where they are meant.
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
+            # Autocommit: transactions are begun where they are meant. One thread at a time uses it,
+            # but it need not be the one that opened it.
+            self._db = sqlite3.connect(
+                path, isolation_level=None, timeout=5, check_same_thread=False
+            )
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")

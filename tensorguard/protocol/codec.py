@@ -37,6 +37,12 @@ _UP: Final[dict[UpKind | FrontKind, type[Message]]] = {
     FrontKind.DENIED: FrontDenied,
 }
 _DECODERS = {kind: msgspec.json.Decoder(type_) for kind, type_ in _UP.items()}
+_TIMES: Final = {
+    kind: field
+    for kind, type_ in _UP.items()
+    for field in ("at", "sent_at")
+    if field in type_.__struct_fields__
+}
 _EVENT_HEADER = msgspec.json.Decoder(EventHeader)
 T = TypeVar("T", bound=Message)
 _ENCODER = msgspec.json.Encoder()
@@ -60,9 +66,14 @@ def decode_up(kind: UpKind | FrontKind, payload: bytes) -> Message:
     if len(payload) > max_bytes(kind):
         raise MessageTooLarge(f"{kind} of {len(payload)} bytes; the limit is {max_bytes(kind)}")
     try:
-        return _DECODERS[kind].decode(payload)
+        message = _DECODERS[kind].decode(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadMessage(f"{kind}: {str(error)[:300]}") from None
+    field = _TIMES.get(kind)
+    # Within a day of its ends a time has no UTC form in Python and cannot be read back.
+    if field is not None and not 1 < (year := getattr(message, field).year) < 9999:
+        raise BadMessage(f"{kind}: the year {year} of `{field}` is no time of this protocol")
+    return message
 
 
 def find_event_header(payload: bytes) -> EventHeader | None:

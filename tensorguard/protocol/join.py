@@ -45,9 +45,20 @@ def parse_join(text: str) -> Join:
         )
     except (msgspec.MsgspecError, ValueError):
         raise BadJoinString("the join string is damaged or cut off") from None
-    url = urlsplit(join.url)
-    if url.scheme != "https" or not url.hostname or url.username or url.query or url.fragment:
+    if not _is_plain_https(join.url):
         raise BadJoinString("the join string's device URL is not a plain https:// URL")
-    if not re.fullmatch(r"[0-9a-f]{64}", join.ca) or not join.token:
+    if not re.fullmatch(r"[0-9a-f]{64}", join.ca) or not re.fullmatch(r"[!-~]+", join.token):
         raise BadJoinString("the join string lacks the CA's fingerprint or the token")
     return join
+
+
+def _is_plain_https(text: str) -> bool:
+    # urlsplit drops tabs and newlines in silence, and raises for brackets and ports.
+    if not re.fullmatch(r"[!-~]+", text):
+        return False
+    try:
+        url = urlsplit(text)
+        well_formed = url.scheme == "https" and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return well_formed and "@" not in url.netloc and not url.query and not url.fragment

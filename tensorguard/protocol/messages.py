@@ -10,18 +10,21 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+# `$` alone would let one newline at the end pass; `\Z` is no ECMAScript, as JSON Schema asks for.
+_LINE = r"^[^\x00-\x1f\x7f]*$(?!\n)"
+_SHA256 = r"^[0-9a-f]{64}$(?!\n)"
 Timestamp = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Number = Annotated[int, Meta(ge=1, lt=2**53)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
-Text64 = Annotated[str, Meta(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Text200 = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Text64 = Annotated[str, Meta(max_length=64, pattern=_LINE)]
+Text200 = Annotated[str, Meta(max_length=200, pattern=_LINE)]
 Reason = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=_SHA256)]
+KeyId = Annotated[str, Meta(pattern=_SHA256)]
 Tags = dict[
-    Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")],
-    Annotated[str, Meta(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")],
+    Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$(?!\n)")],
+    Annotated[str, Meta(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$(?!\n)")],
 ]
 
 # What an agent may report; the ledger stores it as `agent.reported.<type>`.
@@ -105,9 +108,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     package: PackageRef | None = None
     agent_version: Text64
     metrics: Annotated[
-        dict[
-            Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")], float
-        ],
+        dict[Annotated[str, Meta(min_length=1, max_length=64, pattern=_LINE)], float],
         Meta(max_length=32),
     ] = {}
     has: Has = Has()

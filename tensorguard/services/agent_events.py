@@ -44,7 +44,10 @@ class AgentReported(Event, frozen=True, kw_only=True):
 
 
 class EventsGap(Event, frozen=True, kw_only=True):
-    """The agent no longer holds the numbers `first` to `last`, and the hub never had them."""
+    """The agent no longer holds some numbers from `first` to `last`, and the hub never had them.
+
+    `missing` says how many: the others between the two came before.
+    """
 
     TYPE = "events.gap"
     SUBJECT = ("agent", "agent_id")
@@ -53,6 +56,7 @@ class EventsGap(Event, frozen=True, kw_only=True):
     log_id: UUID
     first: int
     last: int
+    missing: int
 
 
 class EventMalformed(Event, frozen=True, kw_only=True):

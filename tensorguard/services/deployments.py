@@ -71,7 +71,6 @@ async def create_deployment(
     selector: str = "",
     strategy: Strategy = Strategy(),  # noqa: B008 - frozen
     by: Actor,
-    created_by: str,
     now: datetime,
 ) -> Deployment:
     """Write down a deployment as a draft: nobody gets anything before `start_deployment`.
@@ -94,7 +93,7 @@ async def create_deployment(
             state=DeploymentState.DRAFT,
             salt=secrets.token_bytes(SALT_BYTES),
             created_at=now,
-            created_by=created_by,
+            created_by=by.id,
         )
     )
     event = DeploymentCreated(
@@ -117,8 +116,7 @@ async def preview_deployment(session: AsyncSession, deployment: Deployment) -> P
         count_candidates(await audience_of(session, deployment), SAMPLE_AGENTS)
     )
     groups = [
-        Group(AgentState(state), reason, count, list(ids))
-        for state, reason, count, ids in rows
+        Group(AgentState(state), reason, count, list(ids)) for state, reason, count, ids in rows
     ]
     eligible = sum(group.agents for group in groups if group.state is not AgentState.EXCLUDED)
     sizes = [stage_size(stage.percent, eligible) for stage in strategy_of(deployment).stages]

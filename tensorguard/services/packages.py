@@ -89,7 +89,6 @@ async def admit_package(
     upload: VerifiedUpload,
     *,
     by: Actor,
-    uploaded_by: str,
     now: datetime,
 ) -> Uploaded:
     """Make a verified upload visible: file under its final name, sealed DEK, row and event.
@@ -110,7 +109,7 @@ async def admit_package(
         session, kek, upload.dek, purpose=PURPOSE_DEK, owner=digest.hex(), now=now
     )
     key = await asyncio.to_thread(files.keep, upload.file, digest)
-    package = _row(upload, signer, key, secret_id, uploaded_by, now)
+    package = _row(upload, signer, key, secret_id, by, now)
     await session.execute(
         sa.insert(packages).values(
             {column.name: getattr(package, column.name) for column in packages.c}
@@ -205,7 +204,7 @@ def _row(
     publisher_kid: str,
     store_key: str,
     dek_secret_id: str,
-    uploaded_by: str,
+    by: Actor,
     now: datetime,
 ) -> Package:
     manifest = upload.package.manifest
@@ -223,7 +222,7 @@ def _row(
         not_before=datetime.fromtimestamp(manifest.not_before, UTC),
         not_after=_end(manifest.not_after),
         uploaded_at=now,
-        uploaded_by=uploaded_by,
+        uploaded_by=by.id,
         withdrawn_at=None,
     )
 

@@ -35,7 +35,6 @@ async def register_publisher(
     names: Sequence[str],
     not_after: datetime,
     by: Actor,
-    created_by: str,
     now: datetime,
 ) -> Publisher:
     """Let an Ed25519 key sign packages whose name matches one of `names` (`*` ends a prefix).
@@ -55,7 +54,7 @@ async def register_publisher(
         names=list(dict.fromkeys(names)),
         not_after=not_after,
         created_at=now,
-        created_by=created_by,
+        created_by=by.id,
         revoked_at=None,
     )
     await session.execute(

@@ -32,7 +32,6 @@ async def create_release(
     version: str | None = None,
     notes: str = "",
     by: Actor,
-    created_by: str,
     now: datetime,
 ) -> Release:
     """Make a release of a package, called as the package is unless told otherwise.
@@ -48,7 +47,7 @@ async def create_release(
         package_digest=package_digest,
         notes=notes,
         created_at=now,
-        created_by=created_by,
+        created_by=by.id,
         withdrawn_at=None,
     )
     _check(release)

@@ -113,6 +113,8 @@ def _cancel_at_signals(supervisor: Supervisor) -> asyncio.Event:
             task.cancel()
 
     for number in _STOP_SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # as nohup asks
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return stopped
 

@@ -72,9 +72,9 @@ class AgentCredentials(Credentials):
 class Platform:
     """One platform CA and everything that it, and others in its name, may sign."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, authority: CertificateAuthority | None = None) -> None:
         self.directory = directory
-        self.authority = CertificateAuthority.create(
+        self.authority = authority or CertificateAuthority.create(
             TRUST_DOMAIN, datetime.now(UTC) - timedelta(days=30)
         )
         self.ca_path = directory / "ca.pem"
@@ -142,6 +142,13 @@ class Platform:
             .add_extension(_LEAF_USAGE, critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),
+                critical=False,
+            )
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()), critical=False
+            )
             .sign(signer, hashes.SHA256())
         )
         return self._of(certificate, private_key, identity)

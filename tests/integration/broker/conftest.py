@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -181,6 +183,9 @@ async def site(open_site: OpenSite) -> AsyncIterator[Site]:
 
 async def run_program(*command: str | Path, stdin: bytes = b"", timeout_s: float = 10) -> str:
     """Run a foreign client to its end; return its exit code and everything it said."""
+    if shutil.which(str(command[0])) is None:
+        missing = f"{command[0]} is not installed (Debian: openssl, mosquitto-clients)"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(f"NOT RUN: {missing}")
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.PIPE,

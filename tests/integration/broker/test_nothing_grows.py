@@ -132,6 +132,13 @@ async def test_half_open_handshakes_do_not_keep_an_agent_out(
             client.close()
 
 
+async def test_a_crowd_that_comes_at_once_gets_in(open_site: OpenSite, platform: Platform) -> None:
+    agents = [platform.agent() for _ in range(100)]
+    async with open_site(pending=10, evict_after=timedelta(seconds=2)) as site:
+        await asyncio.gather(*(site.agent(agent) for agent in agents))
+        assert site.front.registry.agents == 100
+
+
 async def test_refused_peers_leave_no_descriptor_behind(site: Site, platform: Platform) -> None:
     agent = platform.agent()
     expired = platform.agent(issued=timedelta(days=-2), lifetime=timedelta(days=1))

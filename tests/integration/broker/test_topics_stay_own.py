@@ -215,3 +215,22 @@ async def test_denials_wait_for_a_hub(open_site: OpenSite, platform: Platform) -
         assert await wire.ping()
         report = await (await site.hub()).report("denied")
         assert (report.count, report.agent_id) == (1, agent.agent_id)
+
+
+async def test_denials_of_very_many_agents_are_counted_together(
+    open_site: OpenSite, platform: Platform
+) -> None:
+    agents = [platform.agent() for _ in range(5)]
+    async with open_site(denied_keys=2, report_every=timedelta(hours=1)) as site:
+        hub = await site.hub()
+        for agent in agents:
+            wire = await site.agent(agent)
+            await wire.publish("anything", qos=0)
+            assert await wire.ping()
+        site.front.reports.flush()
+        reports = [await hub.report("denied") for _ in range(3)]
+        assert [(it.agent_id, it.count) for it in reports] == [
+            (agents[0].agent_id, 1),
+            (agents[1].agent_id, 1),
+            (None, 3),
+        ]

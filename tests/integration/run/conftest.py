@@ -24,8 +24,9 @@ def start_stack(directory: Path) -> Iterator[Callable[..., Stack]]:
     """Starts a platform of stub services on this test's data directory."""
     stacks: list[Stack] = []
 
-    def start(*stubs: str) -> Stack:
-        stacks.append(Stack(directory / "data", *(stubs or ("broker", "hub", "api"))))
+    def start(*stubs: str, **environment: str) -> Stack:
+        names = stubs or ("broker", "hub", "api")
+        stacks.append(Stack(directory / "data", *names, **environment))
         return stacks[-1]
 
     yield start

@@ -20,14 +20,14 @@ PATIENCE_S = 40.0
 class Stack:
     """A platform in a process of its own."""
 
-    def __init__(self, directory: Path, *stubs: str) -> None:
+    def __init__(self, directory: Path, *stubs: str, **environment: str) -> None:
         self.directory = directory
         self.seen: list[dict[str, Any]] = []
         self._records: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.process = subprocess.Popen(
             [sys.executable, str(PROGRAM), str(directory), *stubs],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

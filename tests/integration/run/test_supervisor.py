@@ -16,6 +16,7 @@ from tensorguard.services.passwords import verify_password
 from tensorguard.store.embedded.server import DATABASE
 from tensorguard.vault.local import KEK_FILE
 from tests.integration.run.stack import PATIENCE_S, Stack
+from tests.postgres import Database
 
 StartStack = Callable[..., Stack]
 
@@ -50,6 +51,30 @@ def test_services_get_the_settings_and_never_the_owner_s_url(start_stack: StartS
     assert "TG_DATABASE_OWNER_URL" not in settings
     assert "tg_owner" not in str(settings)
     assert settings["TG_DATABASE_URL"].startswith("postgresql://tg_app@/")
+
+
+def test_a_given_server_is_used_and_none_started(
+    start_stack: StartStack, fresh_database: Database
+) -> None:
+    stack = start_stack(
+        "hub",
+        TG_DATABASE_URL=fresh_database.app_url,
+        TG_DATABASE_OWNER_URL=fresh_database.owner_url,
+    )
+    stack.wait_until_ready()
+    settings = next(r["settings"] for r in stack.seen if r.get("event") == "stub_started")
+    assert settings["TG_DATABASE_URL"] == fresh_database.app_url
+    assert "TG_DATABASE_OWNER_URL" not in settings
+    assert not (stack.directory / "postgres").exists()
+    with psycopg.connect(fresh_database.owner_url) as connection:
+        assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+
+
+def test_half_a_given_server_is_refused(start_stack: StartStack) -> None:
+    stack = start_stack("hub", TG_DATABASE_URL="postgresql://tg_app@db.example/tensorguard")
+    assert stack.wait_for_end() == 1
+    text = str(stack.seen[-1]["text"])
+    assert "TG_DATABASE_URL is set and TG_DATABASE_OWNER_URL is not" in text
 
 
 def test_kill_9_of_the_parent_leaves_no_process_behind(start_stack: StartStack) -> None:

@@ -1,0 +1,124 @@
+"""An operator's program: the REST API with an API key, and the ledger as it can be verified."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from tensorguard.ledger.checkpoint import (
+    Checkpoint,
+    VerifierKey,
+    parse_verifier_key,
+    verify_checkpoint,
+)
+from tensorguard.ledger.tree import Frontier, leaf_hash
+from tests.integration.platform.waiting import wait_until
+
+Json = dict[str, Any]
+PAGE = 200
+
+
+class Operator:
+    """Whoever holds an API key; an unexpected answer is an AssertionError with the problem."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url = url
+        self.api_key = api_key
+        self.http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            trust_env=False,
+            timeout=30.0,
+        )
+
+    def get(self, path: str, **query: Any) -> Json:
+        return self._json(self.http.get(f"/api/v1/{path}", params=query))
+
+    def post(self, path: str, body: Json | None = None) -> Json:
+        return self._json(self.http.post(f"/api/v1/{path}", json=body))
+
+    def pages(self, path: str, **query: Any) -> Iterator[Json]:
+        """Every item of a list, page after page."""
+        cursor: str | None = None
+        while True:
+            more = {} if cursor is None else {"cursor": cursor}
+            page = self.get(path, limit=PAGE, **query, **more)
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    # Fleets and agents
+
+    def create_fleet(self, slug: str, *, heartbeat_interval_s: int = 2) -> None:
+        self.post(
+            "fleets", {"slug": slug, "name": slug, "heartbeat_interval_s": heartbeat_interval_s}
+        )
+
+    def mint(self, fleet: str, *, max_uses: int = 1, ttl_s: int = 600) -> str:
+        """A join string."""
+        answer = self.post(
+            f"fleets/{fleet}/enrollment-tokens", {"ttl_s": ttl_s, "max_uses": max_uses}
+        )
+        return str(answer["join"])
+
+    def agents(self, fleet: str) -> list[Json]:
+        return list(self.pages("agents", fleet=fleet))
+
+    def wait_online(self, fleet: str, count: int, *, within_s: float = 60.0) -> list[Json]:
+        """The fleet's agents, once `count` of them are online."""
+
+        def online() -> list[Json]:
+            return [agent for agent in self.agents(fleet) if agent["presence"] == "online"]
+
+        return wait_until(
+            lambda: found if len(found := online()) >= count else None,
+            f"{count} agents of {fleet} online",
+            within_s=within_s,
+        ) or []
+
+    # Ledger
+
+    def entries(self, **query: Any) -> list[Json]:
+        """Sequenced entries, decoded, with their `leaf_index`."""
+        return [
+            json.loads(base64.b64decode(item["entry"])) | {"leaf_index": item["leaf_index"]}
+            for item in self.pages("ledger/entries", **query)
+        ]
+
+    def wait_entry(self, type_: str, *, subject: str | None = None, within_s: float = 20) -> Json:
+        """The newest entry of a type about a subject, once there is one."""
+        query = {"type": type_} | ({} if subject is None else {"subject": subject})
+        found = wait_until(
+            lambda: self.entries(**query), f"a ledger entry {type_}", within_s=within_s
+        )
+        return found[-1]
+
+    def verifier_keys(self) -> list[VerifierKey]:
+        text = self.http.get("/api/v1/ledger/key").raise_for_status().text
+        return [parse_verifier_key(line) for line in text.splitlines()]
+
+    def checkpoint(self) -> Checkpoint:
+        """The newest checkpoint, its signature verified."""
+        note = self.http.get("/api/v1/ledger/checkpoint").raise_for_status().text
+        return verify_checkpoint(note, self.verifier_keys())
+
+    def verify_ledger(self) -> Checkpoint:
+        """Recompute every leaf hash and the root that the newest checkpoint signs."""
+        checkpoint = self.checkpoint()
+        tree = Frontier()
+        for index, item in enumerate(self.pages("ledger/entries", end=checkpoint.size)):
+            assert item["leaf_index"] == index, f"entry {index} is missing"
+            leaf = leaf_hash(base64.b64decode(item["entry"]))
+            assert leaf.hex() == item["leaf_hash"], f"entry {index} is not what was hashed"
+            tree.append(leaf)
+        assert tree.size == checkpoint.size
+        assert tree.root == checkpoint.root
+        return checkpoint
+
+    def _json(self, answer: httpx.Response) -> Json:
+        assert answer.is_success, f"{answer.request.method} {answer.url}: {answer.text}"
+        body: Json = answer.json() if answer.content else {}
+        return body

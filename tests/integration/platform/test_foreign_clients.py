@@ -1,0 +1,150 @@
+"""mosquitto's clients with an enrolled agent's certificate, and without a good one."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from tests.integration.platform.device import Device
+from tests.integration.platform.operator import Operator
+from tests.integration.platform.programs import Program, mosquitto, run_mosquitto
+from tests.integration.platform.waiting import wait_until
+
+pytestmark = pytest.mark.xdist_group("platform")
+
+Enrolled = Callable[[], Device]
+REFUSED = ("--cert", "--key")
+
+
+def test_a_heartbeat_by_mosquitto_pub_puts_its_agent_online(
+    operator: Operator, fleet: str, enrolled: Enrolled, tmp_path: Path
+) -> None:
+    device = enrolled()
+    message = tmp_path / "heartbeat.json"
+    message.write_bytes(device.heartbeat())
+    status, said = run_mosquitto(
+        mosquitto("mosquitto_pub", device, "-q", "1", "-t", device.up("heartbeat"), "-f", str(message))
+    )
+    assert status == 0, said
+    (agent,) = wait_until(
+        lambda: [one for one in operator.agents(fleet) if one["last_heartbeat_at"]],
+        "the heartbeat in the API",
+    )
+    assert agent["id"] == device.agent_id
+    assert (agent["cpu_percent"], agent["agent_version"]) == (1.5, "9.9.9")
+
+
+def test_mosquitto_sub_gets_its_own_desired_topics_and_is_refused_every_other(
+    operator: Operator, fleet: str, enrolled: Enrolled, tmp_path: Path
+) -> None:
+    device, other = enrolled(), enrolled()
+    foreign = [other.down("#"), "#", f"tg/v1/{fleet}/#", "$SYS/#", device.up("#"), device.down("+")]
+    filters = [device.down("#"), f"tg/v1/{fleet}/all/down/#", *foreign]
+    options = [word for one in filters for word in ("-t", one)]
+    listener = mosquitto("mosquitto_sub", device, "-d", "-v", "-W", "20", *options)
+    with Program(tmp_path, "sub", listener) as sub:
+        wait_until(lambda: "Subscribed (mid" in sub.stdout, "SUBACK")
+        granted = sub.stdout.split("Subscribed (mid: 1):")[1].splitlines()[0]
+        assert [int(code) for code in granted.split(",")] == [0, 0] + [128] * len(foreign)
+        # A change of the fleet's configuration is sent to the whole fleet.
+        operator.http.patch(
+            f"/api/v1/fleets/{fleet}",
+            json={"heartbeat_interval_s": 3},
+            headers={"If-Match": operator.http.get(f"/api/v1/fleets/{fleet}").headers["ETag"]},
+        ).raise_for_status()
+        wait_until(lambda: f"tg/v1/{fleet}/all/down/config " in sub.stdout, "the fleet's config")
+
+
+def test_what_mosquitto_pub_sends_to_other_topics_reaches_nobody_and_is_recorded(
+    operator: Operator, enrolled: Enrolled
+) -> None:
+    device, victim = enrolled(), enrolled()
+    with victim.session() as session:
+        for topic in (victim.down("desired"), victim.up("heartbeat"), device.down("desired")):
+            run_mosquitto(
+                mosquitto("mosquitto_pub", device, "-q", "1", "-t", topic, "-m", "{}")
+            )
+        run_mosquitto(
+            mosquitto("mosquitto_pub", device, "-r", "-q", "1", "-t", device.up("event"), "-m", "x")
+        )
+        denied = wait_until(
+            lambda: _denials(operator, device, 4), "four denied publishes in the ledger"
+        )
+        assert {one["details"]["reason"] for one in denied} == {"foreign-topic", "retained-message"}
+        session.publish("heartbeat", victim.heartbeat())
+        assert session.ends.empty()
+        topics = {topic for topic, _ in list(session.heard.queue)}
+        assert victim.down("desired") not in topics
+    assert not operator.entries(type="message.poisoned", subject=victim.agent_id)
+
+
+def _denials(operator: Operator, device: Device, count: int) -> list[dict[str, object]] | None:
+    found = operator.entries(type="agent.denied", subject=device.agent_id)
+    return found if sum(one["details"]["count"] for one in found) >= count else None
+
+
+@pytest.mark.parametrize("how", ["without", "forged", "self-signed", "another's id"])
+def test_nobody_connects_without_a_certificate_of_their_own_and_the_victim_is_undisturbed(
+    how: str, operator: Operator, fleet: str, enrolled: Enrolled, tmp_path: Path
+) -> None:
+    victim, attacker = enrolled(), enrolled()
+    with victim.session() as session:
+        session.publish("heartbeat", victim.heartbeat(0))
+        arguments = mosquitto(
+            *("mosquitto_pub", attacker, "-q", "1", "-t", victim.up("heartbeat"), "-m", "{}"),
+            client_id=victim.agent_id,
+        )
+        if how == "without":
+            arguments = _without_certificate(arguments)
+        elif how in ("forged", "self-signed"):
+            forge(victim, tmp_path, self_signed=how == "self-signed")
+            paths = (str(tmp_path / "forged.pem"), str(tmp_path / "forged.key"))
+            arguments = _with_certificate(arguments, *paths)
+        for _ in range(3):
+            status, said = run_mosquitto(arguments)
+            assert status != 0, said
+        session.publish("heartbeat", victim.heartbeat(1))
+        assert session.ends.empty()
+    online = operator.wait_online(fleet, 1)
+    assert [agent["id"] for agent in online] == [victim.agent_id]
+
+
+def _without_certificate(arguments: list[str]) -> list[str]:
+    at = arguments.index("--cert")
+    return arguments[:at] + arguments[at + 4 :]
+
+
+def _with_certificate(arguments: list[str], certificate: str, key: str) -> list[str]:
+    at = arguments.index("--cert")
+    return [*arguments[:at], "--cert", certificate, "--key", key, *arguments[at + 4 :]]
+
+
+def forge(victim: Device, directory: Path, *, self_signed: bool) -> None:
+    """Write a certificate that says what the victim's says, by a CA that looks like the real one."""
+    real = x509.load_pem_x509_certificate(victim.certificate_path.read_bytes())
+    key, ca_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(real.subject)
+        .issuer_name(real.subject if self_signed else real.issuer)
+        .public_key(key.public_key())
+        .serial_number(real.serial_number)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+    )
+    for extension in real.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    certificate = builder.sign(key if self_signed else ca_key, hashes.SHA256())
+    (directory / "forged.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (directory / "forged.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
