@@ -10,6 +10,7 @@ from api.context import ApiContext
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.fleets.routes import router as fleets
 from api.ledger.routes import router as ledger
+from api.openapi import describe
 from api.operations.routes import router as operations
 from api.overview.routes import router as overview
 from api.session.routes import router as session
@@ -35,7 +36,7 @@ def create_app(
 ) -> FastAPI:
     """Return the people's listener; settings come from the environment unless given."""
     settings = settings or load_settings()
-    return build(
+    app = build(
         ROUTERS,
         settings=settings,
         context=context,
@@ -43,3 +44,5 @@ def create_app(
         openapi_url="/api/openapi.json",
         hsts=settings.is_https,
     )
+    describe(app, ROUTERS, settings)
+    return app

@@ -57,12 +57,12 @@ async def once(
     if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise BadIdempotencyKey("the Idempotency-Key header is empty, too long or not printable")
     digest = await _digest(request)
-    known = await _reserve(session, caller.created_by, key, digest, now)
+    known = await _reserve(session, caller.actor_key, key, digest, now)
     if known is not None:
         return _again(known, digest)
     response = await endpoint(request)
     if response.status_code < 400:
-        await _keep(session, caller.created_by, key, response, replayable=replayable)
+        await _keep(session, caller.actor_key, key, response, replayable=replayable)
     return response
 
 

@@ -65,8 +65,8 @@ async def run(settings: ApiSettings, stop: asyncio.Event, ready: Callable[[], No
     Raises: StoreError, PlatformNotInitialised, VaultError, CannotListen.
     """
     async with open_context(settings) as context, serving(context) as listening:
-        ready()
         log.info("api_ready", people=_text(listening.people), device=_text(listening.device))
+        ready()
         await stop.wait()
     log.info("api_stopped")
 

@@ -53,7 +53,6 @@ def register(
             names=names,
             not_after=now + timedelta(days=ttl_days),
             by=OPERATOR,
-            created_by=OPERATOR.id,
             now=now,
         )
         bundle = await publish_next(session, roots, by=OPERATOR, now=now)

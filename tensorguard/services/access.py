@@ -90,6 +90,6 @@ class Caller:
         return permission in ROLE_PERMISSIONS[self.role]
 
     @property
-    def created_by(self) -> str:
-        """The actor as the `created_by` columns hold it."""
+    def actor_key(self) -> str:
+        """The actor as one text, for keys that belong to one caller."""
         return f"{self.actor.kind}:{self.actor.id}"

@@ -89,7 +89,7 @@ async def create_api_key(
             secret_sha256=_digest(secret),
             role=role,
             created_at=now,
-            created_by=f"{by.kind}:{by.id}",
+            created_by=by.id,
             expires_at=expires_at,
         )
     )

@@ -100,7 +100,7 @@ async def revoke_agent(
                 agent_id=agent_id,
                 reason=reason,
                 revoked_at=now,
-                revoked_by=f"{by.kind}:{by.id}",
+                revoked_by=by.id,
             )
             .returning(revocations.c.seq)
         )

@@ -108,7 +108,7 @@ async def create_user(
         name=name,
         role=role,
         created_at=now,
-        created_by=f"{by.kind}:{by.id}",
+        created_by=by.id,
         disabled_at=None,
     )
     table = tables.users

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
+from pydantic import SecretStr
 
 from api.context import ApiContext, open_context
 from api.settings import ApiSettings, ListenAddress
@@ -30,7 +31,7 @@ def platform(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     password = asyncio.run(_bootstrap(database.app_url, data_dir))
     (data_dir / "password").write_text(password)
     yield ApiSettings(
-        database_url=database.app_url,
+        database_url=SecretStr(database.app_url),
         data_dir=data_dir,
         http=ListenAddress("127.0.0.1", 0),
         device=ListenAddress("127.0.0.1", 0),

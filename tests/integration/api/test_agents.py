@@ -133,7 +133,11 @@ async def test_telemetry_is_averaged_over_as_many_points_as_were_asked_for(api: 
     ]
     await _execute(api, sa.insert(tables.heartbeats).values(beats))
     url = f"{AGENTS}/{agent_id}/telemetry"
-    params = {"since": since.isoformat(), "until": until.isoformat(), "points": 6}
+    params: dict[str, str | int] = {
+        "since": since.isoformat(),
+        "until": until.isoformat(),
+        "points": 6,
+    }
     answer = (await api.admin.get(url, params=params)).json()
     assert answer["step_s"] == 100
     assert [point["heartbeats"] for point in answer["points"]] == [100] * 6

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from api.settings import ApiSettings
-
-
-def _environment(platform: ApiSettings) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("TG_")}
-    return ours | {
-        "TG_DATABASE_URL": platform.database_url.get_secret_value(),
-        "TG_DATA_DIR": str(platform.data_dir),
-        "TG_HTTP": "127.0.0.1:0",
-        "TG_DEVICE": "127.0.0.1:0",
-    }
+from tests.integration.api.process import environment, running_api
 
 
 def _admin(platform: ApiSettings, *arguments: str, given: str = "") -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tensorguard.cli", "admin", *arguments, "--json"],
-        env=_environment(platform),
+        env=environment(platform),
         input=given,
         capture_output=True,
         text=True,
@@ -44,34 +33,11 @@ def _admin(platform: ApiSettings, *arguments: str, given: str = "") -> dict[str,
     return dict(answer)
 
 
-@contextmanager
-def _running_api(platform: ApiSettings) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The process once it says that it is ready, and the people's URL."""
-    read_end, write_end = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tensorguard.cli", "api", "run"],
-        env=_environment(platform) | {"TG_READY_FD": str(write_end)},
-        pass_fds=(write_end,),
-        stderr=subprocess.PIPE,
-    )
-    os.close(write_end)
-    try:
-        assert os.read(read_end, 100) == b"ready\n"
-        assert process.stderr is not None
-        for line in process.stderr:
-            record = json.loads(line)
-            if record["event"] == "api_ready":
-                break
-        yield process, f"http://{record['people']}"
-    finally:
-        os.close(read_end)
-        process.kill()
-        process.communicate(timeout=10)
-
-
-def test_a_key_made_on_the_command_line_opens_the_running_api(platform: ApiSettings) -> None:
+def test_a_key_made_on_the_command_line_opens_the_running_api(
+    platform: ApiSettings, tmp_path: Path
+) -> None:
     made = _admin(platform, "api-key", "create", "--name", "ci", "--role", "admin")
-    with _running_api(platform) as (process, url):
+    with running_api(platform, tmp_path / "api.log") as (process, url):
         headers = {"Authorization": f"Bearer {made['key']}"}
         with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
             assert client.get("/readyz").json() == {"status": "ok"}
@@ -134,7 +100,7 @@ def test_an_api_that_cannot_run_says_why_and_what_to_do(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tensorguard.cli", "api", "run"],
-        env=_environment(platform) | {name: value},
+        env=environment(platform) | {name: value},
         capture_output=True,
         text=True,
         timeout=60,

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import structlog
 from cryptography import x509
+from pydantic import SecretStr
 
 from api import connection
 from api.context import ApiContext
@@ -191,6 +192,6 @@ def test_settings_that_cannot_work_are_refused_without_quoting_secrets(
 
 def test_settings_do_not_show_the_database_password(platform: ApiSettings) -> None:
     settings = ApiSettings(
-        database_url="postgresql://tg_app:hunter2@/x", data_dir=platform.data_dir
+        database_url=SecretStr("postgresql://tg_app:hunter2@/x"), data_dir=platform.data_dir
     )
     assert "hunter2" not in repr(settings)

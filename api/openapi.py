@@ -1,0 +1,43 @@
+"""What FastAPI cannot know of our routes: who may use them, and that a POST may be repeated."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from api.access import requirement_of
+from api.idempotency import MAX_KEY_LENGTH
+from api.settings import ApiSettings
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same request with the same key has its effect once, within 24 hours.",
+    "schema": {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"},
+}
+
+
+def describe(app: FastAPI, routers: Sequence[APIRouter], settings: ApiSettings) -> None:
+    """Add permissions and repeatable requests to the document that `app` serves."""
+    document = app.openapi()
+    document.setdefault("components", {})["securitySchemes"] = {
+        "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tg_<id>_<secret>"},
+        "session": {"type": "apiKey", "in": "cookie", "name": settings.cookie_name},
+    }
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                for method in route.methods or ():
+                    _describe(document["paths"][route.path][method.lower()], route, method)
+
+
+def _describe(operation: dict[str, Any], route: APIRoute, method: str) -> None:
+    requirement = requirement_of(route.dependant, route.path)
+    if requirement is None:
+        return
+    operation["security"] = [{"apiKey": []}, {"session": []}]
+    operation["x-permission"] = str(requirement.permission)
+    if method == "POST":
+        operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
