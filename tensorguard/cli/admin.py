@@ -13,6 +13,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.cli.database import find_database_url, in_transaction
+from tensorguard.cli.publisher import app as publisher
 from tensorguard.services import api_keys, users
 from tensorguard.services.access import Role
 from tensorguard.services.event import Actor
@@ -24,6 +25,7 @@ api_key = typer.Typer(no_args_is_help=True, help="API keys, with which programs 
 user = typer.Typer(no_args_is_help=True, help="People who may sign in.")
 app.add_typer(api_key, name="api-key")
 app.add_typer(user, name="user")
+app.add_typer(publisher, name="publisher")
 
 # Whoever may read the database's credentials on this machine: not one of the platform's users.
 OPERATOR = Actor("system", "command-line")
