@@ -7,12 +7,16 @@ from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
 from api.application import build
 from api.context import ApiContext
+from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.fleets.routes import router as fleets
 from api.ledger.routes import router as ledger
 from api.openapi import describe
 from api.operations.routes import router as operations
 from api.overview.routes import router as overview
+from api.packages.routes import router as packages
+from api.publishers.routes import router as publishers
+from api.releases.routes import router as releases
 from api.session.routes import router as session
 from api.settings import ApiSettings, load_settings
 from api.users.routes import router as users
@@ -24,6 +28,10 @@ ROUTERS = (
     enrollment_tokens,
     agents,
     agent_history,
+    publishers,
+    packages,
+    releases,
+    deployments,
     ledger,
     users,
     api_keys,

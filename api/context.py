@@ -11,6 +11,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 
 from api.attempts import Attempts, FailureBudget
+from api.downloads import Downloads
 from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
@@ -24,6 +25,7 @@ from tensorguard.store.engine import (
     session_maker,
     store_error,
 )
+from tensorguard.store.package_files import PackageFiles
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tensorguard.vault.provider import KeyProvider
 
@@ -31,6 +33,7 @@ log = structlog.get_logger()
 
 Clock = Callable[[], datetime]
 _FLUSH_EVERY_S = 10.0
+PACKAGES_FOLDER = "packages"
 
 
 def utc_now() -> datetime:
@@ -49,6 +52,8 @@ class ApiContext:
     clock: Clock
     denials: Tally
     passwords: Passwords
+    files: PackageFiles
+    downloads: Downloads
     attempts: Attempts = field(default_factory=Attempts)
     enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
     enrollment_budget: FailureBudget = field(default_factory=FailureBudget)
@@ -73,6 +78,9 @@ async def open_context(
         kek = LocalKeyProvider.open(settings.data_dir / KEK_FILE)
         async with sessions() as session:
             keyring = await Keyring.load(session, kek, only=API_SECRETS)
+        files = PackageFiles(settings.data_dir / PACKAGES_FOLDER)
+        if leftovers := await asyncio.to_thread(files.prepare):
+            log.info("interrupted_uploads_removed", files=leftovers)
         context = ApiContext(
             settings=settings,
             sessions=sessions,
@@ -81,6 +89,8 @@ async def open_context(
             clock=clock,
             denials=Tally(sessions, clock),
             passwords=Passwords(hasher),
+            files=files,
+            downloads=Downloads(settings.downloads_per_fleet),
         )
         stop = asyncio.Event()
         flushing = asyncio.create_task(_flush_counters(context, stop), name="counters")

@@ -15,11 +15,16 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Limits:
-    """`replayable` false: the answer holds a secret and is never stored."""
+    """`replayable` false: the answer holds a secret and is never stored.
+
+    `streamed`: the body is never held in memory, and the request has its effect once by what it
+    holds, so that an Idempotency-Key is not looked at.
+    """
 
     max_body_bytes: int = 64 * KIB
     timeout_s: float = 30.0
     replayable: bool = True
+    streamed: bool = False
 
 
 DEFAULT: Final = Limits()
@@ -30,11 +35,12 @@ def limits(
     max_body_bytes: int = DEFAULT.max_body_bytes,
     timeout_s: float = DEFAULT.timeout_s,
     replayable: bool = True,
+    streamed: bool = False,
 ) -> Callable[[Endpoint], Endpoint]:
     """Give an endpoint other limits than most have; stands below `@router.post(…)`."""
 
     def attach(endpoint: Endpoint) -> Endpoint:
-        endpoint.__dict__["limits"] = Limits(max_body_bytes, timeout_s, replayable)
+        endpoint.__dict__["limits"] = Limits(max_body_bytes, timeout_s, replayable, streamed)
         return endpoint
 
     return attach

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from tensorguard.pki.errors import CsrRefused
+from tensorguard.rollouts.errors import RolloutError
 from tensorguard.services.errors import (
     Conflict,
     Denied,
@@ -20,6 +21,7 @@ from tensorguard.services.errors import (
     Unready,
 )
 from tensorguard.store.engine import store_error
+from tensorguard.tgsp.errors import TgspError
 
 log = structlog.get_logger()
 
@@ -59,6 +61,9 @@ STATUS: Final[Mapping[str, int]] = {
     "csr-too-large": 413,
     "bad-key": 422,
     "no-checkpoint": 404,
+    "illegal-move": 409,
+    "package-too-large": 413,
+    "package-store-full": 507,
 }
 _KINDS: Final[Sequence[tuple[type[Exception], int]]] = (
     (Invalid, 422),
@@ -67,6 +72,8 @@ _KINDS: Final[Sequence[tuple[type[Exception], int]]] = (
     (Denied, 403),
     (Unready, 503),
     (CsrRefused, 422),
+    (TgspError, 422),
+    (RolloutError, 422),
 )
 _HTTP_CODES: Final = {
     400: "bad-request",

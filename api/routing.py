@@ -40,9 +40,12 @@ class Route(APIRoute):
             limited = limits.limited(request, cost.max_body_bytes)
             async with context.sessions() as session:
                 limited.state.session = session
-                response = await idempotency.once(
-                    limited, session, endpoint, replayable=cost.replayable, now=context.clock()
-                )
+                if cost.streamed:
+                    response = await endpoint(limited)
+                else:
+                    response = await idempotency.once(
+                        limited, session, endpoint, replayable=cost.replayable, now=context.clock()
+                    )
                 await session.commit()
             return response
 

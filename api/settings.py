@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import BeforeValidator, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -61,6 +61,10 @@ class ApiSettings(BaseSettings):
     receipt_wait: timedelta = timedelta(seconds=1)
     """How long the answer to a revocation waits for the broker fronts."""
     max_connections: int = 2000
+    package_limit_bytes: int = Field(default=16 * 1024**3, ge=1)
+    """The largest package that may be uploaded."""
+    downloads_per_fleet: int = Field(default=200, ge=1)
+    """How many agents of a fleet may download at the same time; the others are told to wait."""
 
     @model_validator(mode="after")
     def _encrypts_what_leaves_the_machine(self) -> Self:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 
@@ -50,7 +51,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         source = MqttUplink(
             host=host.strip("[]"),
             port=int(port),
-            client_id="hub-1",
+            client_id=f"hub-{secrets.token_hex(4)}",
             tls=certificate.client_context(keyring.trust.cas),
             clock=utc_now,
             intake_limit=settings.intake_limit,

@@ -141,9 +141,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
                 return
         try:
             topic = message.topic
-        except (
-            UnicodeDecodeError
-        ):  # raised, it would end the thread; so: a dead letter
+        except UnicodeDecodeError:  # raised, it would end the thread; so: a dead letter
             topic = "(not UTF-8)"
         self._buffer.append(
             Uplink(

@@ -5,9 +5,10 @@ from fastapi import FastAPI
 from api.application import build
 from api.context import ApiContext
 from api.device.joining import router as joining
+from api.device.packages import router as packages
 from api.settings import ApiSettings, load_settings
 
-ROUTERS = (joining,)
+ROUTERS = (joining, packages)
 
 
 def create_device_app(

@@ -12,8 +12,8 @@ from uuid import UUID
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.cli import publishers
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
+from tensorguard.cli.publisher import app as publisher
 from tensorguard.services import api_keys, users
 from tensorguard.services.access import Role
 from tensorguard.services.passwords import generate_password, hash_password
@@ -24,7 +24,7 @@ api_key = typer.Typer(no_args_is_help=True, help="API keys, with which programs 
 user = typer.Typer(no_args_is_help=True, help="People who may sign in.")
 app.add_typer(api_key, name="api-key")
 app.add_typer(user, name="user")
-app.add_typer(publishers.app, name="publisher")
+app.add_typer(publisher, name="publisher")
 
 T = TypeVar("T")
 AskPassword = Annotated[

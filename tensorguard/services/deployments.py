@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from tensorguard.services.releases import check_deployable, get_release
 from tensorguard.store.candidates import Audience, candidates, count_candidates
 from tensorguard.store.deployments import Deployment, find_deployment
 from tensorguard.store.ids import new_id
+from tensorguard.store.packages import Release
 from tensorguard.store.tables import (
     Time,
     deployment_agents,
@@ -43,6 +44,16 @@ from tensorguard.tgsp import manifest as manifests
 
 SAMPLE_AGENTS = 10
 CHANNEL = "tg_deployments"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be deployed, to whom, and how."""
+
+    release_id: UUID
+    fleets: Sequence[str]
+    selector: str = ""
+    strategy: Strategy = field(default_factory=Strategy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +75,21 @@ class Preview:
 
 
 async def create_deployment(
-    session: AsyncSession,
-    *,
-    release_id: UUID,
-    fleets: Sequence[str],
-    selector: str = "",
-    strategy: Strategy = Strategy(),  # noqa: B008 - frozen
-    by: Actor,
-    now: datetime,
+    session: AsyncSession, plan: Plan, *, by: Actor, now: datetime
 ) -> Deployment:
     """Write down a deployment as a draft: nobody gets anything before `start_deployment`.
 
     Raises: ReleaseNotFound, PackageWithdrawn, FleetNotFound, BadSelector, BadStrategy.
     """
-    release = await get_release(session, release_id)
-    await check_deployable(session, release.package_digest)
-    slugs = await _check_fleets(session, fleets)
-    parse_selector(selector)
-    strategy = parse_strategy(dump_strategy(strategy))
+    release, slugs = await _check_plan(session, plan)
+    strategy = plan.strategy
     deployment_id = new_id()
     await session.execute(
         sa.insert(deployments).values(
             id=deployment_id,
             release_id=release.id,
             fleets=slugs,
-            selector=selector,
+            selector=plan.selector,
             strategy=dump_strategy(strategy),
             state=DeploymentState.DRAFT,
             salt=secrets.token_bytes(SALT_BYTES),
@@ -103,23 +104,36 @@ async def create_deployment(
         release_id=release.id,
         package_digest=release.package_digest,
         fleets=slugs,
-        selector=selector,
+        selector=plan.selector,
         allow_downgrade=strategy.allow_downgrade,
     )
     await ledger.record(session, event, now=now)
     return await get_deployment(session, deployment_id)
 
 
-async def preview_deployment(session: AsyncSession, deployment: Deployment) -> Preview:
-    """Return who would get the release if the deployment started now, and who not, and why."""
-    rows = await session.execute(
-        count_candidates(await audience_of(session, deployment), SAMPLE_AGENTS)
-    )
+async def preview_deployment(session: AsyncSession, plan: Plan) -> Preview:
+    """Return who would get the release if this started now, and who not, and why.
+
+    Raises: ReleaseNotFound, PackageWithdrawn, FleetNotFound, BadSelector, BadStrategy.
+    """
+    release, slugs = await _check_plan(session, plan)
+    audience = await _audience(session, release.package_digest, slugs, plan.selector, bytes(16))
+    return await _preview(session, audience, plan.strategy)
+
+
+async def preview_draft(session: AsyncSession, deployment: Deployment) -> Preview:
+    """Return what `preview_deployment` does, by the deployment's own draw of lots."""
+    audience = await audience_of(session, deployment)
+    return await _preview(session, audience, strategy_of(deployment))
+
+
+async def _preview(session: AsyncSession, audience: Audience, strategy: Strategy) -> Preview:
+    rows = await session.execute(count_candidates(audience, SAMPLE_AGENTS))
     groups = [
         Group(AgentState(state), reason, count, list(ids)) for state, reason, count, ids in rows
     ]
     eligible = sum(group.agents for group in groups if group.state is not AgentState.EXCLUDED)
-    sizes = [stage_size(stage.percent, eligible) for stage in strategy_of(deployment).stages]
+    sizes = [stage_size(stage.percent, eligible) for stage in strategy.stages]
     stages = [size - before for size, before in zip(sizes, [0, *sizes], strict=False)]
     return Preview(stages, groups)
 
@@ -223,16 +237,36 @@ def strategy_of(deployment: Deployment) -> Strategy:
 
 async def audience_of(session: AsyncSession, deployment: Deployment) -> Audience:
     """Return whom the deployment is for, by its own words and by its package's manifest."""
-    package = await get_package(session, deployment.package_digest)
+    return await _audience(
+        session,
+        deployment.package_digest,
+        deployment.fleets,
+        deployment.selector,
+        deployment.salt,
+    )
+
+
+async def _audience(
+    session: AsyncSession, digest: bytes, slugs: Sequence[str], selector: str, salt: bytes
+) -> Audience:
+    package = await get_package(session, digest)
     target = manifests.decode(package.manifest).target
     return Audience(
-        salt=deployment.salt,
-        fleets=tuple(deployment.fleets),
-        selector=parse_selector(deployment.selector),
+        salt=salt,
+        fleets=tuple(slugs),
+        selector=parse_selector(selector),
         target_fleets=target.fleets,
         target_selector=parse_selector(target.selector),
-        package_digest=package.digest,
+        package_digest=digest,
     )
+
+
+async def _check_plan(session: AsyncSession, plan: Plan) -> tuple[Release, list[str]]:
+    release = await get_release(session, plan.release_id)
+    await check_deployable(session, release.package_digest)
+    parse_selector(plan.selector)
+    parse_strategy(dump_strategy(plan.strategy))
+    return release, await _check_fleets(session, plan.fleets)
 
 
 async def _check_fleets(session: AsyncSession, slugs: Sequence[str]) -> list[str]:

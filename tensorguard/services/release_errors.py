@@ -119,3 +119,4 @@ class TooManyDownloads(Unready):
 
     code = "too-many-downloads"
     hint = "Try again after the seconds in Retry-After, with jitter."
+    retry_after_s = 5

@@ -86,9 +86,9 @@ def candidates(audience: Audience) -> sa.CTE:
 def count_candidates(audience: Audience, sample: int) -> sa.Select[Any]:
     """Return (state, reason, count, the first `sample` agent ids by h), one row a kind."""
     found = candidates(audience)
-    ids = sa.func.array_agg(
-        aggregate_order_by(found.c.agent_id, found.c.h), type_=ARRAY(sa.Uuid)
-    )[1:sample]
+    ids = sa.func.array_agg(aggregate_order_by(found.c.agent_id, found.c.h), type_=ARRAY(sa.Uuid))[
+        1:sample
+    ]
     return (
         sa.select(found.c.state, found.c.reason, sa.func.count().label("agents"), ids)
         .group_by(found.c.state, found.c.reason)

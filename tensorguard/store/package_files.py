@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -51,47 +52,29 @@ class PackageFiles:
     def prepare(self) -> int:
         """Make the folders and remove what a crash left of uploads; return how many files.
 
-        For the start of the one process that receives uploads, before the first of them.
+        What an upload is still using is locked, and stays.
         """
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        leftovers = list(self._incoming.iterdir())
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        return len(leftovers)
+        return sum(_remove_if_left(path) for path in list(self._incoming.iterdir()))
 
     @contextlib.asynccontextmanager
     async def receive(
         self, chunks: AsyncIterator[bytes], *, limit_bytes: int
     ) -> AsyncIterator[IncomingFile]:
-        """Write a stream to a new file, synced; whatever was not `keep`-t is gone afterwards.
+        """Write a stream to a new file, synced; what was not `keep`-t is gone afterwards.
 
         Raises: FileTooLarge, FilesFull.
         """
         path = self._incoming / secrets.token_hex(16)
-        try:
-            yield await self._write(path, chunks, limit_bytes)
-        finally:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-
-    async def _write(
-        self, path: Path, chunks: AsyncIterator[bytes], limit_bytes: int
-    ) -> IncomingFile:
-        hasher = hashlib.sha256()
-        size = 0
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
         try:
-            with os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as file:
-                async for block in _blocks(chunks):
-                    size += len(block)
-                    if size > limit_bytes:
-                        raise FileTooLarge(f"the file has more than {limit_bytes} bytes")
-                    await asyncio.to_thread(_write_block, file.fileno(), block, hasher)
-                await asyncio.to_thread(os.fsync, file.fileno())
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise FilesFull(f"no room after {size} bytes") from None
-            raise
-        return IncomingFile(path, size, hasher.digest())
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            size, digest = await _write(descriptor, chunks, limit_bytes)
+            yield IncomingFile(path, size, digest)
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
     def keep(self, incoming: IncomingFile, digest: bytes) -> str:
         """Give a file its final name, durably, in place of one there; return its store key.
@@ -114,6 +97,26 @@ class PackageFiles:
 def store_key(digest: bytes) -> str:
     """Return the name of a package's file, relative to the store."""
     return f"{digest.hex()[:2]}/{digest.hex()}{SUFFIX}"
+
+
+async def _write(
+    descriptor: int, chunks: AsyncIterator[bytes], limit_bytes: int
+) -> tuple[int, bytes]:
+    """Write and sync a stream; return its size and SHA-256."""
+    hasher = hashlib.sha256()
+    size = 0
+    try:
+        async for block in _blocks(chunks):
+            size += len(block)
+            if size > limit_bytes:
+                raise FileTooLarge(f"the file has more than {limit_bytes:,} bytes")
+            await asyncio.to_thread(_write_block, descriptor, block, hasher)
+        await asyncio.to_thread(os.fsync, descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FilesFull(f"no room after {size:,} bytes") from None
+        raise
+    return size, hasher.digest()
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -141,3 +144,13 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove_if_left(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True

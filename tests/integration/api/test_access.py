@@ -148,7 +148,7 @@ async def test_a_denied_request_is_in_the_ledger_once_however_often_it_is_repeat
         "Bearer tg_",
         "Bearer tg__",
         "Bearer tg_0_x",
-        f"Bearer tg_{uuid4().hex}_" + "a" * 43,
+        "Bearer tg_" + "0" * 32 + "_" + "a" * 43,
         "Bearer tg_\u00e9",
         "Basic YWRtaW46YWRtaW4=",
         "Bearer " + "a" * 4000,

@@ -19,6 +19,7 @@ from hub.rollouts import RolloutController
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Desired, Progress
 from tensorguard.services import deployments, fleets, packages, publishers, releases
+from tensorguard.services.deployments import Plan
 from tensorguard.services.events import Actor
 from tensorguard.services.keyring import Keyring
 from tensorguard.services.packages import Uploaded
@@ -181,11 +182,9 @@ class Platform:
     async def draft(self, release: Release, *slugs: str, **settings: Any) -> Deployment:
         made = await self.do(
             deployments.create_deployment,
-            release_id=release.id,
-            fleets=slugs,
+            Plan(release_id=release.id, fleets=slugs, **settings),
             by=OPERATOR,
             now=self.clock.now,
-            **settings,
         )
         assert isinstance(made, Deployment)
         return made

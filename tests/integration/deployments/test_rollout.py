@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from tensorguard.rollouts.errors import IllegalMove
 from tensorguard.rollouts.strategy import Strategy
 from tensorguard.services import deployments, desired
-from tensorguard.services.deployments import Preview
+from tensorguard.services.deployments import Plan, Preview
 from tensorguard.services.packages import get_package
 from tensorguard.services.publishers import revoke_publisher
 from tensorguard.services.release_errors import NoEligibleAgents, PackageWithdrawn
@@ -125,7 +125,9 @@ async def test_a_preview_says_what_starts_and_who_is_left_out_and_why(platform: 
     await platform.set_status(revoked, "revoked")
     release = await platform.release(target=target(fleets=("in",), selector="!legacy"))
     draft = await platform.draft(release, fleet, outside, selector="gpu=true")
-    preview = await platform.do(deployments.preview_deployment, draft)
+    plan = Plan(release_id=release.id, fleets=(fleet, outside), selector="gpu=true")
+    preview = await platform.do(deployments.preview_draft, draft)
+    assert await platform.do(deployments.preview_deployment, plan) == preview
     assert isinstance(preview, Preview)
     assert preview.stages == [1]
     assert {(group.state, group.reason): group.agents for group in preview.groups} == {

@@ -272,7 +272,9 @@ async def test_what_a_crash_left_of_uploads_is_swept_at_the_start(platform: Plat
     uploaded = await platform.upload(platform.build_package())
     (platform.folder / "packages" / "incoming" / "left-over").write_bytes(b"x")
     files = PackageFiles(platform.folder / "packages")
-    assert files.prepare() == 1
+    async with files.receive(read_file(platform.build_package()), limit_bytes=10**7) as incoming:
+        assert files.prepare() == 1
+        assert incoming.path.exists()
     assert stored_files(platform) == [files.path(uploaded.package.store_key)]
 
 

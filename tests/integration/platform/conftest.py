@@ -65,9 +65,7 @@ def fleet(operator: Operator) -> str:
 
 
 @pytest.fixture
-def enrolled(
-    operator: Operator, fleet: str, tmp_path: Path
-) -> Callable[[], Device]:
+def enrolled(operator: Operator, fleet: str, tmp_path: Path) -> Callable[[], Device]:
     """Makes foreign devices that have joined this test's fleet."""
 
     def make() -> Device:

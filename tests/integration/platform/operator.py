@@ -73,11 +73,14 @@ class Operator:
         def online() -> list[Json]:
             return [agent for agent in self.agents(fleet) if agent["presence"] == "online"]
 
-        return wait_until(
-            lambda: found if len(found := online()) >= count else None,
-            f"{count} agents of {fleet} online",
-            within_s=within_s,
-        ) or []
+        return (
+            wait_until(
+                lambda: found if len(found := online()) >= count else None,
+                f"{count} agents of {fleet} online",
+                within_s=within_s,
+            )
+            or []
+        )
 
     # Ledger
 

@@ -1,9 +1,7 @@
 """Programs beside the platform: real agents, simulated ones, mosquitto's clients."""
 
-import json
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,9 +64,7 @@ class RealAgent(Program):
 
     def __init__(self, directory: Path, join: str, name: str = "real") -> None:
         state = directory / "agent"
-        self.enrolled = run_json(
-            "agent", "enroll", join, "--name", name, "--state-dir", str(state)
-        )
+        self.enrolled = run_json("agent", "enroll", join, "--name", name, "--state-dir", str(state))
         self.state_dir = state
         super().__init__(directory, "agent", command("agent", "run", "--state-dir", str(state)))
 

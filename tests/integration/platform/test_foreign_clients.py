@@ -1,7 +1,5 @@
 """mosquitto's clients with an enrolled agent's certificate, and without a good one."""
 
-import subprocess
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +9,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
@@ -31,7 +28,9 @@ def test_a_heartbeat_by_mosquitto_pub_puts_its_agent_online(
     message = tmp_path / "heartbeat.json"
     message.write_bytes(device.heartbeat())
     status, said = run_mosquitto(
-        mosquitto("mosquitto_pub", device, "-q", "1", "-t", device.up("heartbeat"), "-f", str(message))
+        mosquitto(
+            "mosquitto_pub", device, "-q", "1", "-t", device.up("heartbeat"), "-f", str(message)
+        )
     )
     assert status == 0, said
     (agent,) = wait_until(
@@ -69,9 +68,7 @@ def test_what_mosquitto_pub_sends_to_other_topics_reaches_nobody_and_is_recorded
     device, victim = enrolled(), enrolled()
     with victim.session() as session:
         for topic in (victim.down("desired"), victim.up("heartbeat"), device.down("desired")):
-            run_mosquitto(
-                mosquitto("mosquitto_pub", device, "-q", "1", "-t", topic, "-m", "{}")
-            )
+            run_mosquitto(mosquitto("mosquitto_pub", device, "-q", "1", "-t", topic, "-m", "{}"))
         run_mosquitto(
             mosquitto("mosquitto_pub", device, "-r", "-q", "1", "-t", device.up("event"), "-m", "x")
         )

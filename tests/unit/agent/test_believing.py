@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -146,7 +146,7 @@ def test_what_is_too_large_is_not_even_read(connected: Bench) -> None:
 @pytest.mark.parametrize(
     "topic",
     [
-        topics.down(AGENT.fleet, uuid4(), DownKind.DESIRED),
+        topics.down(AGENT.fleet, UUID(int=7), DownKind.DESIRED),
         topics.fleet_down("hospital-b", DownKind.CONFIG),
         topics.fleet_down(AGENT.fleet, DownKind.DESIRED),
         topics.fleet_down(AGENT.fleet, DownKind.COMMAND),

@@ -1,0 +1,1 @@
+"""Deployments: releases on their way to agents."""

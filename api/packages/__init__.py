@@ -1,0 +1,1 @@
+"""Packages: upload, list, facts."""

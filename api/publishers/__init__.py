@@ -1,0 +1,1 @@
+"""Publishers: whose signature makes a package believable."""

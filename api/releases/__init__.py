@@ -1,0 +1,1 @@
+"""Releases: names and versions of packages."""
