@@ -1,1 +1,1 @@
-"""Runs the platform's processes as children: start in order, keep alive, stop in reverse."""
+"""Runs the platform's processes as children: start, keep alive, stop in order."""

@@ -1,4 +1,4 @@
-"""The whole platform on this machine: which services, with which settings, in which order."""
+"""The whole platform on this machine: which services, with which settings, on which database."""
 
 import asyncio
 import os
@@ -56,7 +56,7 @@ class Ready:
 
 
 def platform_services(environment: Mapping[str, str]) -> list[ChildSpec]:
-    """The services in the order in which they start."""
+    """The services in the reverse of the order in which they stop."""
     return [python_service(name, environment) for name in ("broker", "hub", "api")]
 
 
@@ -85,9 +85,11 @@ async def run_platform(
             await asyncio.to_thread(upgrade, urls.owner)
             await ensure_platform(urls.app, directory, trust_domain=request.trust_domain)
             settings = _service_settings(request, directory, addresses)
-            for spec in services(service_environment(urls, settings)):
-                child = ProcessChild(spec, output=output, inherit=(lifeline, lock.children))
-                await supervisor.start(child)
+            inherit = (lifeline, lock.children)
+            specs = services(service_environment(urls, settings))
+            await supervisor.start(
+                *(ProcessChild(spec, output=output, inherit=inherit) for spec in specs)
+            )
             announce(Ready(addresses, directory, find_initial_password(directory)))
             forget_initial_password(directory)
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Keeps children running: started in order, started again when they end, stopped in reverse."""
+"""Keeps children running: started, started again when they end, stopped in reverse order."""
 
 import asyncio
 import random
@@ -23,7 +23,8 @@ class Supervisor:
     ) -> None:
         self._output = output
         self._uniform = uniform
-        self._kept: list[tuple[Child, asyncio.Task[None]]] = []
+        self._children: list[Child] = []
+        self._keepers: dict[str, asyncio.Task[None]] = {}
         self._hasten = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -35,8 +36,10 @@ class Supervisor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._output.say("stopping", services=[child.name for child, _ in reversed(self._kept)])
-        for child, keeper in reversed(self._kept):
+        running = [child for child in reversed(self._children) if child.name in self._keepers]
+        self._output.say("stopping", services=[child.name for child in running])
+        for child in running:
+            keeper = self._keepers[child.name]
             keeper.cancel()
             await asyncio.wait([keeper])
             await child.stop(self._hasten)
@@ -46,19 +49,29 @@ class Supervisor:
         """Stop waiting for children that are asked to end: end them."""
         self._hasten.set()
 
-    async def start(self, child: Child) -> None:
-        """Start a child and keep it running from now on.
+    async def start(self, *children: Child) -> None:
+        """Start children at the same time and keep each running from when it is ready.
 
-        Raises: whatever the child's own start raises, this first time.
+        Raises: what the first child to fail raises; those that were not ready are ended then.
         """
+        self._children += children
+        starts = [asyncio.create_task(self._start(child)) for child in children]
+        try:
+            await asyncio.gather(*starts)
+        except BaseException:
+            for start in starts:
+                start.cancel()
+            await asyncio.wait(starts)
+            raise
+
+    async def _start(self, child: Child) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         await child.start()
-        self._output.say(
-            "service_ready", name=child.name, took_ms=round((loop.time() - began) * 1000)
-        )
+        took_ms = round((loop.time() - began) * 1000)
+        self._output.say("service_ready", name=child.name, took_ms=took_ms)
         keeper = asyncio.create_task(self._keep(child), name=f"keep {child.name}")
-        self._kept.append((child, keeper))
+        self._keepers[child.name] = keeper
 
     async def _keep(self, child: Child) -> None:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,9 @@
 """Directories that the server's user can reach, and stacks that never outlive their test."""
 
+import contextlib
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +13,8 @@ import pytest
 from tests.integration.run.stack import Stack
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
+@contextlib.contextmanager
+def reachable_directory() -> Iterator[Path]:
     """An empty directory under a short path, open to pass through."""
     path = Path(tempfile.mkdtemp(prefix="tg-run-"))
     path.chmod(0o711)
@@ -20,8 +23,15 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start_stack(directory: Path) -> Iterator[Callable[..., Stack]]:
-    """Starts a platform of stub services on this test's data directory."""
+def directory() -> Iterator[Path]:
+    """A directory of this test alone."""
+    with reachable_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def start_empty_stack(directory: Path) -> Iterator[Callable[..., Stack]]:
+    """Starts a platform of stub services on a data directory that is empty the first time."""
     stacks: list[Stack] = []
 
     def start(*stubs: str, **environment: str) -> Stack:
@@ -32,3 +42,24 @@ def start_stack(directory: Path) -> Iterator[Callable[..., Stack]]:
     yield start
     for stack in stacks:
         stack.kill_everything()
+
+
+@pytest.fixture(scope="session")
+def used_data() -> Iterator[Path]:
+    """A data directory that a platform has been started in and stopped, without its addresses."""
+    with reachable_directory() as path:
+        stack = Stack(path / "data", "hub")
+        stack.wait_until_ready()
+        stack.send(signal.SIGTERM)
+        assert stack.wait_for_end() == 0
+        (path / "data" / "addresses.json").unlink()  # tests run side by side
+        yield path / "data"
+
+
+@pytest.fixture
+def start_stack(
+    directory: Path, used_data: Path, start_empty_stack: Callable[..., Stack]
+) -> Callable[..., Stack]:
+    """Starts a platform of stub services on a data directory that has been used before."""
+    subprocess.run(["cp", "-a", used_data, directory / "data"], check=True)
+    return start_empty_stack
