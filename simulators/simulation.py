@@ -98,7 +98,8 @@ class Simulation:
     async def _identities(self, store: IdentityStore) -> list[Kept]:
         plan = self._plan
         kept = store.list_agents(plan.agents)
-        if kept and not await asyncio.to_thread(_is_same_platform, store, kept[0].home):
+        known = store.find_trust()
+        if kept and not await asyncio.to_thread(_is_same_platform, kept[0].home, known):
             self._say(f"{store.path} belongs to a platform that is no more: enrolling anew")
             store.clear()
             kept = []
@@ -253,9 +254,8 @@ class Simulation:
         return sum(len(agent.core.outbox) for agent in self.agents)
 
 
-def _is_same_platform(store: IdentityStore, home: Home) -> bool:
+def _is_same_platform(home: Home, envelope: bytes | None) -> bool:
     """Whether the device URL still shows a CA that the kept trust bundle names."""
-    envelope = store.find_trust()
     if envelope is None:
         return False
     known = {spki_sha256(ca) for ca in TrustStore.open_first(envelope).cas}
