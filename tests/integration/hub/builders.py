@@ -84,7 +84,8 @@ class ListFront:
 def uplink(
     kind: UpKind | FrontKind,
     agent_id: UUID,
-    at: datetime,
+    received_at: datetime,
+    /,
     *,
     fleet: str = FLEET,
     front: str = "front-1",
@@ -98,8 +99,8 @@ def uplink(
         topic = str(FrontTopic(front, kind))
         if "agent_id" in body:
             body |= {"agent_id": str(agent_id), "fleet": fleet}
-        body |= {"at": changes.get("at", at.isoformat())}
-    return Uplink(topic, json.dumps(body).encode(), at)
+        body |= {"at": changes.get("at", received_at.isoformat())}
+    return Uplink(topic, json.dumps(body).encode(), received_at)
 
 
 async def add_agent(
