@@ -49,6 +49,7 @@ class ListFront:
         self.acked: list[Uplink] = []
         self.sent: list[Downlink] = []
         self.arrived = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def deliver(self, *uplinks: Uplink) -> None:
         self.waiting += uplinks
@@ -67,6 +68,14 @@ class ListFront:
 
     def ack(self, uplinks: Sequence[Uplink]) -> None:
         self.acked += uplinks
+        self._changed.set()
+
+    async def until_acked(self, count: int) -> None:
+        """Wait until so many messages are acked."""
+        async with asyncio.timeout(30):
+            while len(self.acked) < count:
+                self._changed.clear()
+                await self._changed.wait()
 
     def publish(self, downlinks: Sequence[Downlink]) -> int:
         self.sent += downlinks
