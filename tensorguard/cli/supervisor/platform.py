@@ -29,6 +29,7 @@ from tensorguard.cli.supervisor.database import (
 from tensorguard.cli.supervisor.output import Output
 from tensorguard.cli.supervisor.place import DataDirectoryLock, create_data_directory
 from tensorguard.cli.supervisor.supervisor import Supervisor
+from tensorguard.cli.supervisor.upkeep import keep_maintained
 from tensorguard.store.migrate import upgrade
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -92,7 +93,7 @@ async def run_platform(
             )
             announce(Ready(addresses, directory, find_initial_password(directory)))
             forget_initial_password(directory)
-            await asyncio.Event().wait()
+            await keep_maintained(urls.owner, output)
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise

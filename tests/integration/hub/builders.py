@@ -49,6 +49,7 @@ class ListFront:
         self.acked: list[Uplink] = []
         self.sent: list[Downlink] = []
         self.arrived = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def deliver(self, *uplinks: Uplink) -> None:
         self.waiting += uplinks
@@ -67,6 +68,14 @@ class ListFront:
 
     def ack(self, uplinks: Sequence[Uplink]) -> None:
         self.acked += uplinks
+        self._changed.set()
+
+    async def until_acked(self, count: int) -> None:
+        """Wait until so many messages are acked."""
+        async with asyncio.timeout(30):
+            while len(self.acked) < count:
+                self._changed.clear()
+                await self._changed.wait()
 
     def publish(self, downlinks: Sequence[Downlink]) -> int:
         self.sent += downlinks
@@ -84,7 +93,8 @@ class ListFront:
 def uplink(
     kind: UpKind | FrontKind,
     agent_id: UUID,
-    at: datetime,
+    received_at: datetime,
+    /,
     *,
     fleet: str = FLEET,
     front: str = "front-1",
@@ -98,8 +108,8 @@ def uplink(
         topic = str(FrontTopic(front, kind))
         if "agent_id" in body:
             body |= {"agent_id": str(agent_id), "fleet": fleet}
-        body |= {"at": changes.get("at", at.isoformat())}
-    return Uplink(topic, json.dumps(body).encode(), at)
+        body |= {"at": changes.get("at", received_at.isoformat())}
+    return Uplink(topic, json.dumps(body).encode(), received_at)
 
 
 async def add_agent(
