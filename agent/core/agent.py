@@ -378,7 +378,8 @@ class AgentCore:
 
     def _schedule_heartbeat(self, now_s: float) -> None:
         jitter = 1.0 + HEARTBEAT_JITTER * (2.0 * self._uniform() - 1.0)
-        self._heartbeat_s = now_s + self.state.heartbeat_interval_s * jitter
+        interval_s = self._settings.heartbeat_interval_s or self.state.heartbeat_interval_s
+        self._heartbeat_s = now_s + interval_s * jitter
 
     def _configure(self, turn: Turn, config: FleetConfig) -> None:
         old = self.state.config

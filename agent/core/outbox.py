@@ -57,6 +57,10 @@ class Outbox:
         """The bytes of all events held."""
         return self._bytes
 
+    def held(self) -> list[tuple[int, bytes]]:
+        """Every event that is held, with its number."""
+        return list(self._held)
+
     @property
     def waiting(self) -> bool:
         """Whether something was sent that is not acked yet."""

@@ -13,12 +13,14 @@ class CoreSettings:
     """What is the same for many agents of a process.
 
     The hub takes 60 events a minute with a burst of 1,000 for normal; an agent stays below that.
+    `heartbeat_interval_s` stands above the fleet's configuration: for simulations.
     """
 
     agent_version: str
     build_time: datetime
     events_per_minute: float = 54.0
     event_burst: int = 500
+    heartbeat_interval_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class PackageStore:
                 raise tgsp.SealedAtRest("this agent keeps opened packages on its disk")
         except (tgsp.TgspError, BundleExpired, OSError) as error:
             path.unlink(missing_ok=True)
-            raise _refused(error) from error
+            raise refused(error) from error
         return Installed(
             name=manifest.name,
             version=manifest.version,
@@ -138,7 +138,7 @@ class PackageStore:
                 digest=bytes.fromhex(digest),
             )
         except (tgsp.TgspError, BundleExpired, OSError) as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         return True
 
     def activate(self, digest: str) -> None:
@@ -154,7 +154,7 @@ class PackageStore:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     def find_current(self) -> str | None:
         """Return the digest of the package that `current` points to."""
@@ -198,7 +198,8 @@ def _opener(fleet: str) -> target.Opener:
     return target.Opener(fleet=fleet, hardware=HARDWARE, agent_version=AGENT_VERSION)
 
 
-def _refused(error: Exception) -> PackageRefused:
+def refused(error: Exception) -> PackageRefused:
+    """What a refusal of the package library, or of the disk, means for the job."""
     if isinstance(error, OSError):
         return PackageRefused("device", "cannot-store", error.strerror or str(error))
     assert isinstance(error, tgsp.TgspError | BundleExpired)

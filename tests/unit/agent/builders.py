@@ -168,7 +168,7 @@ class Bench:
             settings,
             Credentials(AGENT, NOW - timedelta(minutes=5), NOW + life, KID),
             self.state,
-            outbox or Outbox(self.new_id()),
+            Outbox(self.new_id()) if outbox is None else outbox,
             signers.trust(),
             uniform=self.random.random,
             new_id=self.new_id,
