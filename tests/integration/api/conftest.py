@@ -34,6 +34,7 @@ def platform(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         database_url=SecretStr(database.app_url),
         data_dir=data_dir,
         http=ListenAddress("127.0.0.1", 0),
+        device=ListenAddress("127.0.0.1", 8443),
         database_connections=4,
     )
     postgres.drop(name)
