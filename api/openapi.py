@@ -21,7 +21,17 @@ _IDEMPOTENCY_KEY = {
 
 def describe(app: FastAPI, routers: Sequence[APIRouter], settings: ApiSettings) -> None:
     """Add permissions and repeatable requests to the document that `app` serves."""
-    document = app.openapi()
+    bare = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:  # made when it is first asked for: it takes a while
+            _extend(bare(), routers, settings)
+        return bare()
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does it
+
+
+def _extend(document: dict[str, Any], routers: Sequence[APIRouter], settings: ApiSettings) -> None:
     document.setdefault("components", {})["securitySchemes"] = {
         "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tg_<id>_<secret>"},
         "session": {"type": "apiKey", "in": "cookie", "name": settings.cookie_name},

@@ -37,7 +37,8 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.api_route("", methods=["POST", "PUT"], status_code=201, openapi_extra=_BODY)
+@router.put("", status_code=201, openapi_extra=_BODY)
+@router.post("", status_code=201, openapi_extra=_BODY)
 @limits(max_body_bytes=2**40, timeout_s=3600, streamed=True)
 async def upload_package(
     caller: Writer,

@@ -21,7 +21,7 @@ Own = Annotated[Caller, Requires(Permission.SESSION_OWN)]
 
 
 @router.post("", dependencies=[PUBLIC], status_code=201)
-@limits(max_body_bytes=4096, replayable=False)
+@limits(replayable=False)
 async def sign_in(
     request: Request, response: Response, context: Context, session: Session, body: SignIn, now: Now
 ) -> SessionView:

@@ -154,6 +154,11 @@ async def list_certificates(session: AsyncSession, agent_id: UUID) -> list[sa.Ro
     return list((await session.execute(query)).mappings())
 
 
+def _average(column: sa.Column[float]) -> sa.ColumnElement[Any]:
+    # Four-byte floats average to figures with noise in the eighth digit.
+    return sa.func.round(sa.cast(sa.func.avg(column), sa.Numeric), 2)
+
+
 async def list_telemetry(
     session: AsyncSession, agent_id: UUID, *, since: datetime, until: datetime, step: timedelta
 ) -> list[sa.RowMapping]:
@@ -167,11 +172,11 @@ async def list_telemetry(
         sa.select(
             at,
             sa.func.count().label("heartbeats"),
-            sa.func.avg(table.c.cpu_percent).label("cpu_percent"),
+            _average(table.c.cpu_percent).label("cpu_percent"),
             sa.func.max(table.c.cpu_percent).label("cpu_percent_max"),
-            sa.func.avg(table.c.memory_percent).label("memory_percent"),
+            _average(table.c.memory_percent).label("memory_percent"),
             sa.func.max(table.c.memory_percent).label("memory_percent_max"),
-            sa.func.avg(table.c.disk_percent).label("disk_percent"),
+            _average(table.c.disk_percent).label("disk_percent"),
             sa.func.max(table.c.temperature_c).label("temperature_c_max"),
         )
         .where(

@@ -1,10 +1,12 @@
 """`tensorguard admin` and `tensorguard api run` as processes of their own."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +17,79 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from api.settings import ApiSettings
+from tensorguard.cli.main import main
 from tests.integration.api.process import environment, running_api
 
+Admin = Callable[..., dict[str, Any]]
 
-def _admin(platform: ApiSettings, *arguments: str, given: str = "") -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tensorguard.cli", "admin", *arguments, "--json"],
-        env=environment(platform),
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    answer = json.loads(done.stdout if done.returncode == 0 else done.stderr)
-    assert (done.returncode == 0) is ("error" not in answer)
-    return dict(answer)
+
+@pytest.fixture
+def admin(
+    platform: ApiSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Admin:
+    """`tensorguard admin …`: what it prints, be it an answer or an error."""
+    for name, value in environment(platform).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, given: str = "") -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["tensorguard", "admin", *arguments, "--json"])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        answer: dict[str, Any] = json.loads(printed.err if ended.value.code else printed.out)
+        assert ("error" in answer) is bool(ended.value.code)
+        return answer
+
+    return run
 
 
 def test_a_key_made_on_the_command_line_opens_the_running_api(
-    platform: ApiSettings, tmp_path: Path
+    platform: ApiSettings, admin: Admin, tmp_path: Path
 ) -> None:
-    made = _admin(platform, "api-key", "create", "--name", "ci", "--role", "admin")
+    made = admin("api-key", "create", "--name", "ci", "--role", "admin")
     with running_api(platform, tmp_path / "api.log") as (process, url):
         headers = {"Authorization": f"Bearer {made['key']}"}
         with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
             assert client.get("/readyz").json() == {"status": "ok"}
             assert client.get("/api/v1/session").json()["role"] == "admin"
             assert "tg_api_request_seconds" in client.get("/metrics").text
-            assert _admin(platform, "api-key", "revoke", made["id"])["revoked"] is True
+            assert admin("api-key", "revoke", made["id"])["revoked"] is True
             assert client.get("/api/v1/session").status_code == 401
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
 
 
-def test_a_user_and_their_password_are_made_on_the_command_line(platform: ApiSettings) -> None:
+def test_a_user_and_their_password_are_made_on_the_command_line(admin: Admin) -> None:
     email = f"{os.getpid()}@example.org"
-    made = _admin(platform, "user", "create", "--email", email, "--role", "viewer")
+    made = admin("user", "create", "--email", email, "--role", "viewer")
     assert len(made["password"]) >= 20
-    again = _admin(platform, "user", "create", "--email", email, "--role", "viewer")
+    again = admin("user", "create", "--email", email, "--role", "viewer")
     assert again["error"]["code"] == "user-exists"
-    given = _admin(
-        platform, "reset-password", "--email", email, "--password-stdin", given="a long password\n"
-    )
+    given = admin("reset-password", "--email", email, "--password-stdin", given="a long password\n")
     assert "password" not in given
-    weak = _admin(platform, "reset-password", "--email", email, "--password-stdin", given="short\n")
+    weak = admin("reset-password", "--email", email, "--password-stdin", given="short\n")
     assert weak["error"]["code"] == "weak-password"
-    unknown = _admin(platform, "reset-password", "--email", "nobody@example.org")
+    unknown = admin("reset-password", "--email", "nobody@example.org")
     assert unknown["error"]["code"] == "user-not-found"
 
 
 def test_a_registered_publisher_is_in_the_next_trust_bundle(
-    platform: ApiSettings, tmp_path: Path
+    platform: ApiSettings, admin: Admin, tmp_path: Path
 ) -> None:
     public = Ed25519PrivateKey.generate().public_key()
     key = tmp_path / "publisher.pem"
     key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     arguments = ("publisher", "register", "--name", "acme", "--key", str(key), "--names", "*")
-    made = _admin(platform, *arguments, "--root-keys", str(platform.data_dir))
+    made = admin(*arguments, "--root-keys", str(platform.data_dir))
     assert made["trust_version"] >= 2
     with psycopg.connect(platform.database_url.get_secret_value()) as connection:
         query = "SELECT encode(envelope, 'escape') FROM trust_bundles WHERE version = %s"
         assert connection.execute(query, (made["trust_version"],)).fetchone()
-    again = _admin(platform, *arguments, "--root-keys", str(platform.data_dir))
+    again = admin(*arguments, "--root-keys", str(platform.data_dir))
     assert again["error"]["code"] == "publisher-exists"
-    nowhere = _admin(platform, *arguments, "--root-keys", str(tmp_path))
+    nowhere = admin(*arguments, "--root-keys", str(tmp_path))
     assert nowhere["error"]["code"] == "root-keys-unusable"
 
 

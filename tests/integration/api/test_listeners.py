@@ -41,7 +41,8 @@ async def _run(*command: str, given: bytes = b"") -> tuple[int, str]:
 
 @pytest.fixture
 async def listening(context: ApiContext) -> AsyncIterator[Listening]:
-    async with serving(context) as listening:
+    free = context.settings.model_copy(update={"device": ListenAddress("127.0.0.1", 0)})
+    async with serving(dataclasses.replace(context, settings=free)) as listening:
         yield listening
 
 
