@@ -327,13 +327,13 @@ class Hub:
         self.send(agent_id, DownKind.CERTIFICATE, self.platform.signers.sign(answer))
 
 
-def issue_service(signers: Signers, name: str, out: Path) -> Path:
+def issue_service(signers: Signers, name: str, out: Path, *, begin: datetime | None = None) -> Path:
     """Write key and certificate of a service for localhost into one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = signers.ca.issue_service(
         key.public_key(),
         ServiceIdentity(TRUST_DOMAIN, name),
-        datetime.now(UTC),
+        begin or datetime.now(UTC),
         dns_names=["localhost"],
         ip_addresses=[ip_address("127.0.0.1")],
     )
