@@ -145,8 +145,8 @@ def test_a_device_whose_clock_is_behind_judges_certificates_by_agent_time(tmp_pa
         behind = verified_context(ca, clock_is_behind=True)
         found = request(behind, platform.url, "/device/v1/ca", agent_time=tomorrow)
         assert found.status == 200
+        much_later = tomorrow + timedelta(days=30)
         with pytest.raises(NotTheServer):
-            much_later = tomorrow + timedelta(days=30)
             request(behind, platform.url, "/device/v1/ca", agent_time=much_later)
         stranger = verified_context([Signers().ca.certificate_pem], clock_is_behind=True)
         with pytest.raises(NotTheServer):
