@@ -28,6 +28,7 @@ REFRESHED_BEFORE = timedelta(minutes=5)
 # An agent renews once in days. More than this is a loop or worse: it gets no certificates for it,
 # fills no ledger, and is not even answered.
 ANSWERS_AN_HOUR = 20
+_Agent = sa.Row[Any, Any, Any]  # id, fleet, status
 ISSUED, REUSED = "issued", "request-id-reused"
 
 
@@ -73,11 +74,10 @@ async def renew(
     return answer
 
 
-async def _lock_agent(session: AsyncSession, agent_id: UUID) -> sa.Row[Any] | None:
+async def _lock_agent(session: AsyncSession, agent_id: UUID) -> _Agent | None:
     query = sa.select(agents.c.id, agents.c.fleet, agents.c.status)
     locked = await session.execute(query.where(agents.c.id == agent_id).with_for_update())
-    row: sa.Row[Any] | None = locked.one_or_none()
-    return row
+    return locked.one_or_none()
 
 
 async def _find_answer(
@@ -110,7 +110,7 @@ async def _mark_reused(session: AsyncSession, known: sa.Row[Any]) -> None:
 
 
 async def _tell_denied(
-    session: AsyncSession, agent: sa.Row[Any], request: CsrRequest, reason: str, now: datetime
+    session: AsyncSession, agent: _Agent, request: CsrRequest, reason: str, now: datetime
 ) -> None:
     event = AgentRenewalDenied(
         by=Actor("agent", str(agent.id)),
@@ -123,7 +123,7 @@ async def _tell_denied(
 
 
 async def _issue(
-    session: AsyncSession, keyring: Keyring, agent: sa.Row[Any], request: CsrRequest, now: datetime
+    session: AsyncSession, keyring: Keyring, agent: _Agent, request: CsrRequest, now: datetime
 ) -> str:
     """Issue and store a certificate and return it in PEM. Raises: PkiError."""
     public_key = parse_csr(request.csr)
