@@ -82,6 +82,24 @@ class Operator:
             or []
         )
 
+    # Deployments
+
+    def deploy(self, release_id: str, *fleets: str) -> Json:
+        """Start a deployment to everybody in these fleets."""
+        return self.post("deployments", {"release_id": release_id, "fleets": list(fleets)})
+
+    def wait_deployed(self, deployment_id: str, *, within_s: float = 90.0) -> Json:
+        """The deployment once it has ended."""
+
+        def ended() -> Json | None:
+            found = self.get(f"deployments/{deployment_id}")
+            return found if found["finished_at"] else None
+
+        try:
+            return wait_until(ended, "the deployment has ended", within_s=within_s) or {}
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.get(f'deployments/{deployment_id}')}") from None
+
     # Ledger
 
     def entries(self, **query: Any) -> list[Json]:
