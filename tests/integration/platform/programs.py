@@ -91,7 +91,6 @@ class Simulator(Program):
         name: str = "simulate",
         events_per_minute: int = 0,
         interval: str = "2s",
-        more: Sequence[str] = (),
     ) -> None:
         self.acked_log = directory / "acked.log"
         super().__init__(
@@ -101,13 +100,13 @@ class Simulator(Program):
                 *("simulate", "--agents", str(agents), "--fleet", fleet, "--interval", interval),
                 *("--url", operator.url, "--api-key", operator.api_key, "--seed", "7"),
                 *("--state", str(directory / "agents"), "--acked-log", str(self.acked_log)),
-                *("--events-per-minute", str(events_per_minute), "--json", *more),
+                *("--events-per-minute", str(events_per_minute), "--drain", "120s", "--json"),
             ),
         )
 
     def finish(self) -> Json:
         """Have it drain and stop; its summary."""
-        status = self.stop(within_s=90.0)
+        status = self.stop(within_s=150.0)
         assert status == 0, self.stderr[-2000:]
         summary: Json = json.loads(self.stdout.splitlines()[-1])
         return summary
