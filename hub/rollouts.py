@@ -76,17 +76,23 @@ class RolloutController:
     async def _roll_out(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
         await self._join(deployment_id)
         started = time.monotonic()
-        assigned = 0
+        assigned, last = 0, rollout.BEFORE_ALL
         while stop is None or not stop.is_set():
             async with self._leading(deployment_id, DeploymentState.RUNNING) as (session, found):
                 if found is None:
                     return
                 batch = await rollout.assign_next(
-                    session, self._keyring, found, now=self._clock(), limit=self._batch_agents
+                    session,
+                    self._keyring,
+                    found,
+                    now=self._clock(),
+                    after=last,
+                    limit=self._batch_agents,
                 )
-            assigned += batch
-            if batch < self._batch_agents:
+            assigned += len(batch)
+            if len(batch) < self._batch_agents:
                 break
+            last = batch[-1]
         if assigned:
             took_ms = round((time.monotonic() - started) * 1000, 1)
             log.info(

@@ -1,4 +1,4 @@
-"""What has to happen now and then: floods told, fleet configs signed anew, old rows forgotten."""
+"""Chores: floods and receipts told, fleet configs signed anew, old rows forgotten."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from tensorguard.services.event import Actor
 from tensorguard.services.events import AgentFlooding
 from tensorguard.services.fleets import get_config_envelope
 from tensorguard.services.keyring import Keyring
+from tensorguard.services.revocations import confirm_revocations
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.tables import agent_requests
 
@@ -86,6 +87,8 @@ class Upkeep:
         now = self._clock()
         async with self._sessions() as session, session.begin():
             await tell_floods(session, now)
+        async with self._sessions() as session, session.begin():
+            await confirm_revocations(session, now=now)
         async with self._sessions() as session, session.begin():
             await forget_dead_letters(session, now)
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from random import Random
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -66,7 +66,7 @@ class SimulatedAgent:
         rolls = Random(f"{world.seed}:{home.number}")  # noqa: S311  # telemetry, not secrets
         self._base = (rolls.uniform(5, 60), rolls.uniform(20, 80), rolls.uniform(10, 90))
         if held is None:
-            outbox = Outbox(world.new_id())
+            outbox = Outbox(uuid4())
         else:
             outbox = Outbox(held.log_id, held.events, issued=held.issued)
         now_s = world.loop.time()
@@ -169,7 +169,6 @@ class SimulatedAgent:
             outbox,
             world.trust,
             uniform=world.random.random,
-            new_id=world.new_id,
             accept=world.accept,
         )
 

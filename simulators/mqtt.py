@@ -1,8 +1,8 @@
 """As much of MQTT 3.1.1 as an agent needs: CONNECT, SUBSCRIBE, PUBLISH, PINGREQ, DISCONNECT.
 
-paho costs a simulated agent a thread and several times its memory budget, so this speaks the wire
-itself (section numbers: https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/mqtt-v3.1.1.html). The
-reference agent uses paho.
+paho connects and shakes hands blocking and keeps its TLS context: 66 KiB a connection, measured,
+where a simulated agent may have 60. So this speaks the wire itself. The reference agent uses paho.
+Section numbers are of https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/mqtt-v3.1.1.html.
 """
 
 from collections.abc import Iterator, Sequence

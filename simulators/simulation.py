@@ -30,6 +30,7 @@ from tensorguard.protocol.join import Join
 
 SAVE_EVERY_S = 5.0
 SWEEP_EVERY_S = 10.0
+MEASUREMENTS = 6
 CONNECTING_AT_ONCE = 32
 
 
@@ -85,14 +86,16 @@ class Simulation:
             world = self._world(store, work)
             if world.acked_log is not None:
                 closing.callback(world.acked_log.close)
-            memory_before = _memory_kib()
+            memory_before_kib = _memory_kib()
             self.agents = [SimulatedAgent(world, k.home, k.state, k.outbox) for k in kept]
             world.statistics.agents = len(self.agents)
             world.statistics.enrolled = self._enrolled
             begun_s = time.monotonic()
-            memory_kib = await self._live(world, memory_before)
+            await self._live(world, memory_before_kib)
             return world.statistics.summary(
-                duration_s=time.monotonic() - begun_s, held=self._held(), memory_kib=memory_kib
+                duration_s=time.monotonic() - begun_s,
+                held=self._held(),
+                memory_kib=world.memory_kib,
             )
 
     async def _identities(self, store: IdentityStore) -> list[Kept]:
@@ -149,7 +152,7 @@ class Simulation:
             acked_log=None if plan.acked_log is None else AckedLog(plan.acked_log),
         )
 
-    async def _live(self, world: World, memory_before: float) -> float | None:
+    async def _live(self, world: World, memory_before_kib: float) -> None:
         tasks = [
             asyncio.create_task(self._connect(world), name=f"connect-{index}")
             for index in range(min(CONNECTING_AT_ONCE, len(self.agents)))
@@ -157,12 +160,13 @@ class Simulation:
         tasks.append(asyncio.create_task(self._sweep(world), name="sweep"))
         tasks.append(asyncio.create_task(self._save(world), name="save"))
         tasks.append(asyncio.create_task(self._show(world), name="show"))
+        measure = self._measure(world, memory_before_kib)
+        tasks.append(asyncio.create_task(measure, name="measure"))
         tasks.append(asyncio.create_task(self._make_events(world), name="events"))
         try:
             for agent in self.agents:
                 agent.start()
             await self._wait_for_end(tasks)
-            used = _memory_kib() - memory_before
             world.stopping = True
             await self._drain(world)
         finally:
@@ -172,7 +176,6 @@ class Simulation:
             for agent in self.agents:
                 agent.close()
             self._save_all(world)
-        return used / len(self.agents) if self.agents else None
 
     async def _wait_for_end(self, tasks: list[asyncio.Task[None]]) -> None:
         stop = asyncio.create_task(self._stop.wait())
@@ -232,6 +235,21 @@ class Simulation:
         while True:
             await asyncio.sleep(1.0 if terminal else 10.0)
             self._say(world.statistics.line(world.loop.time() - begun_s, self._held()))
+
+    async def _measure(self, world: World, before_kib: float) -> None:
+        """Take what an agent costs a few times, from when all are online first; keep the least.
+
+        Before that some are missing; later other things (downloads) have used memory, too.
+        """
+        left = MEASUREMENTS
+        while left:
+            await asyncio.sleep(0.5)
+            if world.statistics.online < len(self.agents):
+                continue
+            left -= 1
+            each_kib = (_memory_kib() - before_kib) / len(self.agents)
+            world.memory_kib = min(each_kib, world.memory_kib or each_kib)
+        await asyncio.Event().wait()
 
     async def _make_events(self, world: World) -> None:
         """Spread events over agents and time: each agent in turn, at its own random place."""

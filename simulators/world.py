@@ -47,7 +47,11 @@ class AckedLog:
 
 @dataclass(slots=True)
 class World:
-    """Clock, randomness, counters, files and the queue of those who want to connect."""
+    """Clock, randomness, counters, files and the queue of those who want to connect.
+
+    `random` is for telemetry, events and times. Ids never come from it: two runs with one seed
+    would look like a clone, and their events like forgeries.
+    """
 
     random: Random
     settings: CoreSettings
@@ -61,6 +65,7 @@ class World:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     waiting: asyncio.Queue[Connecting] = field(default_factory=asyncio.Queue)
     dirty: set[int] = field(default_factory=set)
+    memory_kib: float | None = None
     acks: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
     _endpoints: dict[tuple[str, int, int], Endpoint] = field(default_factory=dict)
@@ -69,10 +74,6 @@ class World:
     def moment(self) -> Moment:
         """Read both clocks; the monotonic one is the event loop's."""
         return Moment(datetime.now(UTC), self.loop.time())
-
-    def new_id(self) -> UUID:
-        """A random UUID; deterministic by seed."""
-        return UUID(int=self.random.getrandbits(128), version=4)
 
     def endpoint(self, home: Home, trust: TrustStore) -> Endpoint:
         """Where an agent connects to; the same object for all that go to the same place."""

@@ -414,4 +414,6 @@ class AgentCore:
 
 
 def _ref(installed: Installed) -> PackageRef:
-    return PackageRef(name=installed.name, version=installed.version, digest=installed.digest)
+    # A manifest may have a longer version than a heartbeat; the digest says which package it is.
+    version = installed.version[:64]
+    return PackageRef(name=installed.name, version=version, digest=installed.digest)

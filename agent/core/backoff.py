@@ -25,5 +25,5 @@ class Backoff:
 
 CONNECT = Backoff(first_s=1.0, most_s=300.0)
 DOWNLOAD = Backoff(first_s=1.0, most_s=60.0)
-EVENTS = Backoff(first_s=20.0, most_s=300.0, least_s=5.0)
+EVENTS = Backoff(first_s=10.0, most_s=60.0, least_s=2.0)
 REQUEST = Backoff(first_s=10.0, most_s=300.0, least_s=3.0)

@@ -4,6 +4,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -12,6 +13,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.core.effects import Publish
+from agent.errors import NotTheServer
+from agent.runtime.https import check_validity
 
 KEEP_ALIVE_S = 60
 CONNECT_TIMEOUT_S = 15.0
@@ -30,6 +33,7 @@ class Broker:
     filters: tuple[str, ...]
     will: Publish
     tls: ssl.SSLContext
+    agent_time: datetime | None = None  # where the system clock is known to be behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,13 @@ class Connection:
         if reason.is_failure:
             self._reason = f"the broker refused the connection: {reason}"
             return
+        tls = client.socket()
+        if self._broker.agent_time is not None and isinstance(tls, ssl.SSLSocket):
+            try:
+                check_validity(tls, self._broker.agent_time)
+            except NotTheServer as error:
+                self.close(error.message)
+                return
         client.subscribe([(one, 0) for one in self._broker.filters])
 
     def _on_subscribe(

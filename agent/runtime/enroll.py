@@ -50,6 +50,7 @@ _HINTS = {
     "token-expired": "Mint a new enrollment token: this one has expired.",
     "token-exhausted": "Mint a new enrollment token: this one was used as often as it allows.",
     "token-revoked": "Mint a new enrollment token: this one was revoked.",
+    "key-already-enrolled": "Remove the state directory, so that new keys are made.",
 }
 
 
@@ -135,18 +136,20 @@ def collect_facts() -> dict[str, Any]:
     }
 
 
-def send(join: Join, anchor: x509.Certificate, body: EnrollRequest) -> Answer:
+def send(join: Join, anchor: x509.Certificate, body: EnrollRequest, system: datetime) -> Answer:
     """Send the enrollment, with the token, to whoever proves to be under the pinned CA.
 
     Raises: Unreachable, NotTheServer.
     """
+    behind = system < BUILD_TIME
     return request(
-        verified_context([certificate_pem(anchor)]),
+        verified_context([certificate_pem(anchor)], clock_is_behind=behind),
         join.url,
         "/device/v1/enroll",
         method="POST",
         body=codec.encode(body),
         headers={"Content-Type": "application/json", "Accept": "application/json"},
+        agent_time=BUILD_TIME if behind else None,
     )
 
 
@@ -183,12 +186,16 @@ def read_answer(answer: Answer) -> Enrolled | EnrollmentPending:
         return codec.decode(Enrolled, answer.body)
     if answer.status == 202:
         return codec.decode(EnrollmentPending, answer.body)
-    kind, detail = answer.problem()
+    problem = answer.problem()
     if answer.status >= 500:
         raise BadAnswer(
-            f"the platform failed: {detail}", hint="Run the same command again: nothing is lost."
+            f"the platform failed: {problem.detail}",
+            hint="Run the same command again: nothing is lost.",
         )
-    raise EnrollmentRefused(f"{kind or answer.status}: {detail}", hint=_HINTS.get(kind))
+    known = next((hint for end, hint in _HINTS.items() if problem.kind.endswith(end)), None)
+    raise EnrollmentRefused(
+        f"{problem.kind or answer.status}: {problem.detail}", hint=known or problem.hint or None
+    )
 
 
 def first_state(joined: Joined) -> AgentState:
@@ -209,7 +216,7 @@ def _ask(join: Join, anchor: x509.Certificate, body: EnrollRequest, waiting: Wai
     until = waiting.clock() + waiting.most_s
     while True:
         try:
-            answer = read_answer(send(join, anchor, body))
+            answer = read_answer(send(join, anchor, body, waiting.now()))
         except ProtocolError as error:
             raise BadAnswer(error.message) from error
         if isinstance(answer, Enrolled):

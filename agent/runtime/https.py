@@ -6,12 +6,24 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from agent.errors import NotTheServer, Unreachable
 
 TIMEOUT_S = 20.0
+# X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h, for which Python's ssl has no name.
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, and what to do, in the platform's words; each may be empty."""
+
+    kind: str
+    detail: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +34,37 @@ class Answer:
     content_type: str
     body: bytes
 
-    def problem(self) -> tuple[str, str]:
-        """Return type and detail of an RFC 9457 problem, as well as they can be told."""
+    def problem(self) -> Problem:
+        """Return the RFC 9457 problem in the body, as well as it can be told."""
         try:
-            problem = json.loads(self.body)
-            kind = str(problem.get("type", "")).rsplit("/", 1)[-1].rsplit(":", 1)[-1]
-            return kind[:64], str(problem.get("detail") or problem.get("title") or "")[:300]
+            found = json.loads(self.body)
+            kind = str(found.get("type", "")).rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+            detail = str(found.get("detail") or found.get("title") or "")
+            return Problem(kind[:64], _line(detail), _line(str(found.get("hint") or "")))
         except (ValueError, AttributeError):
-            return "", f"HTTP status {self.status}"
+            return Problem("", f"HTTP status {self.status}", "")
 
 
-def verified_context(ca_pems: Iterable[str]) -> ssl.SSLContext:
-    """A TLS client that believes these CAs and nothing else, host name checked, TLS ≥ 1.2."""
+def verified_context(ca_pems: Iterable[str], *, clock_is_behind: bool = False) -> ssl.SSLContext:
+    """A TLS client that believes these CAs and nothing else, host name checked, TLS ≥ 1.2.
+
+    OpenSSL judges certificates by the system clock. Where that is known to be behind, it judges all
+    but the time, and `check_validity` does that by agent time after the handshake.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata="\n".join(ca_pems))
+    if clock_is_behind:
+        context.verify_flags |= _NO_CHECK_TIME
     return context
+
+
+def check_validity(tls: ssl.SSLSocket, now: datetime) -> None:
+    """Refuse a server whose certificate has expired by agent time. Raises: NotTheServer."""
+    certificate = tls.getpeercert() or {}
+    not_after = str(certificate.get("notAfter", "Jan  1 00:00:00 1970 GMT"))
+    if ssl.cert_time_to_seconds(not_after) <= now.timestamp():
+        raise NotTheServer(f"the server's certificate expired on {not_after}")
 
 
 def unverified_context() -> ssl.SSLContext:
@@ -56,14 +83,21 @@ def request(
     method: str = "GET",
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    agent_time: datetime | None = None,
 ) -> Answer:
-    """Send one request on a connection of its own. Raises: Unreachable, NotTheServer."""
+    """Send one request on a connection of its own.
+
+    `agent_time` is for a context made with `clock_is_behind`. Raises: Unreachable, NotTheServer.
+    """
     url = urlsplit(base_url)
     where = f"{url.hostname}:{url.port or 443}"
     connection = http.client.HTTPSConnection(
         url.hostname or "", url.port or 443, context=context, timeout=TIMEOUT_S
     )
     try:
+        connection.connect()
+        if agent_time is not None:
+            check_validity(connection.sock, agent_time)
         connection.request(
             method,
             url.path.rstrip("/") + path,
@@ -81,6 +115,10 @@ def request(
     if len(data) > MAX_ANSWER_BYTES:
         raise Unreachable(f"{where} answered more than {MAX_ANSWER_BYTES} bytes")
     return Answer(response.status, response.headers.get_content_type(), data)
+
+
+def _line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
 
 
 def _describe(error: Exception) -> str:

@@ -230,8 +230,9 @@ class AgentService:
 
     def _connect(self) -> None:
         core = self.core
+        system, floor = self._clock().system, core.state.time_floor
         try:
-            tls = verified_context(core.trust.bundle.ca)
+            tls = verified_context(core.trust.bundle.ca, clock_is_behind=system < floor)
             tls.load_cert_chain(self._directory.path / AGENT_PEM)
         except (OSError, ssl.SSLError) as error:
             log.error("connection_not_possible", reason=str(error))
@@ -244,6 +245,7 @@ class AgentService:
             filters=core.filters,
             will=core.will,
             tls=tls,
+            agent_time=floor if system < floor else None,
         )
         self._connection = connection = Connection(
             broker,

@@ -52,7 +52,9 @@ class Worker:
 
     def start(self, step: Step) -> None:
         """Do a step of a job; its answer is posted."""
-        cancelled = self._cancelled.setdefault(step.job, Event())
+        if step.job not in self._cancelled:
+            self._cancelled = {step.job: Event()}  # older jobs have ended or were cancelled
+        cancelled = self._cancelled[step.job]
         self._jobs.submit(self._run, step, cancelled)
 
     def cancel(self, effect: CancelJob) -> None:
@@ -156,7 +158,13 @@ class Worker:
     def _fetch_trust(self, version: int) -> None:
         envelope = None
         try:
-            answer = request(self._tls(), self._device.device_url, f"/device/v1/trust/{version}")
+            floor = self._core.state.time_floor
+            answer = request(
+                self._tls(),
+                self._device.device_url,
+                f"/device/v1/trust/{version}",
+                agent_time=floor if self._clock_is_behind() else None,
+            )
             if answer.status == 200 and len(answer.body) <= MAX_TRUST_BYTES:
                 envelope = answer.body
             elif answer.status != 404:
@@ -166,7 +174,11 @@ class Worker:
         self._post(lambda moment: self._core.trust_fetched(moment, envelope))
 
     def _tls(self) -> ssl.SSLContext:
-        return verified_context(self._core.trust.bundle.ca)
+        # A download is not checked for the server's notAfter: the package is, in every way.
+        return verified_context(self._core.trust.bundle.ca, clock_is_behind=self._clock_is_behind())
+
+    def _clock_is_behind(self) -> bool:
+        return self._device.now().system < self._core.state.time_floor
 
     def _agent_time(self) -> datetime:
         return agent_time(self._device.now().system, self._core.state.time_floor)

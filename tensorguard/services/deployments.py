@@ -320,30 +320,27 @@ async def add_candidates(session: AsyncSession, deployment: Deployment, now: dat
         )
         .scalar_subquery()
     )
-    known = sa.exists().where(
-        deployment_agents.c.deployment_id == deployment.id,
-        deployment_agents.c.agent_id == found.c.agent_id,
+    # NOT IN is hashed once, whatever the planner believes of tables that were empty a moment ago;
+    # an anti-join of those scans the table again for each row, while it grows.
+    known = sa.select(deployment_agents.c.agent_id).where(
+        deployment_agents.c.deployment_id == deployment.id
     )
     rows = sa.select(
-        sa.literal(deployment.id, sa.Uuid),
+        sa.literal(deployment.id, sa.Uuid).label("deployment_id"),
         found.c.agent_id,
-        stage,
+        stage.label("stage"),
         found.c.state,
         found.c.reason,
         found.c.previous_digest,
-        sa.case((found.c.state != AgentState.PENDING, sa.literal(now, Time))),
-        sa.literal(now, Time),
-    ).where(~known)
-    columns = [
-        "deployment_id",
-        "agent_id",
-        "stage",
-        "state",
-        "reason",
-        "previous_digest",
-        "finished_at",
-        "updated_at",
-    ]
-    statement = insert(deployment_agents).from_select(columns, rows).on_conflict_do_nothing()
-    result = await session.execute(statement)
-    return int(result.rowcount)  # type: ignore[attr-defined] # an INSERT's result counts
+        sa.case((found.c.state != AgentState.PENDING, sa.literal(now, Time))).label("finished_at"),
+        sa.literal(now, Time).label("updated_at"),
+    ).where(found.c.agent_id.not_in(known))
+    added = (
+        insert(deployment_agents)
+        .from_select(rows.selected_columns.keys(), rows)
+        .on_conflict_do_nothing()
+        .returning(deployment_agents.c.agent_id)
+        .cte("added")
+    )
+    count = await session.execute(sa.select(sa.func.count()).select_from(added))
+    return int(count.scalar_one())

@@ -12,11 +12,12 @@ from tensorguard.services import ledger
 from tensorguard.services.agents import AgentNotFound
 from tensorguard.services.errors import NotFound
 from tensorguard.services.event import Actor
-from tensorguard.services.events import AgentRevoked
+from tensorguard.services.events import AgentRevocationConfirmed, AgentRevoked
 from tensorguard.store.tables import (
     agents,
     broker_fronts,
     enrollment_tokens,
+    ledger_events,
     revocation_receipts,
     revocations,
 )
@@ -24,6 +25,8 @@ from tensorguard.store.tables import (
 # A front without a lease refuses new connections but keeps those it has, so it still owes an
 # answer; after this long its process is gone, and its connections with it.
 _FORGET_FRONT_AFTER: Final = timedelta(minutes=5)
+_CONFIRMING: Final = 7290431
+_AT_ONCE: Final = 500
 
 
 class NotRevoked(NotFound):
@@ -162,6 +165,41 @@ async def get_receipt(session: AsyncSession, agent_id: UUID, *, now: datetime) -
             front for front in (await session.execute(owing)).scalars() if front not in confirmed
         ],
     )
+
+
+async def confirm_revocations(session: AsyncSession, *, now: datetime) -> int:
+    """Write the receipt of every revocation that all fronts have confirmed; return how many.
+
+    Each is written once, however many processes call this.
+    """
+    await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_CONFIRMING)))
+    written = sa.exists().where(
+        ledger_events.c.type == AgentRevocationConfirmed.TYPE,
+        ledger_events.c.subject_id == sa.cast(revocations.c.agent_id, sa.Text),
+    )
+    query = (
+        sa.select(revocations.c.agent_id, agents.c.fleet)
+        .join(agents, agents.c.id == revocations.c.agent_id)
+        .where(~written)
+        .order_by(revocations.c.seq)
+        .limit(_AT_ONCE)
+    )
+    confirmed = 0
+    for agent_id, fleet in await session.execute(query):
+        receipt = await get_receipt(session, agent_id, now=now)
+        if receipt.waiting_for:
+            continue
+        event = AgentRevocationConfirmed(
+            by=Actor("service", "hub"),
+            fleet=fleet,
+            agent_id=agent_id,
+            seq=receipt.seq,
+            fronts_ms={one.front: one.took_ms for one in receipt.fronts},
+            disconnected=sum(one.disconnected for one in receipt.fronts),
+        )
+        await ledger.record(session, event, now=now)
+        confirmed += 1
+    return confirmed
 
 
 def _milliseconds(took: timedelta) -> int:

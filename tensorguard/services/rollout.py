@@ -31,6 +31,7 @@ from tensorguard.store.deployments import Deployment
 from tensorguard.store.tables import agents, deployment_stages, deployments
 
 BATCH_AGENTS: Final = 500
+BEFORE_ALL: Final = UUID(int=0)
 # How long nothing must have been heard of an agent that is at work: the greater of these.
 LOST_AFTER: Final = timedelta(minutes=2)
 LOST_AFTER_INTERVALS: Final = 3
@@ -39,6 +40,8 @@ _LOCK: Final = 7290431
 
 async def lead(session: AsyncSession) -> bool:
     """Become the one controller until the transaction ends, unless another is."""
+    # Tables grow by orders of magnitude between two steps: a plan that was kept would be a bad one.
+    await session.execute(sa.text("SET LOCAL plan_cache_mode = force_custom_plan"))
     query = sa.select(sa.func.pg_try_advisory_xact_lock(_LOCK))
     return bool((await session.execute(query)).scalar())
 
@@ -49,18 +52,23 @@ async def assign_next(
     deployment: Deployment,
     *,
     now: datetime,
+    after: UUID = BEFORE_ALL,
     limit: int = BATCH_AGENTS,
-) -> int:
-    """Sign desired documents for the next pending agents; return how many rows were dealt with.
+) -> list[UUID]:
+    """Sign desired documents for the next pending agents beyond `after`; return who it was about.
 
     An agent that a later deployment has already is superseded; one that was revoked, excluded.
     """
-    parameters = {"id": deployment.id, "stage": deployment.stage, "limit": limit}
-    rows = (
-        await session.execute(_PENDING, parameters | {"started_at": deployment.started_at})
-    ).all()
+    parameters = {
+        "id": deployment.id,
+        "stage": deployment.stage,
+        "started_at": deployment.started_at,
+        "after": after,
+        "limit": limit,
+    }
+    rows = (await session.execute(_PENDING, parameters)).all()
     if not rows:
-        return 0
+        return []
     recipients = await _lock_active([row.agent_id for row in rows if not row.later], session)
     active = {recipient.agent_id for recipient in recipients}
     await _end(
@@ -85,7 +93,7 @@ async def assign_next(
                 "now": now,
             },
         )
-    return len(rows)
+    return [row.agent_id for row in rows]
 
 
 async def observe(
@@ -237,6 +245,7 @@ _PENDING = sa.text("""
     LEFT JOIN agent_desired AS document ON document.agent_id = row.agent_id
     LEFT JOIN deployments AS other ON other.id = document.deployment_id
     WHERE row.deployment_id = :id AND row.state = 'pending' AND row.stage <= :stage
+      AND row.agent_id > :after
       AND document.deployment_id IS DISTINCT FROM row.deployment_id
     ORDER BY row.agent_id
     LIMIT :limit

@@ -58,7 +58,9 @@ def candidates(audience: Audience) -> sa.CTE:
             ).label("h"),
             reason.label("reason"),
             sa.func.coalesce(installed, sa.false()).label("installed"),
-            sa.case((_was_assigned(), state.package_digest)).label("previous_digest"),
+            sa.case(
+                (state.package_digest.is_not(None) & _was_assigned(), state.package_digest)
+            ).label("previous_digest"),
         )
         .outerjoin(agent_state, state.agent_id == agents.c.id)
         .outerjoin(agent_status, status.agent_id == agents.c.id)

@@ -49,6 +49,7 @@ class RunningAgents:
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         self.stack = ExitStack()
+        self._threads: dict[int, threading.Thread] = {}
 
     def enroll(self, name: str = "device") -> tuple[StateDir, UUID]:
         directory = StateDir(self.platform.folder / name)
@@ -59,15 +60,15 @@ class RunningAgents:
         service = AgentService(directory)
         thread = threading.Thread(target=service.run, daemon=True)
         thread.start()
-
-        def stop() -> None:
-            service.stop()
-            thread.join(10)
-            assert not thread.is_alive()
-
-        self.stack.callback(stop)
-        service.stop_and_wait = stop  # type: ignore[attr-defined]  # for tests only
+        self._threads[id(service)] = thread
+        self.stack.callback(self.stop, service)
         return service
+
+    def stop(self, service: AgentService) -> None:
+        service.stop()
+        thread = self._threads[id(service)]
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.fixture

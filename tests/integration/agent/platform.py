@@ -327,13 +327,13 @@ class Hub:
         self.send(agent_id, DownKind.CERTIFICATE, self.platform.signers.sign(answer))
 
 
-def issue_service(signers: Signers, name: str, out: Path) -> Path:
+def issue_service(signers: Signers, name: str, out: Path, *, begin: datetime | None = None) -> Path:
     """Write key and certificate of a service for localhost into one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = signers.ca.issue_service(
         key.public_key(),
         ServiceIdentity(TRUST_DOMAIN, name),
-        datetime.now(UTC),
+        begin or datetime.now(UTC),
         dns_names=["localhost"],
         ip_addresses=[ip_address("127.0.0.1")],
     )
@@ -398,15 +398,16 @@ def running_device_api(platform: Platform, pem: Path) -> Iterator[None]:
             if package is None:
                 self._send(seen, 404, b"{}")
                 return
-            begin = int((seen.range or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-            data = package.data[begin:]
-            seen.status = 206 if begin else 200
+            first, _, last = (seen.range or "bytes=0-").removeprefix("bytes=").partition("-")
+            begin, end = int(first), int(last) + 1 if last else len(package.data)
+            data = package.data[begin:end]
+            seen.status = 206 if seen.range else 200
             self.send_response(seen.status)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{digest}"')
-            if begin:
-                end = len(package.data)
-                self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{end}")
+            if seen.range:
+                stop = begin + len(data) - 1
+                self.send_header("Content-Range", f"bytes {begin}-{stop}/{len(package.data)}")
             self.end_headers()
             if platform.cut_after_bytes is not None:
                 self.wfile.write(data[: platform.cut_after_bytes])

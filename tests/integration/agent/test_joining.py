@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.runtime.enroll import Waiting, enroll
+from agent.runtime.https import request, verified_context
 from agent.runtime.service import read_credentials, read_trust
 from agent.runtime.statedir import StateDir
 from tensorguard.protocol.join import Join, format_join
@@ -131,6 +133,26 @@ class _CaOnly(BaseHTTPRequestHandler):
         pass
 
 
+def test_a_device_whose_clock_is_behind_judges_certificates_by_agent_time(tmp_path: Path) -> None:
+    """For OpenSSL's clock a certificate of tomorrow is what one of today is for a clock in 1970."""
+    platform = platforms.new_platform(tmp_path)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    pem = platforms.issue_service(platform.signers, "api", tmp_path / "api.pem", begin=tomorrow)
+    ca = [platform.signers.ca.certificate_pem]
+    with platforms.running_device_api(platform, pem):
+        with pytest.raises(NotTheServer):
+            request(verified_context(ca), platform.url, "/device/v1/ca")
+        behind = verified_context(ca, clock_is_behind=True)
+        found = request(behind, platform.url, "/device/v1/ca", agent_time=tomorrow)
+        assert found.status == 200
+        much_later = tomorrow + timedelta(days=30)
+        with pytest.raises(NotTheServer):
+            request(behind, platform.url, "/device/v1/ca", agent_time=much_later)
+        stranger = verified_context([Signers().ca.certificate_pem], clock_is_behind=True)
+        with pytest.raises(NotTheServer):
+            request(stranger, platform.url, "/device/v1/ca", agent_time=tomorrow)
+
+
 def test_a_lost_answer_costs_nothing(device_api: Platform) -> None:
     directory = StateDir(device_api.folder / "device")
     device_api.drop_answers = 1
@@ -196,7 +218,7 @@ def test_an_answer_that_does_not_hold_together_is_not_stored(
     enroll(device_api.join, directory, "device")
 
 
-@pytest.mark.parametrize("kind", ["token-expired", "token-exhausted", "token-revoked"])
+@pytest.mark.parametrize("kind", ["token-expired", "token-exhausted", "enrollment-token-revoked"])
 def test_a_refusal_says_why_and_what_to_do(device_api: Platform, kind: str) -> None:
     device_api.refuse = (403, kind)
     with pytest.raises(EnrollmentRefused) as caught:

@@ -190,7 +190,7 @@ def test_events_wait_for_their_ack_and_survive_a_restart(hub: Hub, agents: Runni
     service = agents.start(directory)
     hub.wait(lambda: "started" in types(hub, agent_id))
     assert held(directory) >= 1
-    service.stop_and_wait()  # type: ignore[attr-defined]  # given by the fixture
+    agents.stop(service)
     hub.acking = True
     agents.start(directory)
     hub.wait(lambda: types(hub, agent_id).count("started") == 2 and held(directory) == 0)
@@ -258,7 +258,7 @@ def test_a_renewal_connects_with_the_new_certificate_and_keeps_the_agent(
     after = leaf_of(directory.get("agent.pem"))
     assert after.public_key() != before.public_key()
     assert not (directory.path / "pending-key.pem").exists()
-    service.stop_and_wait()  # type: ignore[attr-defined]  # given by the fixture
+    agents.stop(service)
     agents.start(directory)
     hub.wait(
         lambda: {b.boot_count for b in hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat)} == {1, 2}
@@ -304,7 +304,7 @@ def test_progress_is_told_again_after_a_reconnect(
     desired = platform.desired(agent_id, package, revision=1)
     hub.deploy(desired)
     runs(hub, agent_id, package.digest)
-    service.stop_and_wait()  # type: ignore[attr-defined]  # given by the fixture
+    agents.stop(service)
     agents.start(directory)
 
     def told_twice() -> bool:

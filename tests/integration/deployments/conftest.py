@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from api.context import ApiContext, open_context
+from api.settings import ApiSettings, ListenAddress
 from tensorguard.services.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.store.package_files import PackageFiles
-from tensorguard.vault.local import LocalKeyProvider
+from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+from tests.integration.api.clients import Api
 from tests.integration.deployments.builders import Clock, Platform
 from tests.postgres import Database
 
@@ -21,7 +24,7 @@ async def platform(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Pl
     engine = create_engine(fresh_database.app_url, service="test", pool_size=10)
     sessions = session_maker(engine)
     clock = Clock()
-    kek = LocalKeyProvider.open_or_create(tmp_path / "kek.json", clock)
+    kek = LocalKeyProvider.open_or_create(tmp_path / KEK_FILE, clock)
     async with sessions.begin() as session:
         await bootstrap(
             session,
@@ -39,3 +42,27 @@ async def platform(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Pl
     await made.register_publisher(made.publisher)
     yield made
     await engine.dispose()
+
+
+@pytest.fixture
+async def context(
+    platform: Platform, fresh_database: Database, tmp_path: Path
+) -> AsyncIterator[ApiContext]:
+    """The api's process on the same platform."""
+    settings = ApiSettings(
+        database_url=fresh_database.app_url,
+        data_dir=tmp_path,
+        http=ListenAddress("127.0.0.1", 0),
+        device=ListenAddress("127.0.0.1", 0),
+        package_limit_bytes=200_000,
+        downloads_per_fleet=1,
+    )
+    async with open_context(settings, clock=platform.clock) as context:
+        yield context
+
+
+@pytest.fixture
+async def api(context: ApiContext) -> AsyncIterator[Api]:
+    """The people's application, without a socket."""
+    async with Api(context) as api:
+        yield api

@@ -50,6 +50,13 @@ class Operator:
             if cursor is None:
                 return
 
+    def is_ready(self) -> bool:
+        """Whether the platform says that it can work."""
+        try:
+            return self.http.get("/readyz").is_success
+        except httpx.TransportError:
+            return False
+
     # Fleets and agents
 
     def create_fleet(self, slug: str, *, heartbeat_interval_s: int = 2) -> None:
@@ -82,14 +89,37 @@ class Operator:
             or []
         )
 
+    # Deployments
+
+    def deploy(self, release_id: str, *fleets: str) -> Json:
+        """Start a deployment to everybody in these fleets."""
+        return self.post("deployments", {"release_id": release_id, "fleets": list(fleets)})
+
+    def wait_deployed(self, deployment_id: str, *, within_s: float = 90.0) -> Json:
+        """The deployment once it has ended."""
+
+        def ended() -> Json | None:
+            found = self.get(f"deployments/{deployment_id}")
+            return found if found["finished_at"] else None
+
+        try:
+            return wait_until(ended, "the deployment has ended", within_s=within_s) or {}
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.get(f'deployments/{deployment_id}')}") from None
+
     # Ledger
 
     def entries(self, **query: Any) -> list[Json]:
-        """Sequenced entries, decoded, with their `leaf_index`."""
+        """Sequenced entries, decoded, with their `leaf_index`; `type` may be a dotted beginning."""
         return [
             json.loads(base64.b64decode(item["entry"])) | {"leaf_index": item["leaf_index"]}
             for item in self.pages("ledger/entries", **query)
         ]
+
+    def raw_entries(self, *, end: int) -> Iterator[bytes]:
+        """The exact bytes of the entries before `end`."""
+        for item in self.pages("ledger/entries", end=end):
+            yield base64.b64decode(item["entry"])
 
     def wait_entry(self, type_: str, *, subject: str | None = None, within_s: float = 20) -> Json:
         """The newest entry of a type about a subject, once there is one."""

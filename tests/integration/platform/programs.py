@@ -1,5 +1,6 @@
 """Programs beside the platform: real agents, simulated ones, mosquitto's clients."""
 
+import json
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.platform.device import Device
+from tests.integration.platform.operator import Operator
 from tests.integration.platform.running import PATIENCE_S, clean_environment, command, run_json
 
 Json = dict[str, Any]
@@ -74,6 +76,46 @@ class RealAgent(Program):
 
     def status(self) -> Json:
         return run_json("agent", "status", "--state-dir", str(self.state_dir))
+
+
+class Simulator(Program):
+    """`tensorguard simulate`: agents of one fleet, kept in a directory for the next run."""
+
+    def __init__(
+        self,
+        directory: Path,
+        operator: Operator,
+        fleet: str,
+        agents: int,
+        *,
+        name: str = "simulate",
+        events_per_minute: int = 0,
+        interval: str = "2s",
+    ) -> None:
+        self.acked_log = directory / "acked.log"
+        super().__init__(
+            directory,
+            name,
+            command(
+                *("simulate", "--agents", str(agents), "--fleet", fleet, "--interval", interval),
+                *("--url", operator.url, "--api-key", operator.api_key, "--seed", "7"),
+                *("--state", str(directory / "agents"), "--acked-log", str(self.acked_log)),
+                *("--events-per-minute", str(events_per_minute), "--drain", "120s", "--json"),
+            ),
+        )
+
+    def finish(self) -> Json:
+        """Have it drain and stop; its summary."""
+        status = self.stop(within_s=150.0)
+        assert status == 0, self.stderr[-2000:]
+        summary: Json = json.loads(self.stdout.splitlines()[-1])
+        return summary
+
+    def acked(self) -> list[tuple[str, str, int]]:
+        """(agent, log, number) of each event that an agent holds an ack for."""
+        text = self.acked_log.read_text() if self.acked_log.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        return [(agent, log, int(number)) for agent, log, number in map(str.split, whole)]
 
 
 def mosquitto(program: str, device: Device, *more: str, client_id: str = "") -> list[str]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from tests.integration.platform.waiting import wait_until
+
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
 # Below the range from which outgoing connections take theirs: nobody else gets one in between.
@@ -167,14 +169,31 @@ class RunningPlatform:
         psutil.wait_procs(tree, timeout=PATIENCE_S)
 
     def service(self, name: str) -> psutil.Process:
-        """The process that runs a service now."""
-        for process in self.processes():
+        """The process that runs a service now, or the database's first."""
+        process = self.find_service(name)
+        assert process is not None, f"{name} does not run: {self.log_tail()}"
+        return process
+
+    def find_service(self, name: str) -> psutil.Process | None:
+        """The process that runs a service now; None while there is none."""
+        assert self._process is not None
+        for process in psutil.Process(self._process.pid).children():
             try:
-                if process.cmdline()[1:] == ["-m", "tensorguard.cli", name, "run"]:
+                is_python = process.cmdline()[1:] == ["-m", "tensorguard.cli", name, "run"]
+                if _is_alive(process) and (is_python or process.name() == name):
                     return process
-            except psutil.NoSuchProcess:
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
-        raise AssertionError(f"{name} does not run: {self.log_tail()}")
+        return None
+
+    def kill_service(self, name: str) -> None:
+        """kill -9 of one service; returns when another process is in its place."""
+        killed = self.service(name)
+        killed.kill()
+        wait_until(
+            lambda: (now := self.find_service(name)) is not None and now.pid != killed.pid,
+            f"{name} is started again",
+        )
 
     def processes(self) -> set[psutil.Process]:
         """What lives of the tree, orphans included as far as they were ever seen."""

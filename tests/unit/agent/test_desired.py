@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent.core import effects as fx
-from agent.core.desired import MAX_DOWNLOAD_TRIES, Step
+from agent.core.desired import MAX_DOWNLOAD_TRIES, MAX_TRUST_TRIES, Step
 from agent.core.errors import FailureKind, JobFailure
 from tests.unit.agent.builders import (
     DEPLOYMENT,
@@ -189,6 +189,24 @@ def test_a_damaged_file_is_fetched_again_once(bench: Bench) -> None:
         assert bench.count(fx.Download) == fetched
         bench.obey(bench.core.downloaded(bench.moment, job))
         bench.obey(bench.core.job_failed(bench.moment, job, failure("damaged")))
+    assert bench.state.stage == "failed"
+
+
+def test_an_unknown_publisher_has_the_bundle_asked_for_before_it_is_refused(
+    bench: Bench,
+) -> None:
+    bench.connect()
+    bench.send_desired(desired(bench.signers))
+    job = bench.last(fx.Download).job
+    unknown = JobFailure("signature", "unknown-publisher", "by nobody we know")
+    for _ in range(MAX_TRUST_TRIES):
+        bench.obey(bench.core.downloaded(bench.moment, job))
+        bench.obey(bench.core.job_failed(bench.moment, job, unknown))
+        assert bench.core.step is Step.DOWNLOAD
+        bench.pass_time(61)
+    assert bench.count(fx.FetchTrust) >= MAX_TRUST_TRIES
+    bench.obey(bench.core.downloaded(bench.moment, job))
+    bench.obey(bench.core.job_failed(bench.moment, job, unknown))
     assert bench.state.stage == "failed"
 
 

@@ -1,0 +1,79 @@
+"""Revoking an agent: out at once, and no way back."""
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urljoin
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.integration.platform.device import Device
+from tests.integration.platform.operator import Operator
+from tests.integration.platform.programs import mosquitto, run_mosquitto
+from tests.integration.platform.publishing import Publisher
+from tests.integration.platform.running import RunningPlatform
+
+pytestmark = pytest.mark.xdist_group("platform")
+
+Enrolled = Callable[[], Device]
+
+
+def test_a_revoked_agent_is_disconnected_and_refused_everywhere(
+    platform: RunningPlatform,
+    operator: Operator,
+    fleet: str,
+    enrolled: Enrolled,
+    tmp_path: Path,
+) -> None:
+    device, bystander = enrolled(), enrolled()
+    model = tmp_path / "model.bin"
+    model.write_bytes(secrets.token_bytes(100_000))
+    with device.session() as session, bystander.session() as other:
+        for one in (session, other):
+            one.publish("heartbeat", one.device.heartbeat())
+        operator.wait_online(fleet, 2)
+        release = Publisher(platform, operator, tmp_path / "publisher").release(model)
+        deployment = operator.deploy(release["id"], fleet)
+        desired = session.wait_for("desired")
+        assert _download(device, desired["package"]["url"]).status_code == 206
+
+        began = time.monotonic()
+        receipt = operator.post(f"agents/{device.agent_id}/revoke", {"reason": "stolen"})
+        session.ends.get(timeout=10)
+        print(f"revoked and disconnected after {(time.monotonic() - began) * 1000:.0f} ms")
+        assert other.ends.empty()
+        assert receipt["state"] == "complete"
+        (front,) = receipt["fronts"]
+        assert front["disconnected"] == 1
+        print(f"receipt: disconnected after {front['took_ms']} ms")
+
+        refused = _download(device, desired["package"]["url"])
+        assert (refused.status_code, refused.json()["code"]) == (403, "download-refused")
+        question = {
+            "request_id": str(uuid4()),
+            "package_digest": release["package_digest"],
+            "deployment_id": deployment["id"],
+        }
+        status, said = run_mosquitto(
+            mosquitto(
+                *("mosquitto_pub", device, "-q", "1", "-t", device.up("key-request")),
+                *("-m", str(question)),
+            )
+        )
+        assert status != 0, said
+        again = device.enroll(operator.mint(fleet))
+        assert (again.status_code, again.json()["code"]) == (409, "key-already-enrolled")
+        assert other.ends.empty()
+    assert not operator.entries(type="grant.issued", subject=device.agent_id)
+    for type_ in ("agent.revoked", "agent.revocation-confirmed"):
+        entry = operator.wait_entry(type_, subject=device.agent_id)
+        assert entry["fleet"] == fleet
+
+
+def _download(device: Device, url: str) -> httpx.Response:
+    """The first bytes of a package."""
+    with device.https() as http:
+        return http.get(urljoin(device.device_url, url), headers={"Range": "bytes=0-99"})
