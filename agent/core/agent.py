@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from agent.core import commands
+from agent.core import commands, heartbeats
 from agent.core.backoff import CONNECT, Uniform
 from agent.core.belief import Accept, Belief
 from agent.core.clock import Moment
@@ -29,10 +29,7 @@ from tensorguard.protocol.messages import (
     EventType,
     FleetConfig,
     Grant,
-    Has,
-    Heartbeat,
     LedgerSeen,
-    PackageRef,
     Position,
     Will,
 )
@@ -211,32 +208,18 @@ class AgentCore:
         turn = self._turn(moment)
         if not self.online:
             return []
-        running, state = self.state.running, self.state
-        unwell = self.degraded or state.stage == "failed"
-        turn.publish(
-            UpKind.HEARTBEAT,
-            Heartbeat(
-                boot_id=self._boot_id,
-                boot_count=state.boot_count,
-                seq=self._seq,
-                sent_at=moment.system,
-                status="degraded" if unwell else "ok",
-                cpu_percent=sample.cpu_percent,
-                memory_percent=sample.memory_percent,
-                disk_percent=sample.disk_percent,
-                temperature_c=sample.temperature_c,
-                accelerators=list(sample.accelerators),
-                package=_ref(running) if running else None,
-                agent_version=self._settings.agent_version,
-                metrics=sample.metrics or {},
-                has=Has(
-                    desired=self._desired.has(state),
-                    config=state.config.revision,
-                    trust=self._belief.store.version,
-                ),
-                ledger=state.checkpoint,
-            ),
+        message = heartbeats.build(
+            self.state,
+            sample,
+            boot_id=self._boot_id,
+            seq=self._seq,
+            sent_at=moment.system,
+            agent_version=self._settings.agent_version,
+            desired=self._desired.has(self.state),
+            trust_version=self._belief.store.version,
+            degraded=self.degraded,
         )
+        turn.publish(UpKind.HEARTBEAT, message)
         self._seq += 1
         self._schedule_heartbeat(moment.monotonic_s)
         return self._finish(turn)
@@ -411,9 +394,3 @@ class AgentCore:
         elif old is None or new.size > old.size:
             self.state.checkpoint = new
             turn.persist()
-
-
-def _ref(installed: Installed) -> PackageRef:
-    # A manifest may have a longer version than a heartbeat; the digest says which package it is.
-    version = installed.version[:64]
-    return PackageRef(name=installed.name, version=version, digest=installed.digest)

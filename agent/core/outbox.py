@@ -173,7 +173,7 @@ class Outbox:
         return DropEvents(through)
 
     def _start_log(self, log_id: UUID) -> NewLog:
-        held = [msgspec_event(payload) for _, payload in self._held]
+        held = [_decode(payload) for _, payload in self._held]
         self.log_id = log_id
         self._held.clear()
         self._bytes = self._issued = self._in_flight = 0
@@ -185,11 +185,11 @@ class Outbox:
 
     def _find_closer(self) -> int | None:
         for number, payload in reversed(self._held):
-            if msgspec_event(payload).type == "outbox.overflowed":
+            if _decode(payload).type == "outbox.overflowed":
                 return number
         return None
 
 
-def msgspec_event(payload: bytes) -> Event:
+def _decode(payload: bytes) -> Event:
     """Return an event from bytes that this module made."""
     return codec.decode(Event, payload)

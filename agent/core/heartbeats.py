@@ -1,0 +1,47 @@
+"""The heartbeat: how the device is, what it runs, and what it has of what was sent down."""
+
+from datetime import datetime
+from uuid import UUID
+
+from agent.core.settings import Telemetry
+from agent.core.state import AgentState, Installed
+from tensorguard.protocol.messages import Has, Heartbeat, PackageRef, Position
+
+
+def build(
+    state: AgentState,
+    sample: Telemetry,
+    *,
+    boot_id: UUID,
+    seq: int,
+    sent_at: datetime,
+    agent_version: str,
+    desired: Position | None,
+    trust_version: int,
+    degraded: bool,
+) -> Heartbeat:
+    """Return the heartbeat; `sent_at` is the system clock, whose skew the platform wants to see."""
+    unwell = degraded or state.stage == "failed"
+    return Heartbeat(
+        boot_id=boot_id,
+        boot_count=state.boot_count,
+        seq=seq,
+        sent_at=sent_at,
+        status="degraded" if unwell else "ok",
+        cpu_percent=sample.cpu_percent,
+        memory_percent=sample.memory_percent,
+        disk_percent=sample.disk_percent,
+        temperature_c=sample.temperature_c,
+        accelerators=list(sample.accelerators),
+        package=None if state.running is None else _ref(state.running),
+        agent_version=agent_version,
+        metrics=sample.metrics or {},
+        has=Has(desired=desired, config=state.config.revision, trust=trust_version),
+        ledger=state.checkpoint,
+    )
+
+
+def _ref(installed: Installed) -> PackageRef:
+    # A manifest may have a longer version than a heartbeat; the digest says which package it is.
+    version = installed.version[:64]
+    return PackageRef(name=installed.name, version=version, digest=installed.digest)
