@@ -8,9 +8,14 @@ from datetime import datetime
 from uuid import UUID
 
 
-def of_plain(values: Iterable[int | float | UUID | datetime | None]) -> str:
-    """Return the literal of an array of numbers, UUIDs or times, whose text needs no escape."""
+def of_plain(values: Iterable[UUID | datetime | int | float | None]) -> str:
+    """Return the literal of an array of UUIDs, times or numbers, whose text needs no escape."""
     return "{" + ",".join(["NULL" if v is None else f'"{v}"' for v in values]) + "}"
+
+
+def of_numbers(values: Iterable[int | float | None]) -> str:
+    """Return the literal of an array of finite numbers, for arrays with many of them."""
+    return "{" + ",".join(["NULL" if v is None else repr(v) for v in values]) + "}"
 
 
 def of_text(values: Iterable[str | None]) -> str:

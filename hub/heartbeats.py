@@ -27,7 +27,7 @@ class StoredHeartbeat:
     package_changed: bool
 
 
-_COLUMNS = (
+STATE_COLUMNS = (
     ("boot_id", "uuid"),
     ("boot_count", "int8"),
     ("seq", "int8"),
@@ -54,29 +54,32 @@ _COLUMNS = (
     ("ledger_root", "bytea"),
 )
 _LITERALS: Mapping[str, Callable[[Iterable[Any]], str]] = {
+    "int8": arrays.of_numbers,
+    "float4": arrays.of_numbers,
     "text": arrays.of_text,
     "jsonb": arrays.of_text,
-    "bytea": arrays.of_bytes,
+    "bytea": arrays.of_text,
 }
-_NAMES = ", ".join(name for name, _ in _COLUMNS)
+_NAMES = ", ".join(name for name, _ in STATE_COLUMNS)
 # Accepted only if (boot_count, seq) rose. `before` locks the rows in the order of their ids, which
 # an UPDATE does not promise, so that two hubs cannot deadlock; and it gives back what the newest
 # version of each row said until now, so that every heartbeat of the batch can be compared with it.
 _UPSERT = f"""
 WITH new AS MATERIALIZED (
-    SELECT * FROM unnest(%s::uuid[], {", ".join(f"%s::{type_}[]" for _, type_ in _COLUMNS)})
+    SELECT * FROM unnest(%s::uuid[], {", ".join(f"%s::{type_}[]" for _, type_ in STATE_COLUMNS)})
         AS new (agent_id, {_NAMES})
 ), before AS MATERIALIZED (
     SELECT state.agent_id, state.boot_count, state.seq, state.package_digest
     FROM agent_state AS state JOIN new ON new.agent_id = state.agent_id
     ORDER BY state.agent_id FOR NO KEY UPDATE OF state
 )
-UPDATE agent_state AS state SET {", ".join(f"{name} = new.{name}" for name, _ in _COLUMNS)}
+UPDATE agent_state AS state SET {", ".join(f"{name} = new.{name}" for name, _ in STATE_COLUMNS)}
 FROM new JOIN before ON before.agent_id = new.agent_id
 WHERE state.agent_id = new.agent_id AND (new.boot_count, new.seq) > (before.boot_count, before.seq)
-RETURNING state.agent_id, before.boot_count, before.seq, before.package_digest
+RETURNING state.agent_id, before.boot_count, before.seq,
+    '\\x' || encode(before.package_digest, 'hex')
 """  # noqa: S608 - names and types are the constants above
-_COPY = """
+COPY_HISTORY = """
 COPY heartbeats (agent_id, received_at, sent_at, boot_count, seq, status, cpu_percent,
     memory_percent, disk_percent, temperature_c, package_digest, accelerators, metrics) FROM STDIN
 """
@@ -96,10 +99,10 @@ async def store_heartbeats(
     if not newest:
         return []
     agents = sorted(newest)
-    rows = [_state_row(newest[agent_id], intervals) for agent_id in agents]
+    rows = [state_row(newest[agent_id], intervals) for agent_id in agents]
     columns = [
         _LITERALS.get(type_, arrays.of_plain)(column)
-        for (_, type_), column in zip(_COLUMNS, zip(*rows, strict=True), strict=True)
+        for (_, type_), column in zip(STATE_COLUMNS, zip(*rows, strict=True), strict=True)
     ]
     cursor = await connection.execute(_UPSERT, [arrays.of_plain(agents), *columns])
     before = {row[0]: ((row[1], row[2]), row[3]) for row in await cursor.fetchall()}
@@ -125,7 +128,7 @@ def _position(heartbeat: Heartbeat) -> tuple[int, int]:
 
 def _accepted(
     heartbeats: Sequence[From[Heartbeat]],
-    before: Mapping[UUID, tuple[tuple[int, int], bytes | None]],
+    before: Mapping[UUID, tuple[tuple[int, int], str | None]],
 ) -> list[From[Heartbeat]]:
     """Return those that rose above all that came before them, in this batch too."""
     reached = {agent_id: position for agent_id, (position, _) in before.items()}
@@ -138,8 +141,12 @@ def _accepted(
     return accepted
 
 
-def _digest(heartbeat: Heartbeat) -> bytes | None:
-    return bytes.fromhex(heartbeat.package.digest) if heartbeat.package else None
+def _digest(heartbeat: Heartbeat) -> str | None:
+    return _bytea(heartbeat.package.digest) if heartbeat.package else None
+
+
+def _bytea(digest: str) -> str:
+    return f"\\x{digest}"  # PostgreSQL's text of a bytea
 
 
 def _deadlines(received_at: datetime, interval: timedelta) -> tuple[datetime, datetime]:
@@ -147,7 +154,8 @@ def _deadlines(received_at: datetime, interval: timedelta) -> tuple[datetime, da
     return received_at + LATE_AFTER_INTERVALS * interval, received_at + offline
 
 
-def _state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> tuple[Any, ...]:
+def state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> tuple[Any, ...]:
+    """Return the row of `agent_state`, in the order of STATE_COLUMNS."""
     beat, has = one.message, one.message.has
     late, offline = _deadlines(one.received_at, intervals.get(one.fleet, timedelta(seconds=60)))
     return (
@@ -174,13 +182,13 @@ def _state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> tupl
         has.config,
         has.trust,
         beat.ledger.size if beat.ledger else None,
-        bytes.fromhex(beat.ledger.root) if beat.ledger else None,
+        _bytea(beat.ledger.root) if beat.ledger else None,
     )
 
 
-def _real(value: float) -> float:
+def _real(value: float | None) -> float | None:
     # As text, float4 refuses what is too small for it instead of calling it zero.
-    return round(value, 3)
+    return None if value is None else round(value, 3)
 
 
 def _json(value: object) -> str | None:
@@ -192,23 +200,26 @@ async def _copy(
 ) -> None:
     if not heartbeats:
         return
-    async with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+    async with connection.cursor() as cursor, cursor.copy(COPY_HISTORY) as copy:
         for one in heartbeats:
-            beat = one.message
-            await copy.write_row(
-                (
-                    one.agent_id,
-                    one.received_at,
-                    beat.sent_at,
-                    beat.boot_count,
-                    beat.seq,
-                    beat.status,
-                    _real(beat.cpu_percent),
-                    _real(beat.memory_percent),
-                    _real(beat.disk_percent),
-                    beat.temperature_c if beat.temperature_c is None else _real(beat.temperature_c),
-                    _digest(beat),
-                    _json(beat.accelerators),
-                    _json(beat.metrics),
-                )
-            )
+            await copy.write_row(history_row(one))
+
+
+def history_row(one: From[Heartbeat]) -> tuple[Any, ...]:
+    """Return the row of `heartbeats`, in the order of COPY_HISTORY."""
+    beat = one.message
+    return (
+        one.agent_id,
+        one.received_at,
+        beat.sent_at,
+        beat.boot_count,
+        beat.seq,
+        beat.status,
+        _real(beat.cpu_percent),
+        _real(beat.memory_percent),
+        _real(beat.disk_percent),
+        _real(beat.temperature_c),
+        _digest(beat),
+        _json(beat.accelerators),
+        _json(beat.metrics),
+    )

