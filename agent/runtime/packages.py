@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from agent.version import AGENT_VERSION
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.pki.errors import BundleExpired
 from tensorguard.protocol.messages import Desired, Grant
+from tensorguard.rollouts.errors import BadSelector
+from tensorguard.rollouts.selector import parse_selector
 from tensorguard.tgsp import errors as tgsp
 from tensorguard.tgsp import opener, reader, target
 from tensorguard.tgsp.manifest import Manifest
@@ -81,7 +83,7 @@ class PackageStore:
                 digest=bytes.fromhex(desired.package.digest),
             )
             manifest = package.manifest
-            target.check_target(manifest, _opener(fleet))
+            target.check_target(manifest, _opener(fleet, desired.tags))
             target.check_seq(
                 manifest,
                 package.digest,
@@ -132,6 +134,7 @@ class PackageStore:
                 unwrap=opener.unwrap_detached(grant.sealed, grant.exp or 0, key, now),
                 min_seq=floor_of(header.manifest, desired, floors),
                 fleet=fleet,
+                matches=_judge_of(desired.tags),
                 hardware=HARDWARE,
                 agent_version=AGENT_VERSION,
                 allow_downgrade=desired.allow_downgrade,
@@ -194,8 +197,22 @@ def floor_of(manifest: Manifest, desired: Desired, floors: dict[str, SeqFloor]) 
     return demanded if demanded.seq > floor.seq else floor
 
 
-def _opener(fleet: str) -> target.Opener:
-    return target.Opener(fleet=fleet, hardware=HARDWARE, agent_version=AGENT_VERSION)
+def _opener(fleet: str, tags: Mapping[str, str]) -> target.Opener:
+    return target.Opener(
+        fleet=fleet, matches=_judge_of(tags), hardware=HARDWARE, agent_version=AGENT_VERSION
+    )
+
+
+def _judge_of(tags: Mapping[str, str]) -> target.Matches:
+    """Judge a manifest's selector by the tags of the signed desired document."""
+
+    def matches(selector: str) -> bool:
+        try:
+            return parse_selector(selector).matches(tags)
+        except BadSelector:
+            return False  # a target that nobody can read is nobody's
+
+    return matches
 
 
 def refused(error: Exception) -> PackageRefused:

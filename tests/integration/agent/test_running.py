@@ -127,6 +127,7 @@ def test_a_tampered_package_is_refused_and_what_ran_stays(
     ("more", "code"),
     [
         ({"target": Target(fleets=("other",))}, "wrong-fleet"),
+        ({"target": Target(selector="gpu=true")}, "selector-mismatch"),
         ({"target": Target(hardware=("cuda",))}, "wrong-hardware"),
         ({"min_agent": "99.0.0"}, "agent-too-old"),
         ({"policy": {"at_rest": "sealed"}}, "sealed-at-rest"),
@@ -144,6 +145,16 @@ def test_a_package_that_is_not_meant_for_this_agent_is_rejected(
     assert rejected.reason is not None
     assert rejected.reason.startswith(code)
     assert hub.of(agent_id, UpKind.KEY_REQUEST, KeyRequest) == []
+
+
+def test_a_package_for_the_tags_of_this_agent_is_opened(
+    platform: Platform, hub: Hub, agents: RunningAgents
+) -> None:
+    directory, agent_id = agents.enroll()
+    agents.start(directory)
+    package = platform.build({"a": b"1"}, target=Target(selector="gpu=true,!legacy"))
+    hub.deploy(platform.desired(agent_id, package, revision=1, tags={"gpu": "true"}))
+    runs(hub, agent_id, package.digest)
 
 
 def test_a_lower_seq_is_rejected_unless_the_document_allows_exactly_that(

@@ -58,7 +58,9 @@ def test_mosquitto_sub_gets_its_own_desired_topics_and_is_refused_every_other(
             json={"heartbeat_interval_s": 3},
             headers={"If-Match": operator.http.get(f"/api/v1/fleets/{fleet}").headers["ETag"]},
         ).raise_for_status()
-        wait_until(lambda: f"tg/v1/{fleet}/all/down/config " in sub.stdout, "the config of the fleet")
+        wait_until(
+            lambda: f"tg/v1/{fleet}/all/down/config " in sub.stdout, "the config of the fleet"
+        )
 
 
 def test_what_mosquitto_pub_sends_to_other_topics_reaches_nobody_and_is_recorded(

@@ -58,12 +58,14 @@ def test_a_real_agent_and_simulated_ones_in_two_fleets_get_a_model_and_run_it(
         agents = {agent["id"] for fleet in (here, there) for agent in operator.agents(fleet)}
         for type_ in ("grant.issued", "agent.reported.model.decrypted"):
             wait_until(
-                lambda type_=type_: agents
-                <= {
-                    entry["subject"]["id"]
-                    for fleet in (here, there)
-                    for entry in operator.entries(type=type_, fleet=fleet)
-                },
+                lambda type_=type_: (
+                    agents
+                    <= {
+                        entry["subject"]["id"]
+                        for fleet in (here, there)
+                        for entry in operator.entries(type=type_, fleet=fleet)
+                    }
+                ),
                 f"{type_} of every agent in the ledger",
             )
         assert operator.verify_ledger().size > 3 * simulated
