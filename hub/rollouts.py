@@ -68,10 +68,18 @@ class RolloutController:
         for deployment in active:
             if stop is not None and stop.is_set():
                 return
-            if deployment.state is DeploymentState.RUNNING:
-                await self._roll_out(deployment.id, stop)
-            else:
-                await self._withdraw(deployment.id, stop)
+            try:
+                if deployment.state is DeploymentState.RUNNING:
+                    await self._roll_out(deployment.id, stop)
+                else:
+                    await self._withdraw(deployment.id, stop)
+            except Exception as error:  # one deployment's trouble must not stop the others
+                log.error(
+                    "deployment_not_moved",
+                    deployment=str(deployment.id),
+                    error=getattr(error, "code", type(error).__name__),
+                    reason=str(getattr(error, "orig", error)),
+                )
 
     async def _roll_out(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
         await self._join(deployment_id)

@@ -464,3 +464,20 @@ async def test_an_agent_that_is_revoked_gets_no_document(platform: Platform) -> 
         await platform.do(desired.documents_for, platform.keyring, [agent], now=platform.clock.now)
         == {}
     )
+
+
+async def test_a_deployment_that_cannot_be_moved_does_not_stop_the_others(
+    platform: Platform,
+) -> None:
+    fleet, other = await platform.add_fleet("f"), await platform.add_fleet("g")
+    await platform.add_agent(fleet)
+    agent = await platform.add_agent(other)
+    broken = await platform.start(await platform.release(), fleet)
+    await platform.start(await platform.release(), other)
+    async with platform.sessions.begin() as session:
+        await session.execute(
+            sa.text("UPDATE deployments SET strategy = '{\"stages\": 7}' WHERE id = :id"),
+            {"id": broken.id},
+        )
+    await platform.controller().step()
+    assert set(await platform.send()) == {agent}
