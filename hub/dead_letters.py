@@ -1,13 +1,14 @@
-"""Messages that cannot be used: kept with the reason, bounded, and told to the ledger in sums."""
+"""Messages that cannot be used: kept with the reason, bounded, and in the ledger by the minute."""
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.batch import DeadLetter
+from hub.tallies import Tallies, Tally
 from tensorguard.services import ledger
 from tensorguard.services.event import Actor
 from tensorguard.services.events import MessagePoisoned
@@ -30,7 +31,7 @@ _FORGET = sa.delete(dead_letters).where(dead_letters.c.received_at < sa.bindpara
 async def store_dead_letters(
     session: AsyncSession, letters: Sequence[DeadLetter], now: datetime
 ) -> None:
-    """Keep the letters, at most 100 an agent; one ledger event for each agent, kind and reason."""
+    """Keep the letters, at most 100 an agent."""
     if not letters:
         return
     await session.execute(
@@ -53,11 +54,30 @@ async def store_dead_letters(
     nobody = len(agents) < len(letters)
     prune = {"agents": agents, "nobody": nobody, "kept": KEPT_PER_AGENT}
     await session.execute(_PRUNE, prune)
-    told = Counter(
-        (letter.agent_id, letter.fleet, letter.kind, letter.code)
+
+
+# Agent, fleet, kind of message, code.
+PoisonKey = tuple[UUID | None, str | None, str, str]
+
+
+def poisoned() -> Tallies[PoisonKey]:
+    """Return tallies of dead letters; those without room keep the kind."""
+    return Tallies(lambda key: (None, None, key[2], "many"))
+
+
+def poison_counts(letters: Sequence[DeadLetter]) -> list[tuple[PoisonKey, int]]:
+    """Return what the dead letters of agents count; nobody's are kept, but nobody is told of."""
+    return [
+        ((letter.agent_id, letter.fleet, letter.kind, letter.code), 1)
         for letter in letters
         if letter.agent_id is not None
-    )
+    ]
+
+
+async def tell_poisoned(
+    session: AsyncSession, told: Sequence[tuple[PoisonKey, Tally]], now: datetime
+) -> None:
+    """Write one ledger event for each that counts something."""
     events = [
         MessagePoisoned(
             by=Actor("service", "hub"),
@@ -65,10 +85,10 @@ async def store_dead_letters(
             agent_id=agent_id,
             kind=kind,
             reason=code,
-            count=count,
+            count=tally.count,
         )
-        for (agent_id, fleet, kind, code), count in told.items()
-        if agent_id is not None
+        for (agent_id, fleet, kind, code), tally in told
+        if tally.count
     ]
     await ledger.record_many(session, events, now=now)
 

@@ -93,7 +93,7 @@ class Upkeep:
             await forget_dead_letters(session, now)
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR
             await session.execute(sa.delete(agent_requests).where(expired))
-        await self._work.tell_denials()
+        await self._work.tell_tallies()
         for fleet in list(self._work.configs.revisions):
             async with self._sessions() as session, session.begin():
                 await get_config_envelope(session, self._keyring, fleet, now=now)

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.batch import Batch, From
-from hub.dead_letters import store_dead_letters
-from hub.denials import Denials, tell_denials
+from hub.dead_letters import poison_counts, poisoned, store_dead_letters, tell_poisoned
+from hub.denials import denial_counts, denials, tell_denials
 from hub.downlink import Downlink, Downlinks
 from hub.events import store_events
 from hub.fleets import FleetConfigs
@@ -50,13 +50,15 @@ class Work:
         self._keyring = keyring
         self._key_release = KeyRelease(keyring, kek)
         self._clock = clock
-        self._denials = Denials()
+        self._denials = denials()
+        self._poisoned = poisoned()
         self.configs = FleetConfigs.none()
 
     async def store(self, batch: Batch) -> Outcome:
         """Store the batch and commit; on an exception nothing of it has happened."""
         now = self._clock()
-        told, counted = self._denials.take(batch.denied, now)
+        denied, denied_tallies = self._denials.count(denial_counts(batch.denied), now)
+        letters, letter_tallies = self._poisoned.count(poison_counts(batch.dead_letters), now)
         downlinks = Downlinks()
         async with self._sessions() as session, session.begin():
             beats = await store_heartbeats(
@@ -68,20 +70,25 @@ class Work:
             await _store_replies(session, batch.replies, now)
             await store_connections(session, batch.connected, batch.disconnected, batch.wills)
             await store_dead_letters(session, batch.dead_letters, now)
-            await tell_denials(session, told, now)
+            await tell_poisoned(session, letters, now)
+            await tell_denials(session, denied, now)
             await greet(session, batch.connected, downlinks)
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
-        self._denials.settle(counted)
+        self._denials.settle(denied_tallies)
+        self._poisoned.settle(letter_tallies)
         return Outcome(len(beats), events, downlinks.items)
 
-    async def tell_denials(self) -> None:
-        """Write down the denied operations whose minute is over, whether messages come or not."""
+    async def tell_tallies(self) -> None:
+        """Write down what agents did wrong until a minute ago, whether messages come or not."""
         now = self._clock()
-        if told := self._denials.due(now):
+        denied, letters = self._denials.due(now), self._poisoned.due(now)
+        if denied or letters:
             async with self._sessions() as session, session.begin():
-                await tell_denials(session, told, now)
-            self._denials.forget(told)
+                await tell_denials(session, denied, now)
+                await tell_poisoned(session, letters, now)
+            self._denials.forget(denied)
+            self._poisoned.forget(letters)
 
     async def _store_deployments(
         self, session: AsyncSession, batch: Batch, beats: list[StoredHeartbeat], now: datetime

@@ -61,15 +61,13 @@ def main(batches: int = 60) -> dict[str, float]:
         asyncio.run(server.stop())
         shutil.rmtree(folder)
     figures = {way: BATCH / statistics.median(took) for way, took in seconds.items()}
-    print(
-        f"{'':12} {'heartbeats/s':>12} {'median ms':>10} {'best ms':>8} {'of upsert+copy':>15} {'of copy':>8}"
-    )
+    heads = ("heartbeats/s", "median ms", "best ms", "of upsert+copy", "of copy")
+    print("".join([" " * 11, *(f"{head:>15}" for head in heads)]))
     for way, rate in figures.items():
         of_upsert, of_copy = rate / figures["upsert+copy"], rate / figures["copy"]
         median_ms, best_ms = statistics.median(seconds[way]) * 1000, min(seconds[way]) * 1000
         print(
-            f"{way:12} {rate:12,.0f} {median_ms:10.1f} {best_ms:8.1f}"
-            f" {of_upsert:15.2f} {of_copy:8.2f}"
+            f"{way:11}{rate:15,.0f}{median_ms:15.1f}{best_ms:15.1f}{of_upsert:15.2f}{of_copy:15.2f}"
         )
     return figures
 
@@ -196,7 +194,8 @@ async def add_agents(connection: psycopg.AsyncConnection[Any]) -> list[UUID]:
         "INSERT INTO agents (id, fleet, name, tags, facts, status, enrolled_by,"
         " enrolled_spki_sha256, encryption_key, created_at)"
         f" SELECT id, '{FLEET}', id::text, '{{}}', '{{}}', 'active', 'token',"
-        " sha256(id::text::bytea), sha256(('k' || id::text)::bytea), now() FROM unnest(%s::uuid[]) AS new (id)",
+        " sha256(id::text::bytea), sha256(('k' || id::text)::bytea), now()"
+        " FROM unnest(%s::uuid[]) AS new (id)",
         "INSERT INTO agent_state (agent_id) SELECT * FROM unnest(%s::uuid[])",
         "INSERT INTO agent_status (agent_id, presence, presence_since)"
         " SELECT id, 'never', now() FROM unnest(%s::uuid[]) AS new (id)",

@@ -98,6 +98,19 @@ async def test_an_agent_has_a_hundred_dead_letters_at_most_and_others_keep_their
     assert len([row for row in rows if row.agent_id is None]) == 100
 
 
+async def test_an_agent_that_sends_rubbish_for_an_hour_makes_an_entry_a_minute(hub: Hub) -> None:
+    agent_id = await hub.add_agent()
+    bad = Uplink(topics.up(FLEET, agent_id, UpKind.CSR), b"rubbish", hub.clock.now)
+    for _ in range(60):
+        for _ in range(2):
+            await hub.take(bad)
+        hub.clock.advance(minutes=1)
+        await hub.work.tell_tallies()
+    counts = [entry["details"]["count"] for entry in await hub.entries("message.poisoned")]
+    assert sum(counts) == 120
+    assert len(counts) == 61  # the first at once
+
+
 async def test_dead_letters_are_forgotten_after_thirty_days(hub: Hub) -> None:
     await hub.take(Uplink("x", b"1", hub.clock.now))
     for days, left in ((30, 1), (0.001, 0)):
@@ -265,8 +278,8 @@ async def test_denied_operations_are_told_at_once_and_then_by_the_minute(hub: Hu
     await hub.take(denied)
     await hub.take(denied, denied)
     hub.clock.advance(minutes=1)
-    await hub.work.tell_denials()
-    await hub.work.tell_denials()
+    await hub.work.tell_tallies()
+    await hub.work.tell_tallies()
     counts = [entry["details"]["count"] for entry in await hub.entries("agent.denied")]
     assert counts == [3, 6]
 
