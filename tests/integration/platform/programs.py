@@ -5,7 +5,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
@@ -53,7 +53,7 @@ class Program:
     def stderr(self) -> str:
         return self.stderr_path.read_text()
 
-    def __enter__(self) -> "Program":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,17 +90,17 @@ class Simulator(Program):
         *,
         name: str = "simulate",
         events_per_minute: int = 0,
-        interval: str = "2s",
+        drain: str = "120s",
     ) -> None:
         self.acked_log = directory / "acked.log"
         super().__init__(
             directory,
             name,
             command(
-                *("simulate", "--agents", str(agents), "--fleet", fleet, "--interval", interval),
+                *("simulate", "--agents", str(agents), "--fleet", fleet, "--interval", "2s"),
                 *("--url", operator.url, "--api-key", operator.api_key, "--seed", "7"),
                 *("--state", str(directory / "agents"), "--acked-log", str(self.acked_log)),
-                *("--events-per-minute", str(events_per_minute), "--drain", "120s", "--json"),
+                *("--events-per-minute", str(events_per_minute), "--drain", drain, "--json"),
             ),
         )
 
