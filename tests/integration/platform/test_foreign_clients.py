@@ -126,7 +126,7 @@ def _with_certificate(arguments: list[str], certificate: str, key: str) -> list[
 
 
 def forge(victim: Device, directory: Path, *, self_signed: bool) -> None:
-    """Write a certificate that says what the victim's says, by a CA that looks like the real one."""
+    """Write a certificate that says what the victim's says, by a CA that looks like the real."""
     real = x509.load_pem_x509_certificate(victim.certificate_path.read_bytes())
     key, ca_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
