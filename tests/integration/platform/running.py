@@ -125,8 +125,12 @@ class RunningPlatform:
         began = time.monotonic()
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                command("up", "--data-dir", str(self.data), *(options or self.addresses.options()))
-                + ["--json"],
+                [
+                    *command(
+                        "up", "--data-dir", str(self.data), *(options or self.addresses.options())
+                    ),
+                    "--json",
+                ],
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
