@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -16,8 +17,14 @@ from hub.batch import sort
 from hub.heartbeats import StoredHeartbeat, store_heartbeats
 from hub.uplink import Uplink
 from tensorguard.protocol.topics import UpKind
-from tensorguard.store.engine import SessionMaker, driver_connection
-from tests.integration.hub.builders import Clock, add_agent, uplink
+from tensorguard.store.engine import (
+    SessionMaker,
+    create_engine,
+    driver_connection,
+    session_maker,
+)
+from tests.integration.hub.builders import Clock, add_agent, add_fleet, uplink
+from tests.postgres import Database
 from tests.unit.protocol.builders import SHA256
 
 NOW = Clock().now
@@ -249,7 +256,13 @@ async def updates(sessions: SessionMaker) -> tuple[int, int]:
         return row.n_tup_upd, row.n_tup_hot_upd
 
 
-async def test_every_update_of_the_state_is_heap_only(sessions: SessionMaker) -> None:
+async def test_every_update_of_the_state_is_heap_only(fresh_database: Database) -> None:
+    # The snapshot of an autovacuum would keep old versions of rows, as any long transaction does.
+    with psycopg.connect(fresh_database.owner_url) as owner:
+        owner.execute("ALTER TABLE agent_state SET (autovacuum_enabled = false)")
+    engine = create_engine(fresh_database.app_url, service="test")
+    sessions = session_maker(engine)
+    await add_fleet(sessions, NOW)
     agents = [await add_agent(sessions, NOW) for _ in range(60)]
 
     async def rounds(first: int, last: int) -> None:
@@ -261,4 +274,5 @@ async def test_every_update_of_the_state_is_heap_only(sessions: SessionMaker) ->
     before = await updates(sessions)
     await rounds(10, 40)
     after = await updates(sessions)
+    await engine.dispose()
     assert [new - old for new, old in zip(after, before, strict=True)] == [1_800, 1_800]

@@ -167,3 +167,16 @@ async def test_every_connection_of_a_service_has_limits(database: Database) -> N
         for name, value in expected.items():
             assert (await connection.execute(sa.text(f"SHOW {name}"))).scalar_one() == value
     await engine.dispose()
+
+
+def test_no_index_follows_what_every_heartbeat_changes(database: Database) -> None:
+    with psycopg.connect(database.app_url) as connection:
+        indexes = connection.execute(
+            "SELECT pg_get_indexdef(indexrelid) FROM pg_index"
+            " WHERE indrelid = 'agent_state'::regclass"
+        ).fetchall()
+        options = connection.execute(
+            "SELECT reloptions FROM pg_class WHERE oid = 'agent_state'::regclass"
+        ).fetchone()
+    assert [definition.partition("USING ")[2] for (definition,) in indexes] == ["btree (agent_id)"]
+    assert options == (["fillfactor=50"],)
