@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -257,22 +256,23 @@ async def updates(sessions: SessionMaker) -> tuple[int, int]:
 
 
 async def test_every_update_of_the_state_is_heap_only(fresh_database: Database) -> None:
-    # The snapshot of an autovacuum would keep old versions of rows, as any long transaction does.
-    with psycopg.connect(fresh_database.owner_url) as owner:
-        owner.execute("ALTER TABLE agent_state SET (autovacuum_enabled = false)")
+    """But for rows that grow when an agent first reports, and while an old snapshot is held."""
     engine = create_engine(fresh_database.app_url, service="test")
     sessions = session_maker(engine)
     await add_fleet(sessions, NOW)
     agents = [await add_agent(sessions, NOW) for _ in range(60)]
 
-    async def rounds(first: int, last: int) -> None:
-        for seq in range(first, last):
+    async def share_of_ten_rounds(first: int) -> float:
+        before = await updates(sessions)
+        for seq in range(first, first + 10):
             at = NOW + timedelta(seconds=seq)
             await store(sessions, *(beat(one, seq, at, metrics={"n": seq}) for one in agents))
+        after = await updates(sessions)
+        assert after[0] - before[0] == 600
+        return (after[1] - before[1]) / 600
 
-    await rounds(0, 10)  # rows grow once, when an agent first reports, and may move for it
-    before = await updates(sessions)
-    await rounds(10, 40)
-    after = await updates(sessions)
+    # An autovacuum's snapshot may fall into any of them; an index would spoil every one.
+    shares = [await share_of_ten_rounds(first) for first in range(100, 180, 10)]
     await engine.dispose()
-    assert [new - old for new, old in zip(after, before, strict=True)] == [1_800, 1_800]
+    assert max(shares) == 1
+    assert sorted(shares)[4] > 0.9
