@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import NameOID
+from paho.mqtt.enums import CallbackAPIVersion
 
 Json = dict[str, Any]
 PATIENCE_S = 20.0
@@ -62,6 +63,7 @@ class Device:
         self.key_path.write_bytes(
             self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
+        self.boot_id, self.boot_count = uuid4(), 1
         self.agent_id = ""
         self.fleet = ""
         self.device_url = ""
@@ -89,6 +91,10 @@ class Device:
             self._take(answer.json())
         return answer
 
+    def boot(self) -> None:
+        """Start anew, as after a restart of the device."""
+        self.boot_id, self.boot_count = uuid4(), self.boot_count + 1
+
     @contextmanager
     def https(self) -> Iterator[httpx.Client]:
         """An HTTPS client that believes the platform's CA and nobody else."""
@@ -105,8 +111,8 @@ class Device:
     def heartbeat(self, seq: int = 0, **changes: Any) -> bytes:
         """A valid heartbeat."""
         message = {
-            "boot_id": str(uuid4()),
-            "boot_count": 1,
+            "boot_id": str(self.boot_id),
+            "boot_count": self.boot_count,
             "seq": seq,
             "sent_at": datetime.now(UTC).isoformat(),
             "status": "ok",
@@ -155,7 +161,7 @@ class DeviceSession:
         self._subscribed: queue.Queue[list[int]] = queue.Queue()
         self._closing = False
         self._client = client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2,
+            CallbackAPIVersion.VERSION2,
             client_id=device.agent_id,
             protocol=paho.MQTTv311,
             reconnect_on_failure=False,
@@ -212,7 +218,7 @@ class DeviceSession:
         self._subscribed.put([code.value for code in codes])
 
     def _on_message(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
-        self.heard.put((message.topic, message.payload))
+        self.heard.put((message.topic, bytes(message.payload)))
 
     def _on_disconnect(self, client: paho.Client, _: Any, flags: Any, code: Any, *m: Any) -> None:
         if not self._closing:

@@ -77,17 +77,11 @@ class Operator:
     def wait_online(self, fleet: str, count: int, *, within_s: float = 60.0) -> list[Json]:
         """The fleet's agents, once `count` of them are online."""
 
-        def online() -> list[Json]:
-            return [agent for agent in self.agents(fleet) if agent["presence"] == "online"]
+        def online() -> list[Json] | None:
+            found = [agent for agent in self.agents(fleet) if agent["presence"] == "online"]
+            return found if len(found) >= count else None
 
-        return (
-            wait_until(
-                lambda: found if len(found := online()) >= count else None,
-                f"{count} agents of {fleet} online",
-                within_s=within_s,
-            )
-            or []
-        )
+        return wait_until(online, f"{count} agents of {fleet} online", within_s=within_s)
 
     # Deployments
 
@@ -103,7 +97,7 @@ class Operator:
             return found if found["finished_at"] else None
 
         try:
-            return wait_until(ended, "the deployment has ended", within_s=within_s) or {}
+            return wait_until(ended, "the deployment has ended", within_s=within_s)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.get(f'deployments/{deployment_id}')}") from None
 

@@ -123,14 +123,10 @@ class RunningPlatform:
     def start(self, *options: str) -> dict[str, Any]:
         """Start `tensorguard up` and return its ready line; options default to the addresses."""
         began = time.monotonic()
+        arguments = options or self.addresses.options()
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                [
-                    *command(
-                        "up", "--data-dir", str(self.data), *(options or self.addresses.options())
-                    ),
-                    "--json",
-                ],
+                command("up", "--data-dir", str(self.data), *arguments, "--json"),
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -230,6 +226,6 @@ class RunningPlatform:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,14 @@ def test_a_real_agent_and_simulated_ones_in_two_fleets_get_a_model_and_run_it(
         agents = {agent["id"] for fleet in (here, there) for agent in operator.agents(fleet)}
         for type_ in ("grant.issued", "agent.reported.model.decrypted"):
             wait_until(
-                lambda type_=type_: (
-                    agents
-                    <= {
-                        entry["subject"]["id"]
-                        for fleet in (here, there)
-                        for entry in operator.entries(type=type_, fleet=fleet)
-                    }
-                ),
-                f"{type_} of every agent in the ledger",
+                partial(_all_have, operator, type_, agents), f"{type_} of every agent in the ledger"
             )
         assert operator.verify_ledger().size > 3 * simulated
         for simulator in (near, far):
             summary = simulator.finish()
             assert (summary["lost"], summary["not_drained"]) == (0, 0)
         assert real.stop() == 0
+
+
+def _all_have(operator: Operator, type_: str, agents: set[str]) -> bool:
+    return agents <= {entry["subject"]["id"] for entry in operator.entries(type=type_)}
