@@ -1,6 +1,9 @@
 """`tensorguard demo`: a platform with fleets, agents and a deployed model, to look at."""
 
 import asyncio
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +21,9 @@ from tensorguard.cli.supervisor.platform import Ready, UpRequest, run_platform
 
 app = typer.Typer(add_completion=False)
 
+Say = Callable[[str], None]
+Announce = Callable[[str, Path, Credentials], None]
+
 
 @app.command()
 def demo(
@@ -30,6 +36,9 @@ def demo(
     device: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="For devices.")] = None,
     mqtt: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="For devices.")] = None,
     agents: Annotated[int, typer.Option(min=1, max=1000, help="How many are simulated.")] = 25,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line when all is there; talk on stderr.")
+    ] = False,
 ) -> None:
     """Run the platform with two fleets, simulated agents, this machine's own, and a real model.
 
@@ -42,34 +51,44 @@ def demo(
         wishes=Wishes(http, device, mqtt, None),
         trust_domain="tensorguard.local",
     )
-    typer.echo("starting the platform: database, broker, hub, API (the first time takes longer)")
+    say = partial(typer.echo, err=as_json)
+    announce = _announce_as_json if as_json else _announce_to_people
+    say("starting the platform: database, broker, hub, API (the first time takes longer)")
     try:
         with RotatingLog(directory / "demo" / "platform.log") as log:
             output = Output(log, as_json=True)
-            asyncio.run(_run(request, output, agents))
+            asyncio.run(_run(request, output, agents, say, announce))
     except OSError as error:
         raise UpError(str(error), hint="Check the data directory and its file system.") from error
-    typer.echo("\nstopped; run it again to go on where it was")
+    say("\nstopped; run it again to go on where it was")
 
 
-async def _run(request: UpRequest, output: Output, agents: int) -> None:
+async def _run(
+    request: UpRequest, output: Output, agents: int, say: Say, announce: Announce
+) -> None:
     def keep(ready: Ready) -> None:
         credentials.keep_first_password(ready.data_directory, ready.admin_password)
 
     async def show(ready: Ready) -> None:
         url = f"http://{ready.addresses.http}"
-        typer.echo(f"the platform is up: {url}")
-        shown = Demo(data_directory=ready.data_directory, url=url, agents=agents, say=_say)
-        await shown.run(lambda known: _announce(url, ready.data_directory, known))
+        say(f"the platform is up: {url}")
+        shown = Demo(
+            data_directory=ready.data_directory,
+            url=url,
+            agents=agents,
+            say=lambda line: say(f"  {line}"),
+        )
+        await shown.run(partial(announce, url, ready.data_directory))
 
     await run_platform(request, output=output, announce=keep, guest=show)
 
 
-def _say(line: str) -> None:
-    typer.echo(f"  {line}")
+def _announce_as_json(url: str, directory: Path, known: Credentials) -> None:
+    admin = {"email": known.email, "password": known.password}
+    typer.echo(json.dumps({"ready": True, "url": url, "admin": admin}))
 
 
-def _announce(url: str, directory: Path, known: Credentials) -> None:
+def _announce_to_people(url: str, directory: Path, known: Credentials) -> None:
     typer.echo(
         f"\nThe TensorGuard demo is running: {url}\n"
         f"  sign in    {known.email}\n"

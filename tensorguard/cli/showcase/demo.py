@@ -3,7 +3,6 @@
 import asyncio
 import platform
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from tensorguard.cli.showcase import credentials, model
 from tensorguard.cli.showcase.credentials import Credentials
 from tensorguard.cli.showcase.errors import DemoFailed
 from tensorguard.cli.showcase.platform import Api, Json
-from tensorguard.cli.showcase.programs import ask, kept_running
+from tensorguard.cli.showcase.programs import Programs, ask
 
 FLEETS: Final = {"hospital-a": "Hospital A", "factory-b": "Factory B"}
 HEARTBEAT_S: Final = 5
@@ -76,7 +75,7 @@ class Demo:
         self._work.mkdir(mode=0o700, exist_ok=True)
         file = model.find_model()
         known = await credentials.settle(self._data, self._url)
-        async with Api(self._url, known.api_key, self._say) as api, AsyncExitStack() as programs:
+        async with Api(self._url, known.api_key, self._say) as api, Programs() as programs:
             await self._ensure_fleets(api)
             release = await model.ensure_release(api, self._data, self._work, file)
             await self._start_agents(api, programs)
@@ -93,12 +92,11 @@ class Demo:
                 body = {"slug": slug, "name": name, "heartbeat_interval_s": HEARTBEAT_S}
                 await api.post("fleets", body)
 
-    async def _start_agents(self, api: Api, programs: AsyncExitStack) -> None:
+    async def _start_agents(self, api: Api, programs: Programs) -> None:
         self._say(f"starting {self._agents} simulated agents")
         for seed, (group, size) in enumerate(zip(GROUPS, sizes(self._agents), strict=True), 1):
             if size:
-                await programs.enter_async_context(
-                    kept_running(
+                programs.start(
                         "simulate", "--agents", str(size), "--fleet", group.fleet,
                         "--tags", f"gpu={str(group.gpu).lower()}",
                         "--tags", f"region={group.region}",
@@ -106,8 +104,7 @@ class Demo:
                         "--events-per-minute", "0.2", "--drain", "2s",
                         log=self._work / f"{group.name}.log",
                         environment={"TG_URL": api.url, "TG_API_KEY": api.api_key},
-                    )
-                )  # fmt: skip
+                    )  # fmt: skip
         state = self._work / "agent"
         if not (state.is_dir() and await _is_enrolled(state)):
             self._say("enrolling this machine's own agent")
@@ -120,12 +117,10 @@ class Demo:
                 "agent", "enroll", "-", "--name", name, "--state-dir", str(state),
                 given=str(token["join"]) + "\n",
             )  # fmt: skip
-        await programs.enter_async_context(
-            kept_running(
+        programs.start(
                 "agent", "run", "--state-dir", str(state), "--json",
                 log=self._work / "agent.log", environment={},
-            )
-        )  # fmt: skip
+            )  # fmt: skip
 
     async def _wait_online(self, api: Api) -> None:
         wanted = self._agents + 1

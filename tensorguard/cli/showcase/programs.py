@@ -6,10 +6,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from tensorguard.cli.lifeline import PARENT_PIPE
 from tensorguard.cli.showcase.errors import DemoFailed
@@ -59,23 +57,30 @@ def _refused(arguments: tuple[str, ...], complaint: str) -> DemoFailed:
         return DemoFailed(f"{what} failed: {complaint[-500:].strip()}")
 
 
-@asynccontextmanager
-async def kept_running(
-    *arguments: str, log: Path, environment: dict[str, str]
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Run `tensorguard ARGUMENTS` while the block runs, again whenever it ends by itself.
+class Programs:
+    """Our own commands as processes that run while the block does, again if they end by themselves.
 
-    It ends with this process, however that ends. What it prints goes to `log`.
+    They end with this process, however that ends.
     """
-    lifeline, end_of_lifeline = os.pipe()
-    keeper = asyncio.create_task(_keep(arguments, log, environment, lifeline), name=log.stem)
-    try:
-        yield keeper
-    finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
-        os.close(lifeline)
-        os.close(end_of_lifeline)
+
+    def __init__(self) -> None:
+        self._keepers: list[asyncio.Task[None]] = []
+        self._lifeline, self._end_of_lifeline = os.pipe()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        os.close(self._lifeline)
+        os.close(self._end_of_lifeline)
+
+    def start(self, *arguments: str, log: Path, environment: dict[str, str]) -> None:
+        """Run `tensorguard ARGUMENTS` from now on; what it prints goes to `log`."""
+        keeping = _keep(arguments, log, environment, self._lifeline)
+        self._keepers.append(asyncio.create_task(keeping, name=log.stem))
 
 
 async def _keep(
