@@ -85,7 +85,7 @@ async def assign_next(
     if recipients:
         content = await _content(session, deployment)
         await desired.assign(session, keyring, content, recipients, owner=deployment.id, now=now)
-        await session.execute(
+        older = await session.execute(
             _SUPERSEDE,
             {
                 "id": deployment.id,
@@ -94,6 +94,8 @@ async def assign_next(
                 "now": now,
             },
         )
+        left = [Hint(HintKind.DEPLOYMENT, str(one)) for one in set(older.scalars())]
+        await tell(session, left, now=now)
     await _tell(session, deployment, now)
     return [row.agent_id for row in rows]
 
@@ -284,6 +286,7 @@ _SUPERSEDE = sa.text("""
         finished_at = :now, updated_at = :now
     FROM older
     WHERE row.deployment_id = older.deployment_id AND row.agent_id = older.agent_id
+    RETURNING row.deployment_id
 """)
 _OBSERVE = sa.text("""
     WITH seen AS (
