@@ -1,6 +1,7 @@
 # What people run here. GNU make 3.81 or newer.
 #   make setup   the virtual environment with everything, from the locks (fast when nothing changed)
 #   make up      the whole platform on this machine, data in .data (ARGS='--public-host …')
+#   make demo    the same with two fleets, simulated agents and a deployed model to look at
 #   make test    all tests but the deep ones; ARGS='-k name' picks some
 #   make test-deep  all tests with large counts
 #   make check   formatting, lint, types, import rules
@@ -18,12 +19,15 @@ LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11
 	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
 SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded
 
-.PHONY: setup up test test-deep check bench lock clean
+.PHONY: setup up demo test test-deep check bench lock clean
 
 setup: $(VENV)/.dev
 
 up: $(VENV)/.server
 	$(BIN)/tensorguard up --data-dir .data $(ARGS)
+
+demo: $(VENV)/.demo
+	$(BIN)/tensorguard demo --data-dir .data $(ARGS)
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not deep" $(ARGS)
@@ -67,7 +71,12 @@ $(VENV)/.server: $(VENV)/.created requirements-server.lock pyproject.toml
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+$(VENV)/.demo: $(VENV)/.created requirements-demo.lock pyproject.toml
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements-demo.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.server $@
+
 $(VENV)/.dev: $(VENV)/.created requirements-dev.lock pyproject.toml
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements-dev.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
-	@touch $(VENV)/.server $@
+	@touch $(VENV)/.server $(VENV)/.demo $@

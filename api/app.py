@@ -9,6 +9,7 @@ from api.application import build
 from api.context import ApiContext
 from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
+from api.events.routes import router as events
 from api.fleets.routes import router as fleets
 from api.ledger.routes import router as ledger
 from api.openapi import describe
@@ -33,6 +34,7 @@ ROUTERS = (
     releases,
     deployments,
     ledger,
+    events,
     users,
     api_keys,
     operations,

@@ -1,11 +1,14 @@
 """Connections that say nothing are ended: uvicorn itself waits for a request's head for ever."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_WITHIN_S = 15.0
+# An ASGI extension: `scope["extensions"][ABORT]["now"]()` ends a connection whose peer takes
+# nothing any more; to close it would wait until the peer has taken what was written already.
+ABORT: Final = "tensorguard.abort"
 
 
 class GuardedProtocol(H11Protocol):
@@ -28,6 +31,11 @@ class GuardedProtocol(H11Protocol):
             self._wait_for_head()
         else:
             self._stop_waiting()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.scope is not None:
+            self.scope.setdefault("extensions", {})[ABORT] = {"now": self.transport.abort}
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from api.attempts import Attempts, FailureBudget
 from api.downloads import Downloads
+from api.events.feed import Feed
 from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
@@ -54,6 +55,7 @@ class ApiContext:
     passwords: Passwords
     files: PackageFiles
     downloads: Downloads
+    feed: Feed
     attempts: Attempts = field(default_factory=Attempts)
     enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
     enrollment_budget: FailureBudget = field(default_factory=FailureBudget)
@@ -91,6 +93,7 @@ async def open_context(
             passwords=Passwords(hasher),
             files=files,
             downloads=Downloads(settings.downloads_per_fleet),
+            feed=Feed(sessions, clock, idle=settings.session_idle),
         )
         stop = asyncio.Event()
         flushing = asyncio.create_task(_flush_counters(context, stop), name="counters")
@@ -98,6 +101,7 @@ async def open_context(
             yield context
         finally:
             stop.set()
+            await context.feed.close()
             await flushing
     finally:
         await engine.dispose()

@@ -96,6 +96,7 @@ async def serving(context: ApiContext) -> AsyncIterator[Listening]:
                 yield Listening(_address_of(people_socket), _address_of(device_socket))
             finally:
                 stop.set()
+                await context.feed.close()  # streams have no end of their own to wait for
                 people.should_exit = device.should_exit = True
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from hub.ingest import Ingest
+from hub.news import Newscaster
 from hub.outbox import Outbox
 from hub.presence import PresenceSweeper
 from hub.rollouts import RolloutController
@@ -69,6 +70,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         loops: dict[str, Callable[[asyncio.Event], Coroutine[None, None, None]]] = {
             "outbox": outbox.run,
             "presence": PresenceSweeper(sessions, utc_now).run,
+            "news": Newscaster(sessions, work.news, utc_now).run,
             "rollouts": RolloutController(sessions, keyring, clock=utc_now).run,
             "sequencer": Sequencer(
                 sessions,

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub import arrays
 from hub.batch import From
 from tensorguard.protocol.messages import FrontConnected, FrontDisconnected, Will
+from tensorguard.services.hints import MAX_NAMED
 from tensorguard.store.engine import SessionMaker
 
 log = structlog.get_logger()
@@ -34,14 +35,28 @@ _SWEEP = sa.text("""
         FROM seen JOIN agent_status t ON t.agent_id = seen.agent_id
         WHERE t.presence <> seen.presence OR t.running_digest IS DISTINCT FROM seen.package_digest
         ORDER BY t.agent_id FOR UPDATE OF t SKIP LOCKED
+    ), changed AS (
+        UPDATE agent_status t SET
+            presence_since = CASE WHEN t.presence = moved.presence THEN t.presence_since
+                                  ELSE :now END,
+            presence = moved.presence,
+            running_since = CASE WHEN t.running_digest IS NOT DISTINCT FROM moved.package_digest
+                                 THEN t.running_since ELSE :now END,
+            running_digest = moved.package_digest
+        FROM moved WHERE t.agent_id = moved.agent_id
+        RETURNING t.agent_id
+    ), fleets AS (
+        SELECT a.fleet, array_agg(a.id) AS ids
+        FROM changed JOIN agents a ON a.id = changed.agent_id GROUP BY a.fleet
+    ), told AS (
+        INSERT INTO stream_events (kind, subject_id, fleet, at)
+        SELECT 'agent', CAST(named.id AS text), fleets.fleet, :now
+        FROM fleets CROSS JOIN LATERAL unnest(
+            CASE WHEN cardinality(ids) <= :most_named THEN ids ELSE ARRAY[NULL::uuid] END
+        ) AS named (id)
+        UNION ALL SELECT 'overview', NULL, NULL, :now WHERE EXISTS (SELECT FROM changed)
     )
-    UPDATE agent_status t SET
-        presence_since = CASE WHEN t.presence = moved.presence THEN t.presence_since ELSE :now END,
-        presence = moved.presence,
-        running_since = CASE WHEN t.running_digest IS NOT DISTINCT FROM moved.package_digest
-                             THEN t.running_since ELSE :now END,
-        running_digest = moved.package_digest
-    FROM moved WHERE t.agent_id = moved.agent_id
+    SELECT count(*) FROM changed
 """)
 # News that is older than what is known, or comes twice, changes nothing.
 _CONNECT = sa.text("""
@@ -123,10 +138,10 @@ class PresenceSweeper:
         self._clock = clock
 
     async def sweep(self) -> int:
-        """Write every transition that is due; return how many there were."""
+        """Write every transition that is due, with its hints; return how many there were."""
         async with self._sessions() as session, session.begin():
-            result = await session.execute(_SWEEP, {"now": self._clock()})
-            return result.rowcount  # type: ignore[attr-defined,no-any-return] # an UPDATE counts
+            values = {"now": self._clock(), "most_named": MAX_NAMED}
+            return int((await session.execute(_SWEEP, values)).scalar_one())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep until `stop`; a sweep that fails is tried again at the next tick."""

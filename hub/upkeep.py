@@ -16,6 +16,7 @@ from tensorguard.services import ledger
 from tensorguard.services.event import Actor
 from tensorguard.services.events import AgentFlooding
 from tensorguard.services.fleets import get_config_envelope
+from tensorguard.services.hints import forget_hints
 from tensorguard.services.keyring import Keyring
 from tensorguard.services.revocations import confirm_revocations
 from tensorguard.store.engine import SessionMaker
@@ -93,6 +94,8 @@ class Upkeep:
             await forget_dead_letters(session, now)
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR
             await session.execute(sa.delete(agent_requests).where(expired))
+        async with self._sessions() as session, session.begin():
+            await forget_hints(session, now=now)
         await self._work.tell_tallies()
         for fleet in list(self._work.configs.revisions):
             async with self._sessions() as session, session.begin():

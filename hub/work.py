@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +15,7 @@ from hub.downlink import Downlink, Downlinks
 from hub.events import store_events
 from hub.fleets import FleetConfigs
 from hub.heartbeats import StoredHeartbeat, store_heartbeats
+from hub.news import News
 from hub.presence import store_connections
 from hub.repairs import greet, repair
 from tensorguard.protocol.messages import Reply
@@ -53,6 +55,7 @@ class Work:
         self._denials = denials()
         self._poisoned = poisoned()
         self.configs = FleetConfigs.none()
+        self.news = News()
 
     async def store(self, batch: Batch) -> Outcome:
         """Store the batch and commit; on an exception nothing of it has happened."""
@@ -65,7 +68,7 @@ class Work:
                 await driver_connection(session), batch.heartbeats, self.configs.intervals
             )
             events = await store_events(session, batch.events, downlinks, now)
-            await self._store_deployments(session, batch, beats, now)
+            moved_in = await self._store_deployments(session, batch, beats, now)
             await self._answer(session, batch, downlinks, now)
             await _store_replies(session, batch.replies, now)
             await store_connections(session, batch.connected, batch.disconnected, batch.wills)
@@ -77,6 +80,7 @@ class Work:
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
         self._denials.settle(denied_tallies)
         self._poisoned.settle(letter_tallies)
+        self.news.add(len(beats), moved_in)
         return Outcome(len(beats), events, downlinks.items)
 
     async def tell_tallies(self) -> None:
@@ -92,10 +96,12 @@ class Work:
 
     async def _store_deployments(
         self, session: AsyncSession, batch: Batch, beats: list[StoredHeartbeat], now: datetime
-    ) -> None:
+    ) -> frozenset[UUID]:
+        """Move agents in their deployments; return those in which any moved."""
+        moved_in: frozenset[UUID] = frozenset()
         if batch.progress:
             reports = [(one.agent_id, one.message) for one in batch.progress]
-            await apply_progress_many(session, reports, now=now)
+            moved_in |= (await apply_progress_many(session, reports, now=now)).deployments
         running = {
             beat.source.agent_id: bytes.fromhex(package.digest) if package else None
             for beat in beats
@@ -103,7 +109,8 @@ class Work:
             for package in [beat.source.message.package]
         }
         if running:
-            await confirm_running(session, running, now=now)
+            moved_in |= await confirm_running(session, running, now=now)
+        return moved_in
 
     async def _answer(
         self, session: AsyncSession, batch: Batch, downlinks: Downlinks, now: datetime

@@ -19,6 +19,7 @@ from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.service import AgentService, read_credentials, read_trust
 from agent.runtime.statedir import OUTBOX, StateDir
 from agent.version import AGENT_VERSION
+from tensorguard.cli import lifeline
 from tensorguard.protocol.join import parse_join
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ def enroll(
 def run(state_dir: StateDirOption = None, as_json: Json = False) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     _configure_log(as_json=as_json or not sys.stderr.isatty())
+    lifeline.end_with_parent()
     directory = StateDir(state_dir or default_state_dir())
     if not directory.is_enrolled:
         raise NotEnrolled(f"no agent is enrolled in {directory.path}")

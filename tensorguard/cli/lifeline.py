@@ -43,6 +43,23 @@ def install(stop: asyncio.Event, *, hard_exit_after_s: float = 30.0) -> None:
         threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def end_with_parent(*, hard_exit_after_s: float = 30.0) -> None:
+    """Send this process SIGTERM when its parent has ended: for programs that handle that already.
+
+    Without a parent pipe it does nothing.
+    """
+    if (descriptor := _take(PARENT_PIPE)) is None:
+        return
+
+    def watch() -> None:
+        while os.read(descriptor, 512):
+            continue
+        _exit_later(hard_exit_after_s)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def notify_ready() -> None:
     """Tell the parent that this service serves now; the first call counts."""
     if (descriptor := _take(READY_PIPE)) is not None:

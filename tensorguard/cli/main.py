@@ -20,6 +20,9 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "up": Subcommand("server,agent,embedded", "Run the whole platform on this machine.", False),
+    "demo": Subcommand(
+        "server,agent,embedded,inference,demo", "Run it with agents and a model to look at.", False
+    ),
     "db": Subcommand("server", "Bring a database to this version's schema."),
     "broker": Subcommand("server,embedded", "Run the broker front."),
     "hub": Subcommand("server", "Run the hub: intake, outbox, rollouts, ledger."),

@@ -14,6 +14,7 @@ from platformdirs import user_data_path
 
 from simulators.packages import DownloadMode
 from simulators.simulation import Plan, Simulation
+from tensorguard.cli import lifeline
 from tensorguard.protocol.join import parse_join
 
 app = typer.Typer(add_completion=False, help="Run simulated agents against a platform.")
@@ -104,6 +105,7 @@ def simulate(
         acked_log=acked_log,
         source=source_address,
     )
+    lifeline.end_with_parent()
     summary = _run(plan, quiet=as_json)
     if as_json:
         typer.echo(json.dumps(summary))

@@ -59,7 +59,9 @@ class Verifier(Protocol):
     def verify(self, signature: bytes, message: bytes, /) -> bool: ...
 
 
-class _Signature(msgspec.Struct, frozen=True):
+class Signature(msgspec.Struct, frozen=True):
+    """One signature: the key by its kid, and 64 bytes."""
+
     keyid: str
     sig: bytes
 
@@ -69,7 +71,7 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel"):
 
     payload: bytes
     payload_type: str
-    signatures: list[_Signature]
+    signatures: list[Signature]
 
 
 def payload_type(kind: str) -> str:
@@ -88,7 +90,7 @@ def sign(message: Signed, signers: Sequence[Signer]) -> bytes:
     type_ = payload_type(SIGNED_KINDS[type(message)])
     payload = codec.encode(message)
     to_sign = pae(type_, payload)
-    signatures = [_Signature(signer.kid, signer.sign(to_sign)) for signer in signers]
+    signatures = [Signature(signer.kid, signer.sign(to_sign)) for signer in signers]
     return msgspec.json.encode(Envelope(payload, type_, signatures))
 
 

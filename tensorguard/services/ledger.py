@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.ledger.entry import Entry
 from tensorguard.services.event import Event
+from tensorguard.services.hints import hints_of, tell
 from tensorguard.store.ids import new_id
 
 # One round trip however many events: the queue's rows come from those that were just inserted.
@@ -46,7 +47,7 @@ async def record_many(
     now: datetime,
     ids: Sequence[UUID] | None = None,
 ) -> list[UUID]:
-    """Write events in one round trip and return their ids, in order; `ids` are made if not given.
+    """Write events, with the hints they give, and return their ids; `ids` are made if not given.
 
     Raises:
         BadEntry: a field outside the details cannot be written.
@@ -84,4 +85,5 @@ async def record_many(
             "outcome": [entry.outcome for entry in entries],
         },
     )
+    await tell(session, hints_of(events), now=now)
     return given

@@ -19,10 +19,14 @@ from tensorguard.rollouts.states import (
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """How many messages were applied, and how many could not be: unknown or not legal here."""
+    """How many messages were applied, and how many could not be: unknown or not legal here.
+
+    `deployments` are those in which an agent moved.
+    """
 
     applied: int
     ignored: int
+    deployments: frozenset[UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +62,26 @@ async def apply_progress_many(
         if moved is not None:
             rows[place] = moved
             applied += 1
-    await _save(session, [row for place, row in rows.items() if row != before[place]], now)
-    return Applied(applied, len(items) - applied)
+    changed = [row for place, row in rows.items() if row != before[place]]
+    await _save(session, changed, now)
+    moved_in = frozenset(row.deployment_id for row in changed)
+    return Applied(applied, len(items) - applied, moved_in)
 
 
 async def confirm_running(
     session: AsyncSession, running: Mapping[UUID, bytes | None], *, now: datetime
-) -> int:
+) -> frozenset[UUID]:
     """Take what heartbeats newly say that agents run (a digest, or None): a desired release
-    that runs has succeeded, one that no longer runs has failed. Returns how many rows moved.
+    that runs has succeeded, one that no longer runs has failed. Returns in which deployments.
 
     A success of a deployment that is over stays one: its agents may have gone on since.
     """
     if not running:
-        return 0
+        return frozenset()
     ids = sorted(running)
     digests = [running[one] for one in ids]
-    result = await session.execute(_CONFIRM, {"ids": ids, "digests": digests, "now": now})
-    return int(result.rowcount)  # type: ignore[attr-defined] # an UPDATE's result counts
+    moved = await session.execute(_CONFIRM, {"ids": ids, "digests": digests, "now": now})
+    return frozenset(moved.scalars())
 
 
 def _apply(row: _Row, message: Progress, now: datetime) -> _Row | None:
@@ -181,4 +187,5 @@ _CONFIRM = sa.text("""
         notified_at = coalesce(row.notified_at, :now), finished_at = :now, updated_at = :now
     FROM seen
     WHERE row.deployment_id = seen.deployment_id AND row.agent_id = seen.agent_id
+    RETURNING row.deployment_id
 """)

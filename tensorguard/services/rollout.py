@@ -25,6 +25,7 @@ from tensorguard.services import desired
 from tensorguard.services.deployments import move_deployment, strategy_of
 from tensorguard.services.desired import Content, Recipient
 from tensorguard.services.events import SYSTEM, DeploymentCompleted
+from tensorguard.services.hints import Hint, HintKind, tell
 from tensorguard.services.keyring import Keyring
 from tensorguard.services.packages import get_package
 from tensorguard.store.deployments import Deployment
@@ -84,7 +85,7 @@ async def assign_next(
     if recipients:
         content = await _content(session, deployment)
         await desired.assign(session, keyring, content, recipients, owner=deployment.id, now=now)
-        await session.execute(
+        older = await session.execute(
             _SUPERSEDE,
             {
                 "id": deployment.id,
@@ -93,6 +94,9 @@ async def assign_next(
                 "now": now,
             },
         )
+        left = [Hint(HintKind.DEPLOYMENT, str(one)) for one in set(older.scalars())]
+        await tell(session, left, now=now)
+    await _tell(session, deployment, now)
     return [row.agent_id for row in rows]
 
 
@@ -120,7 +124,10 @@ async def observe(
             "intervals": LOST_AFTER_INTERVALS,
         },
     )
-    return int(result.rowcount)  # type: ignore[attr-defined] # an UPDATE's result counts
+    moved = int(result.rowcount)  # type: ignore[attr-defined] # an UPDATE's result counts
+    if moved:
+        await _tell(session, deployment, now)
+    return moved
 
 
 async def complete(
@@ -179,11 +186,18 @@ async def withdraw_next(
         await desired.assign(session, keyring, content, recipients, owner=deployment.id, now=now)
     ended = [row.agent_id for row in rows]
     await _end(session, deployment.id, ended, AgentState.SUPERSEDED, "aborted", now)
+    if rows:
+        await _tell(session, deployment, now)
     if not rows and not (await session.execute(_LEFT, {"id": deployment.id})).scalar():
         await session.execute(
             sa.update(deployments).where(deployments.c.id == deployment.id).values(finished_at=now)
         )
     return len(rows)
+
+
+async def _tell(session: AsyncSession, deployment: Deployment, now: datetime) -> None:
+    fleet = deployment.fleets[0] if len(deployment.fleets) == 1 else None
+    await tell(session, [Hint(HintKind.DEPLOYMENT, str(deployment.id), fleet)], now=now)
 
 
 async def _content(session: AsyncSession, deployment: Deployment) -> Content:
@@ -272,6 +286,7 @@ _SUPERSEDE = sa.text("""
         finished_at = :now, updated_at = :now
     FROM older
     WHERE row.deployment_id = older.deployment_id AND row.agent_id = older.agent_id
+    RETURNING row.deployment_id
 """)
 _OBSERVE = sa.text("""
     WITH seen AS (

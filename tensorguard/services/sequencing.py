@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.ledger.checkpoint import Checkpoint, Signer, sign_checkpoint
 from tensorguard.ledger.errors import LedgerError, LedgerForked
 from tensorguard.ledger.tree import leaf_hash
+from tensorguard.services.hints import Hint, HintKind, tell
 from tensorguard.services.ledger_queries import (
     StoredCheckpoint,
     find_latest_checkpoint,
@@ -116,6 +117,7 @@ async def sign_latest(
     note = sign_checkpoint(checkpoint, signers)
     values = {"size": size, "root": checkpoint.root, "note": note, "now": now}
     await session.execute(_STORE_CHECKPOINT, values)
+    await tell(session, [Hint(HintKind.LEDGER, str(size))], now=now)
     return checkpoint
 
 

@@ -449,6 +449,22 @@ agent_desired = Table(
     Column("expires_at", Time, nullable=False),
     Column("sent_at", Time),
 )
+stream_events = Table(
+    "stream_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column(
+        "xact",
+        BigInteger,
+        primary_key=True,
+        server_default=text("((pg_current_xact_id())::text)::bigint"),
+    ),
+    Column("kind", Text, nullable=False),
+    Column("subject_id", Text),
+    Column("fleet", TextC),
+    Column("count", BigInteger),
+    Column("at", Time, nullable=False),
+)
 ledger_events = Table(
     "ledger_events",
     metadata,

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import TextIOBase
 from typing import Any, TextIO
 
 _COLOURS = ("36", "33", "32", "35", "34")
@@ -20,12 +21,12 @@ class Output:
 
     def __init__(
         self,
-        stream: TextIO | None = None,
+        stream: TextIO | TextIOBase | None = None,
         *,
         as_json: bool | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: TextIO | TextIOBase = sys.stderr if stream is None else stream
         self._as_json = not self._stream.isatty() if as_json is None else as_json
         self._now = now
         self._lock = threading.Lock()

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,8 +67,11 @@ async def run_platform(
     output: Output,
     announce: Callable[[Ready], None],
     services: Callable[[Mapping[str, str]], Sequence[ChildSpec]] = platform_services,
+    guest: Callable[[Ready], Awaitable[None]] | None = None,
 ) -> None:
     """Run until SIGTERM, SIGINT or SIGHUP, then stop in order; a second signal hastens.
+
+    guest: awaited once all is ready, cancelled before anything stops; if it fails, all stops.
 
     Raises: UpError, EmbeddedPostgresError, StoreError, ServiceError, VaultError; nothing is left
     running then.
@@ -91,9 +94,13 @@ async def run_platform(
             await supervisor.start(
                 *(ProcessChild(spec, output=output, inherit=inherit) for spec in specs)
             )
-            announce(Ready(addresses, directory, find_initial_password(directory)))
+            ready = Ready(addresses, directory, find_initial_password(directory))
+            announce(ready)
             forget_initial_password(directory)
-            await keep_maintained(urls.owner, output)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(keep_maintained(urls.owner, output), name="maintenance")
+                if guest is not None:
+                    await guest(ready)
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise

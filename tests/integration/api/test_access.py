@@ -90,8 +90,8 @@ async def test_a_route_answers_exactly_the_roles_that_have_its_permission(
 ) -> None:
     method, route = pair
     requirement = requirement_of(route.dependant, route.path)
-    if requirement is None or route.path == "/api/v1/session":
-        return
+    if requirement is None or route.path in ("/api/v1/session", "/api/v1/events"):
+        return  # the stream does not end: test_events.py
     path = re.sub(r"\{fleet\}", "no-such-fleet", route.path)
     path = re.sub(r"\{[a-z_]+\}", str(uuid4()), path)
     nobody = await api.nobody.request(method, path)

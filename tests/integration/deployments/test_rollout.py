@@ -481,3 +481,34 @@ async def test_a_deployment_that_cannot_be_moved_does_not_stop_the_others(
         )
     await platform.controller().step()
     assert set(await platform.send()) == {agent}
+
+
+async def test_whoever_watches_is_told_of_each_move_and_of_agents_progress(
+    platform: Platform,
+) -> None:
+    fleet = await platform.add_fleet("hospital-a")
+    agent_id = await platform.add_agent(fleet)
+    release = await platform.release()
+    deployment = await platform.start(release, fleet)
+    controller = platform.controller()
+    told = sa.text(
+        "WITH told AS (DELETE FROM stream_events WHERE subject_id = :id RETURNING kind)"
+        " SELECT count(*) FROM told WHERE kind = 'deployment'"
+    )
+
+    async def count() -> int:
+        async with platform.sessions.begin() as session:
+            return int((await session.execute(told, {"id": str(deployment.id)})).scalar_one())
+
+    assert await count() == 2  # created, started
+    await controller.step()
+    assert await count() == 1
+    await controller.step()
+    assert await count() == 0
+    await platform.send()
+    applied = await platform.report(deployment, agent_id, "notified", "downloading")
+    assert applied.deployments == {deployment.id}
+    assert (await platform.report(deployment, agent_id, "pending")).deployments == frozenset()
+    await platform.heartbeat(agent_id, runs=release.package_digest)
+    await controller.step()
+    assert await count() >= 1  # it has completed

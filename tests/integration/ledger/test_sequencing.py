@@ -353,3 +353,16 @@ async def test_a_backlog_is_sequenced_in_bounded_batches(
     steps = [await sequencer.step() for _ in range(4)]
     assert steps == [True, True, True, False]
     await check_everything(sessions, 1500)
+
+
+async def test_each_checkpoint_is_told_once_to_whoever_watches(
+    sessions: SessionMaker, make_sequencer: MakeSequencer
+) -> None:
+    async with sessions.begin() as session:
+        await ledger.record_many(session, [reported(1), reported(2)], now=now())
+    sequencer = make_sequencer(checkpoint_every=timedelta(0))
+    await sequencer.step()
+    await sequencer.step()
+    async with sessions() as session:
+        query = "SELECT subject_id FROM stream_events WHERE kind <> 'overview'"
+        assert list((await session.execute(text(query))).scalars()) == ["2"]

@@ -450,6 +450,25 @@ CREATE TABLE agent_desired (
 ) WITH (fillfactor = 70);
 CREATE INDEX agent_desired_unsent_idx ON agent_desired (agent_id) WHERE sent_at IS NULL;
 
+-- Live events: "something changed" hints for whoever watches, kept for a few minutes.
+
+-- Ids and times are given before the commit: a reader that remembers the last one loses whatever
+-- commits later with a smaller one, and to number them at the commit would serialise all writers.
+-- So a row names its transaction, and a reader remembers a snapshot: what that does not show is new.
+CREATE TABLE stream_events (
+    id         bigint GENERATED ALWAYS AS IDENTITY,
+    xact       bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
+    kind       text NOT NULL CHECK (kind IN ('agent', 'deployment', 'fleet', 'package', 'release',
+                   'ledger', 'overview', 'heartbeats')),
+    subject_id text,  -- null: any number of them
+    fleet      text COLLATE "C",
+    count      bigint,
+    at         timestamptz NOT NULL,
+    PRIMARY KEY (xact, id)
+);
+-- From the oldest row on nothing is missing: there always is one.
+INSERT INTO stream_events (kind, at) VALUES ('overview', now());
+
 -- Evidence Locker
 
 CREATE TABLE ledger_events (
@@ -522,6 +541,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     broker_fronts, revocation_receipts, packages, releases, deployments, deployment_stages,
     deployment_agents, agent_desired
     TO tg_app;
+GRANT SELECT, INSERT, DELETE ON stream_events TO tg_app;
+GRANT INSERT ON stream_events TO tg_sequencer;
 -- An agent id, once revoked, is never used again; a trust bundle, once published, never changes.
 GRANT SELECT, INSERT ON revocations, trust_bundles, ledger_events, ledger_unsequenced TO tg_app;
 GRANT SELECT ON ledger_entries, ledger_hashes, ledger_checkpoints TO tg_app;

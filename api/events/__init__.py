@@ -1,0 +1,1 @@
+"""Live events: hints to whoever watches."""

@@ -1,0 +1,1 @@
+"""The demo: what a new user would do by hand, done through the same doors."""
