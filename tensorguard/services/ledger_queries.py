@@ -48,10 +48,12 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EntryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries by rising leaf_index; `next_start` goes on, None where there is no more."""
+    """Entries in their order; the rest starts with `next_start`, or, where the newest come first,
+    ends before `next_end`. Both are None where there is no more."""
 
     items: list[LedgerEntry]
     next_start: int | None
+    next_end: int | None = None
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +73,7 @@ async def list_entries(
     type_prefix: str | None = None,
     fleet: str | None = None,
     subject_id: str | None = None,
+    newest_first: bool = False,
     limit: int = 100,
 ) -> EntryPage:
     """Return the entries with start ≤ leaf_index < end that match every filter given.
@@ -79,11 +82,12 @@ async def list_entries(
     """
     limit = max(1, min(limit, MAX_PAGE))
     columns = [column for column in ledger_events.c if column.name in LedgerEntry.__struct_fields__]
+    index = ledger_entries.c.leaf_index
     query = (
         select(ledger_entries.c.leaf_index, ledger_entries.c.leaf_hash, *columns)
         .join(ledger_events, ledger_events.c.id == ledger_entries.c.event_id)
         .where(ledger_entries.c.leaf_index >= start)
-        .order_by(ledger_entries.c.leaf_index)
+        .order_by(index.desc() if newest_first else index)
         .limit(limit + 1)
     )
     if end is not None:
@@ -99,9 +103,11 @@ async def list_entries(
         query = query.where(ledger_events.c.subject_id == subject_id)
     rows = (await session.execute(query)).mappings().all()
     items = [LedgerEntry(**row) for row in rows[:limit]]
-    return EntryPage(
-        items=items, next_start=items[-1].leaf_index + 1 if len(rows) > limit else None
-    )
+    if len(rows) <= limit:
+        return EntryPage(items=items, next_start=None)
+    if newest_first:
+        return EntryPage(items=items, next_start=None, next_end=items[-1].leaf_index)
+    return EntryPage(items=items, next_start=items[-1].leaf_index + 1)
 
 
 async def get_size(session: AsyncSession) -> int:

@@ -170,6 +170,190 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/deployments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Deployments
+         * @description List deployments, newest first.
+         */
+        get: operations["list_deployments_api_v1_deployments_get"];
+        put?: never;
+        /**
+         * Create Deployment
+         * @description Deploy a release, at once unless `start` is false.
+         */
+        post: operations["create_deployment_api_v1_deployments_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Deployment
+         * @description Return one deployment, with its stages and counts.
+         */
+        get: operations["get_deployment_api_v1_deployments__deployment_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/abort": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Abort Deployment
+         * @description End it for good, and take back what no agent has acted on.
+         */
+        post: operations["abort_deployment_api_v1_deployments__deployment_id__abort_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/agents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Agents
+         * @description List a deployment's agents: how far each is, and why it is no further.
+         */
+        get: operations["list_agents_api_v1_deployments__deployment_id__agents_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/pause": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pause Deployment
+         * @description Let nobody else begin; who has begun goes on.
+         */
+        post: operations["pause_deployment_api_v1_deployments__deployment_id__pause_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Preview Draft
+         * @description Tell what a draft would start with now.
+         */
+        get: operations["preview_draft_api_v1_deployments__deployment_id__preview_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Resume Deployment
+         * @description Go on with a paused deployment.
+         */
+        post: operations["resume_deployment_api_v1_deployments__deployment_id__resume_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/start": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Start Deployment
+         * @description Start a draft.
+         */
+        post: operations["start_deployment_api_v1_deployments__deployment_id__start_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Preview Deployment
+         * @description Tell who would get the release, and who not, and why; changes nothing.
+         */
+        post: operations["preview_deployment_api_v1_deployments_preview_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/fleets": {
         parameters: {
             query?: never;
@@ -334,6 +518,182 @@ export interface paths {
          * @description Return the platform in numbers; what there is none of is left out of the maps.
          */
         get: operations["get_overview_api_v1_overview_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/packages": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Packages
+         * @description List packages, the newest upload first.
+         */
+        get: operations["list_packages_api_v1_packages_get"];
+        /**
+         * Upload Package
+         * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
+         *
+         *     It is verified first; nobody sees it before, and nothing of a refused one stays.
+         */
+        put: operations["upload_package_api_v1_packages_put"];
+        /**
+         * Upload Package
+         * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
+         *
+         *     It is verified first; nobody sees it before, and nothing of a refused one stays.
+         */
+        post: operations["upload_package_api_v1_packages_put"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/packages/{digest}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Package
+         * @description Return a package, what its manifest says, and what was verified.
+         */
+        get: operations["get_package_api_v1_packages__digest__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/packages/recipient-key": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Recipient Key
+         * @description Return the public key (PEM) that `tensorguard tgsp build --recipient` needs.
+         */
+        get: operations["get_recipient_key_api_v1_packages_recipient_key_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/publishers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Publishers
+         * @description List every publisher in the order of registration; they are few.
+         */
+        get: operations["list_publishers_api_v1_publishers_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/publishers/{kid}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Publisher
+         * @description Return one publisher.
+         */
+        get: operations["get_publisher_api_v1_publishers__kid__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/publishers/{kid}/revoke": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Revoke Publisher
+         * @description End uploads, deployments and grants of what this publisher has signed, at once.
+         */
+        post: operations["revoke_publisher_api_v1_publishers__kid__revoke_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/releases": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Releases
+         * @description List releases, newest first.
+         */
+        get: operations["list_releases_api_v1_releases_get"];
+        put?: never;
+        /**
+         * Create Release
+         * @description Make a release of an uploaded package.
+         */
+        post: operations["create_release_api_v1_releases_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/releases/{release_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Release
+         * @description Return one release.
+         */
+        get: operations["get_release_api_v1_releases__release_id__get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -599,7 +959,7 @@ export interface components {
             } | null;
             /** Name */
             name: string;
-            package: components["schemas"]["PackageView"] | null;
+            package: components["schemas"]["api__agents__views__PackageView"] | null;
             /**
              * Presence
              * @enum {string}
@@ -635,6 +995,12 @@ export interface components {
             trust_version: number | null;
         };
         /**
+         * AgentState
+         * @description Where one agent stands in one deployment.
+         * @enum {string}
+         */
+        AgentState: "pending" | "notified" | "downloading" | "verifying" | "activating" | "succeeded" | "failed" | "rejected" | "timed_out" | "lost" | "superseded" | "already_installed" | "excluded";
+        /**
          * AgentView
          * @description An agent in a list. Figures are those of its last heartbeat.
          */
@@ -667,7 +1033,7 @@ export interface components {
             memory_percent: number | null;
             /** Name */
             name: string;
-            package: components["schemas"]["PackageView"] | null;
+            package: components["schemas"]["api__agents__views__PackageView"] | null;
             /**
              * Presence
              * @enum {string}
@@ -693,6 +1059,54 @@ export interface components {
             };
             /** Trust Score */
             trust_score: number;
+        };
+        /**
+         * PackageView
+         * @description The package that an agent says it runs.
+         */
+        api__agents__views__PackageView: {
+            /** Digest */
+            digest: string;
+            /** Name */
+            name: string;
+            /** Version */
+            version: string;
+        };
+        /**
+         * PackageView
+         * @description An uploaded package; `digest` is its address.
+         */
+        api__packages__views__PackageView: {
+            /** Digest */
+            digest: string;
+            /** File Sha256 */
+            file_sha256: string;
+            /** Name */
+            name: string;
+            /** Not After */
+            not_after: string | null;
+            /**
+             * Not Before
+             * Format: date-time
+             */
+            not_before: string;
+            /** Publisher Kid */
+            publisher_kid: string;
+            /** Seq */
+            seq: number;
+            /** Size Bytes */
+            size_bytes: number;
+            /**
+             * Uploaded At
+             * Format: date-time
+             */
+            uploaded_at: string;
+            /** Uploaded By */
+            uploaded_by: string;
+            /** Version */
+            version: string;
+            /** Withdrawn At */
+            withdrawn_at: string | null;
         };
         /**
          * ApiKeyCreate
@@ -760,6 +1174,201 @@ export interface components {
             superseded_at: string | null;
         };
         /**
+         * DeploymentAbort
+         * @description Why it ends; everybody sees it.
+         */
+        DeploymentAbort: {
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * DeploymentAgentView
+         * @description How far one agent is, and why it is no further.
+         */
+        DeploymentAgentView: {
+            /**
+             * Agent Id
+             * Format: uuid
+             */
+            agent_id: string;
+            /** Finished At */
+            finished_at: string | null;
+            /** Fleet */
+            fleet: string;
+            /** Name */
+            name: string;
+            /** Notified At */
+            notified_at: string | null;
+            /** Percent */
+            percent: number | null;
+            /** Presence */
+            presence: string;
+            /** Reason */
+            reason: string;
+            /** Stage */
+            stage: number;
+            /** Started At */
+            started_at: string | null;
+            state: components["schemas"]["AgentState"];
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+        };
+        /**
+         * DeploymentChange
+         * @description Why; everybody sees it.
+         */
+        DeploymentChange: {
+            /**
+             * Reason
+             * @default
+             */
+            reason: string;
+        };
+        /**
+         * DeploymentCreate
+         * @description A new deployment; with `start` false it stays a draft.
+         */
+        DeploymentCreate: {
+            /** Fleets */
+            fleets: string[];
+            /**
+             * Release Id
+             * Format: uuid
+             */
+            release_id: string;
+            /**
+             * Selector
+             * @default
+             */
+            selector: string;
+            /**
+             * Start
+             * @default true
+             */
+            start: boolean;
+            /** Strategy */
+            strategy?: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * DeploymentDetail
+         * @description A deployment with its stages.
+         */
+        DeploymentDetail: {
+            /** Counts */
+            counts: {
+                [key: string]: number;
+            };
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Finished At */
+            finished_at: string | null;
+            /** Fleets */
+            fleets: string[];
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            release: components["schemas"]["ReleaseSummary"];
+            /** Revision */
+            revision: number;
+            /** Selector */
+            selector: string;
+            /** Stage */
+            stage: number;
+            /** Stages */
+            stages: components["schemas"]["StageView"][];
+            /** Started At */
+            started_at: string | null;
+            state: components["schemas"]["DeploymentState"];
+            /** State Reason */
+            state_reason: string;
+            /** Strategy */
+            strategy: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * DeploymentPlan
+         * @description Which release goes to whom, and how; without a strategy to everybody at once.
+         */
+        DeploymentPlan: {
+            /** Fleets */
+            fleets: string[];
+            /**
+             * Release Id
+             * Format: uuid
+             */
+            release_id: string;
+            /**
+             * Selector
+             * @default
+             */
+            selector: string;
+            /** Strategy */
+            strategy?: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * DeploymentState
+         * @description Where a deployment as a whole stands.
+         * @enum {string}
+         */
+        DeploymentState: "draft" | "awaiting_approval" | "scheduled" | "running" | "paused" | "completed" | "aborted" | "rolling_back" | "rolled_back";
+        /**
+         * DeploymentView
+         * @description A deployment; `counts` says how many of its agents are in each state.
+         */
+        DeploymentView: {
+            /** Counts */
+            counts: {
+                [key: string]: number;
+            };
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Finished At */
+            finished_at: string | null;
+            /** Fleets */
+            fleets: string[];
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            release: components["schemas"]["ReleaseSummary"];
+            /** Revision */
+            revision: number;
+            /** Selector */
+            selector: string;
+            /** Stage */
+            stage: number;
+            /** Started At */
+            started_at: string | null;
+            state: components["schemas"]["DeploymentState"];
+            /** State Reason */
+            state_reason: string;
+            /** Strategy */
+            strategy: {
+                [key: string]: unknown;
+            };
+        };
+        /**
          * DesiredView
          * @description What the agent should run.
          */
@@ -796,6 +1405,18 @@ export interface components {
             message: string;
             /** Type */
             type: string;
+        };
+        /**
+         * FileView
+         * @description One of the files in the package.
+         */
+        FileView: {
+            /** Path */
+            path: string;
+            /** Sha256 */
+            sha256: string;
+            /** Size Bytes */
+            size_bytes: number;
         };
         /**
          * FleetCreate
@@ -867,6 +1488,19 @@ export interface components {
             took_ms: number;
         };
         /**
+         * GroupView
+         * @description Agents that would start in the same state for the same reason, and a few of their ids.
+         */
+        GroupView: {
+            /** Agents */
+            agents: number;
+            /** Reason */
+            reason: string;
+            /** Sample */
+            sample: string[];
+            state: components["schemas"]["AgentState"];
+        };
+        /**
          * LedgerState
          * @description How far the ledger is: `waiting` events are committed and have no place yet.
          */
@@ -932,16 +1566,54 @@ export interface components {
             releases: number;
         };
         /**
-         * PackageView
-         * @description The package that an agent says it runs.
+         * PackageDetail
+         * @description A package with what its manifest says.
          */
-        PackageView: {
+        PackageDetail: {
+            /** At Rest */
+            at_rest: string;
+            /** Built At */
+            built_at: string | null;
             /** Digest */
             digest: string;
+            /** File Sha256 */
+            file_sha256: string;
+            /** Files */
+            files: components["schemas"]["FileView"][];
             /** Name */
             name: string;
+            /** Not After */
+            not_after: string | null;
+            /**
+             * Not Before
+             * Format: date-time
+             */
+            not_before: string;
+            /** Plaintext Bytes */
+            plaintext_bytes: number;
+            /** Provenance */
+            provenance: {
+                [key: string]: unknown;
+            };
+            /** Publisher Kid */
+            publisher_kid: string;
+            /** Seq */
+            seq: number;
+            /** Size Bytes */
+            size_bytes: number;
+            target: components["schemas"]["TargetView"];
+            /**
+             * Uploaded At
+             * Format: date-time
+             */
+            uploaded_at: string;
+            /** Uploaded By */
+            uploaded_by: string;
+            verification: components["schemas"]["VerificationView"];
             /** Version */
             version: string;
+            /** Withdrawn At */
+            withdrawn_at: string | null;
         };
         /** Page[AgentView] */
         Page_AgentView_: {
@@ -957,6 +1629,20 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[DeploymentAgentView] */
+        Page_DeploymentAgentView_: {
+            /** Items */
+            items: components["schemas"]["DeploymentAgentView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /** Page[DeploymentView] */
+        Page_DeploymentView_: {
+            /** Items */
+            items: components["schemas"]["DeploymentView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[EntryView] */
         Page_EntryView_: {
             /** Items */
@@ -968,6 +1654,27 @@ export interface components {
         Page_FleetView_: {
             /** Items */
             items: components["schemas"]["FleetView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /** Page[PackageView] */
+        Page_PackageView_: {
+            /** Items */
+            items: components["schemas"]["api__packages__views__PackageView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /** Page[PublisherView] */
+        Page_PublisherView_: {
+            /** Items */
+            items: components["schemas"]["PublisherView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /** Page[ReleaseView] */
+        Page_ReleaseView_: {
+            /** Items */
+            items: components["schemas"]["ReleaseView"][];
             /** Next Cursor */
             next_cursor: string | null;
         };
@@ -1017,6 +1724,16 @@ export interface components {
             revision: number;
         };
         /**
+         * PreviewView
+         * @description What would start: how many agents each stage gets, and every group of agents.
+         */
+        PreviewView: {
+            /** Groups */
+            groups: components["schemas"]["GroupView"][];
+            /** Stages */
+            stages: number[];
+        };
+        /**
          * Problem
          * @description RFC 9457 problem details, with the platform's stable `code` and a `hint` what to do.
          */
@@ -1038,6 +1755,42 @@ export interface components {
             title: string;
             /** Type */
             type: string;
+        };
+        /**
+         * PublisherRevoke
+         * @description Why the publisher's signature counts no more.
+         */
+        PublisherRevoke: {
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * PublisherView
+         * @description A publisher: `kid` is the SHA-256 of its public key.
+         */
+        PublisherView: {
+            /** Alg */
+            alg: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Kid */
+            kid: string;
+            /** Name */
+            name: string;
+            /** Names */
+            names: string[];
+            /**
+             * Not After
+             * Format: date-time
+             */
+            not_after: string;
+            /** Revoked At */
+            revoked_at: string | null;
         };
         /**
          * ReceiptView
@@ -1069,6 +1822,68 @@ export interface components {
             state: "complete" | "partial";
             /** Waiting For */
             waiting_for: string[];
+        };
+        /**
+         * ReleaseCreate
+         * @description A new release; called as the package is unless told otherwise.
+         */
+        ReleaseCreate: {
+            /** Name */
+            name?: string | null;
+            /**
+             * Notes
+             * @default
+             */
+            notes: string;
+            /** Package Digest */
+            package_digest: string;
+            /** Version */
+            version?: string | null;
+        };
+        /**
+         * ReleaseSummary
+         * @description The release that a deployment rolls out.
+         */
+        ReleaseSummary: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /** Package Digest */
+            package_digest: string;
+            /** Version */
+            version: string;
+        };
+        /**
+         * ReleaseView
+         * @description A release.
+         */
+        ReleaseView: {
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /** Notes */
+            notes: string;
+            /** Package Digest */
+            package_digest: string;
+            /** Version */
+            version: string;
+            /** Withdrawn At */
+            withdrawn_at: string | null;
         };
         /**
          * Revoke
@@ -1117,6 +1932,22 @@ export interface components {
             password: string;
         };
         /**
+         * StageView
+         * @description One stage; `agents` is how many were in it at the start.
+         */
+        StageView: {
+            /** Agents */
+            agents: number | null;
+            /** Finished At */
+            finished_at: string | null;
+            /** Percent */
+            percent: number;
+            /** Stage */
+            stage: number;
+            /** Started At */
+            started_at: string | null;
+        };
+        /**
          * StatusView
          * @description `ok`; anything else is a problem.
          */
@@ -1126,6 +1957,20 @@ export interface components {
              * @default ok
              */
             status: string;
+        };
+        /**
+         * TargetView
+         * @description Whom the publisher made the package for; empty means any.
+         */
+        TargetView: {
+            /** Fleets */
+            fleets: string[];
+            /** Hardware */
+            hardware: string[];
+            /** Min Agent */
+            min_agent: string;
+            /** Selector */
+            selector: string;
         };
         /**
          * TelemetryPoint
@@ -1333,6 +2178,23 @@ export interface components {
             /** Password */
             password?: string | null;
             role: components["schemas"]["Role"];
+        };
+        /**
+         * VerificationView
+         * @description What the platform has verified, and what it leaves to the agents.
+         */
+        VerificationView: {
+            /** Checked */
+            checked: string[];
+            /** Publisher Kid */
+            publisher_kid: string;
+            /** Unchecked */
+            unchecked: string[];
+            /**
+             * Verified At
+             * Format: date-time
+             */
+            verified_at: string;
         };
     };
     responses: never;
@@ -1636,6 +2498,343 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_deployments_api_v1_deployments_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                fleet?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+                state?: components["schemas"]["DeploymentState"][] | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_DeploymentView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_deployment_api_v1_deployments_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentCreate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_deployment_api_v1_deployments__deployment_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    abort_deployment_api_v1_deployments__deployment_id__abort_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentAbort"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_agents_api_v1_deployments__deployment_id__agents_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+                state?: components["schemas"]["AgentState"][] | null;
+            };
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_DeploymentAgentView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    pause_deployment_api_v1_deployments__deployment_id__pause_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    preview_draft_api_v1_deployments__deployment_id__preview_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PreviewView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    resume_deployment_api_v1_deployments__deployment_id__resume_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    start_deployment_api_v1_deployments__deployment_id__start_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    preview_deployment_api_v1_deployments_preview_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentPlan"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PreviewView"];
+                };
             };
             /** @description Any error, as RFC 9457 problem details. */
             default: {
@@ -1999,6 +3198,361 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["OverviewView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_packages_api_v1_packages_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+                name?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_PackageView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    upload_package_api_v1_packages_put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+                "application/vnd.tensorguard.tgsp": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PackageDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    upload_package_api_v1_packages_put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+                "application/vnd.tensorguard.tgsp": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PackageDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_package_api_v1_packages__digest__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PackageDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_recipient_key_api_v1_packages_recipient_key_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_publishers_api_v1_publishers_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_PublisherView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_publisher_api_v1_publishers__kid__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                kid: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PublisherView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revoke_publisher_api_v1_publishers__kid__revoke_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                kid: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PublisherRevoke"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PublisherView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_releases_api_v1_releases_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+                name?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ReleaseView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_release_api_v1_releases_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ReleaseCreate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReleaseView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_release_api_v1_releases__release_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                release_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReleaseView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
