@@ -13,7 +13,7 @@ export interface paths {
         };
         /**
          * List Agents
-         * @description List agents in the order of their names.
+         * @description List agents, by default in the order of their names.
          */
         get: operations["list_agents_api_v1_agents_get"];
         put?: never;
@@ -475,7 +475,7 @@ export interface paths {
         };
         /**
          * List Entries
-         * @description List sequenced entries by rising leaf index, from `start` or the cursor on.
+         * @description List sequenced entries with start ≤ leaf index < end, by rising leaf index unless told.
          */
         get: operations["list_entries_api_v1_ledger_entries_get"];
         put?: never;
@@ -544,14 +544,14 @@ export interface paths {
          *
          *     It is verified first; nobody sees it before, and nothing of a refused one stays.
          */
-        put: operations["upload_package_api_v1_packages_put"];
+        put: operations["upload_package_api_v1_packages_post"];
         /**
          * Upload Package
          * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
          *
          *     It is verified first; nobody sees it before, and nothing of a refused one stays.
          */
-        post: operations["upload_package_api_v1_packages_put"];
+        post: operations["upload_package_api_v1_packages_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1559,6 +1559,8 @@ export interface components {
             };
             /** Fleets */
             fleets: number;
+            /** Heartbeats Per S */
+            heartbeats_per_s: number;
             ledger: components["schemas"]["LedgerState"];
             /** Packages */
             packages: number;
@@ -2216,7 +2218,12 @@ export interface operations {
                 presence?: ("never" | "online" | "late" | "offline") | null;
                 /** @description Part of a name, or the beginning of an id. */
                 q?: string | null;
+                /** @description Conditions on tags: `gpu=true,region in (us-east,us-west),!legacy`. */
+                selector?: string | null;
+                /** @description `-` before it: the largest first. */
+                sort?: "name" | "-name" | "created" | "-created" | "heartbeat" | "-heartbeat" | "trust" | "-trust" | "cpu" | "-cpu" | "memory" | "-memory" | "disk" | "-disk";
                 status?: ("pending" | "active" | "rejected" | "revoked") | null;
+                trust_at_least?: number | null;
                 trust_below?: number | null;
             };
             header?: never;
@@ -3122,6 +3129,8 @@ export interface operations {
                 fleet?: string | null;
                 /** @description How many items at most. */
                 limit?: number;
+                /** @description `desc`: newest first. */
+                order?: "asc" | "desc";
                 start?: number;
                 subject?: string | null;
                 /** @description A type, or its dotted beginning: `agent.reported`. */
@@ -3246,7 +3255,7 @@ export interface operations {
             };
         };
     };
-    upload_package_api_v1_packages_put: {
+    upload_package_api_v1_packages_post: {
         parameters: {
             query?: never;
             header?: never;
@@ -3280,7 +3289,7 @@ export interface operations {
             };
         };
     };
-    upload_package_api_v1_packages_put: {
+    upload_package_api_v1_packages_post: {
         parameters: {
             query?: never;
             header?: never;
