@@ -9,7 +9,10 @@ export class ApiProblem extends Error {
   readonly status: number;
   readonly fields: ReadonlyMap<string, string>;
 
-  constructor(body: Pick<ProblemBody, "code" | "detail" | "hint" | "status" | "errors">) {
+  constructor(
+    body: Pick<ProblemBody, "code" | "detail" | "hint" | "status"> &
+      Partial<Pick<ProblemBody, "errors">>,
+  ) {
     super(body.detail);
     this.name = "ApiProblem";
     this.code = body.code;

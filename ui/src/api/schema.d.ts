@@ -544,14 +544,14 @@ export interface paths {
          *
          *     It is verified first; nobody sees it before, and nothing of a refused one stays.
          */
-        put: operations["upload_package_api_v1_packages_post"];
+        put: operations["upload_package_api_v1_packages_put"];
         /**
          * Upload Package
          * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
          *
          *     It is verified first; nobody sees it before, and nothing of a refused one stays.
          */
-        post: operations["upload_package_api_v1_packages_post"];
+        post: operations["upload_package_api_v1_packages_put"];
         delete?: never;
         options?: never;
         head?: never;
@@ -959,7 +959,7 @@ export interface components {
             } | null;
             /** Name */
             name: string;
-            package: components["schemas"]["api__agents__views__PackageView"] | null;
+            package: components["schemas"]["RunningPackageView"] | null;
             /**
              * Presence
              * @enum {string}
@@ -1033,7 +1033,7 @@ export interface components {
             memory_percent: number | null;
             /** Name */
             name: string;
-            package: components["schemas"]["api__agents__views__PackageView"] | null;
+            package: components["schemas"]["RunningPackageView"] | null;
             /**
              * Presence
              * @enum {string}
@@ -1059,54 +1059,6 @@ export interface components {
             };
             /** Trust Score */
             trust_score: number;
-        };
-        /**
-         * PackageView
-         * @description The package that an agent says it runs.
-         */
-        api__agents__views__PackageView: {
-            /** Digest */
-            digest: string;
-            /** Name */
-            name: string;
-            /** Version */
-            version: string;
-        };
-        /**
-         * PackageView
-         * @description An uploaded package; `digest` is its address.
-         */
-        api__packages__views__PackageView: {
-            /** Digest */
-            digest: string;
-            /** File Sha256 */
-            file_sha256: string;
-            /** Name */
-            name: string;
-            /** Not After */
-            not_after: string | null;
-            /**
-             * Not Before
-             * Format: date-time
-             */
-            not_before: string;
-            /** Publisher Kid */
-            publisher_kid: string;
-            /** Seq */
-            seq: number;
-            /** Size Bytes */
-            size_bytes: number;
-            /**
-             * Uploaded At
-             * Format: date-time
-             */
-            uploaded_at: string;
-            /** Uploaded By */
-            uploaded_by: string;
-            /** Version */
-            version: string;
-            /** Withdrawn At */
-            withdrawn_at: string | null;
         };
         /**
          * ApiKeyCreate
@@ -1617,6 +1569,42 @@ export interface components {
             /** Withdrawn At */
             withdrawn_at: string | null;
         };
+        /**
+         * PackageView
+         * @description An uploaded package; `digest` is its address.
+         */
+        PackageView: {
+            /** Digest */
+            digest: string;
+            /** File Sha256 */
+            file_sha256: string;
+            /** Name */
+            name: string;
+            /** Not After */
+            not_after: string | null;
+            /**
+             * Not Before
+             * Format: date-time
+             */
+            not_before: string;
+            /** Publisher Kid */
+            publisher_kid: string;
+            /** Seq */
+            seq: number;
+            /** Size Bytes */
+            size_bytes: number;
+            /**
+             * Uploaded At
+             * Format: date-time
+             */
+            uploaded_at: string;
+            /** Uploaded By */
+            uploaded_by: string;
+            /** Version */
+            version: string;
+            /** Withdrawn At */
+            withdrawn_at: string | null;
+        };
         /** Page[AgentView] */
         Page_AgentView_: {
             /** Items */
@@ -1662,7 +1650,7 @@ export interface components {
         /** Page[PackageView] */
         Page_PackageView_: {
             /** Items */
-            items: components["schemas"]["api__packages__views__PackageView"][];
+            items: components["schemas"]["PackageView"][];
             /** Next Cursor */
             next_cursor: string | null;
         };
@@ -1901,6 +1889,18 @@ export interface components {
          * @enum {string}
          */
         Role: "viewer" | "mlops" | "compliance" | "admin";
+        /**
+         * RunningPackageView
+         * @description The package that an agent says it runs.
+         */
+        RunningPackageView: {
+            /** Digest */
+            digest: string;
+            /** Name */
+            name: string;
+            /** Version */
+            version: string;
+        };
         /**
          * SessionView
          * @description Who is signed in, and what their role permits.
@@ -3255,7 +3255,7 @@ export interface operations {
             };
         };
     };
-    upload_package_api_v1_packages_post: {
+    upload_package_api_v1_packages_put: {
         parameters: {
             query?: never;
             header?: never;
@@ -3289,7 +3289,7 @@ export interface operations {
             };
         };
     };
-    upload_package_api_v1_packages_post: {
+    upload_package_api_v1_packages_put: {
         parameters: {
             query?: never;
             header?: never;
