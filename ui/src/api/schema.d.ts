@@ -551,7 +551,7 @@ export interface paths {
          *
          *     It is verified first; nobody sees it before, and nothing of a refused one stays.
          */
-        post: operations["upload_package_api_v1_packages_put"];
+        post: operations["upload_package_api_v1_packages_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -2317,7 +2317,10 @@ export interface operations {
     revoke_api_v1_agents__agent_id__revoke_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 agent_id: string;
             };
@@ -2458,7 +2461,10 @@ export interface operations {
     create_api_key_api_v1_api_keys_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2556,7 +2562,10 @@ export interface operations {
     create_deployment_api_v1_deployments_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2620,7 +2629,10 @@ export interface operations {
     abort_deployment_api_v1_deployments__deployment_id__abort_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 deployment_id: string;
             };
@@ -2692,7 +2704,10 @@ export interface operations {
     pause_deployment_api_v1_deployments__deployment_id__pause_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 deployment_id: string;
             };
@@ -2758,7 +2773,10 @@ export interface operations {
     resume_deployment_api_v1_deployments__deployment_id__resume_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 deployment_id: string;
             };
@@ -2793,7 +2811,10 @@ export interface operations {
     start_deployment_api_v1_deployments__deployment_id__start_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 deployment_id: string;
             };
@@ -2824,7 +2845,10 @@ export interface operations {
     preview_deployment_api_v1_deployments_preview_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2891,7 +2915,10 @@ export interface operations {
     create_fleet_api_v1_fleets_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3028,7 +3055,10 @@ export interface operations {
     create_token_api_v1_fleets__fleet__enrollment_tokens_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 fleet: string;
             };
@@ -3289,10 +3319,13 @@ export interface operations {
             };
         };
     };
-    upload_package_api_v1_packages_put: {
+    upload_package_api_v1_packages_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3444,7 +3477,10 @@ export interface operations {
     revoke_publisher_api_v1_publishers__kid__revoke_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 kid: string;
             };
@@ -3514,7 +3550,10 @@ export interface operations {
     create_release_api_v1_releases_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3701,7 +3740,10 @@ export interface operations {
     create_user_api_v1_users_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3802,7 +3844,10 @@ export interface operations {
     disable_user_api_v1_users__user_id__disable_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 user_id: string;
             };
@@ -3833,7 +3878,10 @@ export interface operations {
     reset_password_api_v1_users__user_id__reset_password_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 user_id: string;
             };
