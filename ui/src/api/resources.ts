@@ -16,6 +16,7 @@ export type Publisher = Schemas["PublisherView"];
 export type Overview = Schemas["OverviewView"];
 
 const EVERYTHING = 500;
+const USER_NAMES_STALE_MS = 60_000;
 
 export function useOverview() {
   return useQuery({
@@ -35,6 +36,29 @@ export function useFleets() {
     enabled: computed(() => may("fleets:read")),
     meta: { live: { kinds: ["agent", "overview"] } },
   });
+}
+
+/** The users; only administrators may list them. */
+export function useUsers() {
+  return useQuery({
+    queryKey: ["users"],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/users", { signal, params: { query: { limit: EVERYTHING } } })),
+    enabled: computed(() => may("users:admin")),
+    meta: { live: { kinds: ["ledger"] } },
+  });
+}
+
+/** What users are called, by id, as far as one may know: the ledger itself holds ids only. */
+export function useUserNames() {
+  const users = useQuery({
+    queryKey: ["users"],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/users", { signal, params: { query: { limit: EVERYTHING } } })),
+    enabled: computed(() => may("users:admin")),
+    staleTime: USER_NAMES_STALE_MS,
+  });
+  return computed(() => new Map(users.data.value?.items.map((user) => [user.id, user.email])));
 }
 
 export function useReleases(limit: number = EVERYTHING) {
