@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 from fastapi.responses import PlainTextResponse
+from pydantic import StringConstraints
 
 from api.access import Requires
 from api.fleets.views import Slug
@@ -20,6 +21,7 @@ from tensorguard.services.ledger_queries import list_entries as list_ledger_entr
 
 router = new_router("/api/v1/ledger", "ledger")
 Reader = Annotated[Caller, Requires(Permission.LEDGER_READ)]
+TypePrefix = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,100}$")]
 Index = Annotated[int, Query(ge=0, lt=2**53)]
 
 
@@ -30,10 +32,10 @@ async def list_entries(
     start: Index = 0,
     end: Annotated[int | None, Query(ge=0, lt=2**53, description="Exclusive.")] = None,
     type: Annotated[
-        str | None,
+        list[TypePrefix] | None,
         Query(
-            pattern=r"^[a-z0-9.-]{1,100}$",
-            description="A type, or its dotted beginning: `agent.reported`.",
+            max_length=50,
+            description="Types, or their dotted beginnings: `agent.reported`; repeatable.",
         ),
     ] = None,
     fleet: Annotated[Slug | None, Query()] = None,
@@ -51,7 +53,7 @@ async def list_entries(
         session,
         start=start,
         end=end,
-        type_prefix=type,
+        type_prefixes=type or (),
         fleet=fleet,
         subject_id=subject,
         newest_first=newest_first,

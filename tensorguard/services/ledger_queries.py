@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.ledger.checkpoint import VerifierKey
@@ -70,7 +70,7 @@ async def list_entries(
     *,
     start: int = 0,
     end: int | None = None,
-    type_prefix: str | None = None,
+    type_prefixes: Sequence[str] = (),
     fleet: str | None = None,
     subject_id: str | None = None,
     newest_first: bool = False,
@@ -78,7 +78,7 @@ async def list_entries(
 ) -> EntryPage:
     """Return the entries with start ≤ leaf_index < end that match every filter given.
 
-    `type_prefix` is a whole type, or the dotted beginning of some: `agent.reported`.
+    `type_prefixes` are whole types, or the dotted beginnings of some: `agent.reported`.
     """
     limit = max(1, min(limit, MAX_PAGE))
     columns = [column for column in ledger_events.c if column.name in LedgerEntry.__struct_fields__]
@@ -92,10 +92,13 @@ async def list_entries(
     )
     if end is not None:
         query = query.where(ledger_entries.c.leaf_index < end)
-    if type_prefix is not None:
+    if type_prefixes:
         kind = ledger_events.c.type
         query = query.where(
-            (kind == type_prefix) | kind.startswith(f"{type_prefix}.", autoescape=True)
+            or_(
+                kind.in_(type_prefixes),
+                *(kind.startswith(f"{prefix}.", autoescape=True) for prefix in type_prefixes),
+            )
         )
     if fleet is not None:
         query = query.where(ledger_events.c.fleet == fleet)

@@ -95,19 +95,38 @@ const SENTENCES: Record<string, string> = {
 /** What an entry's type says, as people say it. */
 export function sentenceOf(type: string): string {
   if (type.startsWith("agent.reported.")) {
-    return `Agent reports: ${words(type.slice("agent.reported.".length)).toLowerCase()}`;
+    return `Agent reports: ${words(type.slice("agent.reported.".length).replaceAll(".", " ")).toLowerCase()}`;
   }
   return SENTENCES[type] ?? words(type.replaceAll(".", " "));
 }
 
-const SECURITY = /^(agent\.(revo|denied|flood|enroll|renewal)|key\.|user\.|api-key\.|publisher\.|token\.)/;
-const ROUTINE = new Set(["session.signed-in", "session.signed-out", "grant.issued"]);
-
-/** Whether a security officer would want to see it among the first. */
-export function isSecurityEvent(type: string, outcome: string): boolean {
-  if (outcome !== "success") return true;
-  return !ROUTINE.has(type) && SECURITY.test(type);
-}
+/** What a security officer wants to see first: who came and went, what was refused, what keys and
+ * rights changed. Dotted beginnings, as the ledger's filter takes them. */
+export const SECURITY_TYPES = [
+  "agent.enrolled",
+  "agent.enrollment-failed",
+  "agent.renewal-denied",
+  "agent.revoked",
+  "agent.denied",
+  "agent.flooding",
+  "agent.reported.decryption",
+  "agent.reported.package",
+  "agent.reported.signature",
+  "agent.reported.policy",
+  "agent.reported.outbox",
+  "event",
+  "events",
+  "grant.denied",
+  "key",
+  "package.refused",
+  "publisher",
+  "token",
+  "user",
+  "api-key",
+  "session.failed",
+  "request.denied",
+  "deployment.aborted",
+];
 
 /** One line that tells what a list has no column for. */
 export function summaryOf(details: Record<string, unknown>): string {
