@@ -23,7 +23,7 @@ export function useOverview() {
     queryKey: ["overview"],
     queryFn: ({ signal }) => unwrap(api.GET("/api/v1/overview", { signal })),
     enabled: computed(() => may("overview:read")),
-    meta: { live: { kinds: ["agent", "deployment", "ledger", "overview"] } },
+    meta: { live: { kinds: ["overview", "deployment", "fleet"], later: ["agent", "ledger"] } },
   });
 }
 
@@ -34,7 +34,7 @@ export function useFleets() {
     queryFn: ({ signal }) =>
       unwrap(api.GET("/api/v1/fleets", { signal, params: { query: { limit: EVERYTHING } } })),
     enabled: computed(() => may("fleets:read")),
-    meta: { live: { kinds: ["agent", "overview"] } },
+    meta: { live: { kinds: ["fleet", "overview"], later: ["agent"] } },
   });
 }
 
@@ -45,7 +45,7 @@ export function useUsers() {
     queryFn: ({ signal }) =>
       unwrap(api.GET("/api/v1/users", { signal, params: { query: { limit: EVERYTHING } } })),
     enabled: computed(() => may("users:admin")),
-    meta: { live: { kinds: ["ledger"] } },
+    meta: { live: { kinds: [], later: ["ledger"] } },
   });
 }
 
@@ -67,7 +67,7 @@ export function useReleases(limit: number = EVERYTHING) {
     queryFn: ({ signal }) =>
       unwrap(api.GET("/api/v1/releases", { signal, params: { query: { limit } } })),
     enabled: computed(() => may("releases:read")),
-    meta: { live: { kinds: ["overview"] } },
+    meta: { live: { kinds: ["release"] } },
   });
 }
 

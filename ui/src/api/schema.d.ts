@@ -3163,8 +3163,8 @@ export interface operations {
                 order?: "asc" | "desc";
                 start?: number;
                 subject?: string | null;
-                /** @description A type, or its dotted beginning: `agent.reported`. */
-                type?: string | null;
+                /** @description Types, or their dotted beginnings: `agent.reported`; repeatable. */
+                type?: string[] | null;
             };
             header?: never;
             path?: never;

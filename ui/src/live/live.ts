@@ -2,6 +2,7 @@ import type { QueryClient } from "@tanstack/vue-query";
 import { computed, readonly, ref } from "vue";
 
 import type { Hint } from "./hint";
+import { countHeartbeats } from "./heartbeats";
 import { Refresher } from "./refresher";
 import { followStream, type StreamState } from "./stream";
 
@@ -73,8 +74,7 @@ export class Live {
           this.#tell({ is: "state", state: next });
         },
         onHints: (hints, lastEventId) => {
-          this.#lastEventId = lastEventId;
-          this.#refresher.take(hints);
+          this.#takeHints(hints, lastEventId);
           this.#tell({ is: "hints", hints, lastEventId });
         },
         onGap: () => {
@@ -95,11 +95,18 @@ export class Live {
     } else if (message.is === "state") {
       this.#setState(message.state);
     } else if (message.is === "hints") {
-      this.#lastEventId = message.lastEventId;
-      this.#refresher.take(message.hints);
+      this.#takeHints(message.hints, message.lastEventId);
     } else {
       this.#refresher.refreshAll();
     }
+  }
+
+  #takeHints(hints: Hint[], lastEventId: string): void {
+    this.#lastEventId = lastEventId;
+    for (const { kind, count } of hints) {
+      if (kind === "heartbeats" && count !== undefined) countHeartbeats(count);
+    }
+    this.#refresher.take(hints);
   }
 
   #tell(message: Message): void {

@@ -18,6 +18,11 @@ export class EventReader {
     this.#id = lastEventId;
   }
 
+  /** Where the stream can be gone on with; comments move it, too. */
+  get lastEventId(): string {
+    return this.#id;
+  }
+
   /** The events that a piece completes. Throws RangeError where one does not end. */
   read(piece: string): StreamEvent[] {
     const lines = (this.#rest + piece).split(/\r\n|\n|\r(?!$)/);

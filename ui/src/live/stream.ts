@@ -1,6 +1,6 @@
 import { backoffMs } from "./backoff";
 import { type Hint, parseHint } from "./hint";
-import { EventReader } from "./sse";
+import { EventReader, type StreamEvent } from "./sse";
 
 /** `polling`: this platform has no stream, so that everything is read again every few seconds. */
 export type StreamState = "connecting" | "live" | "reconnecting" | "polling";
@@ -31,7 +31,7 @@ export async function followStream(
   sink.onState("connecting");
   while (!stop.aborted) {
     const end = await readStream(sink, lastId, stop, (id) => {
-      lastId = id;
+      if (id !== "") lastId = id;
       failures = 0;
     });
     if (stop.aborted) return;
@@ -43,17 +43,13 @@ export async function followStream(
       sink.onState("reconnecting");
       if (!(await sink.onUnauthenticated())) return;
     }
-    if (end === "expired") {
-      lastId = "";
-      sink.onGap();
-    }
     sink.onState("reconnecting");
     await pause(backoffMs(failures), stop);
     failures += 1;
   }
 }
 
-type End = "cut" | "absent" | "unauthenticated" | "expired";
+type End = "cut" | "absent" | "unauthenticated";
 
 async function readStream(
   sink: StreamSink,
@@ -74,7 +70,6 @@ async function readStream(
     });
     if (response.status === 401) return "unauthenticated";
     if (response.status === 404 || response.status === 405) return "absent";
-    if (response.status === 410 || response.status === 422) return "expired";
     const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
     if (!response.ok || response.body === null || !isStream) return "cut";
     sink.onState("live");
@@ -88,7 +83,8 @@ async function readStream(
       clearTimeout(alarm);
       alarm = setTimeout(() => silence.abort(), SILENCE_MS);
       const events = reader.read(value);
-      if (events.length > 0) deliver(sink, events, onAlive);
+      onAlive(reader.lastEventId);
+      deliver(sink, events, reader.lastEventId);
     }
   } catch {
     return "cut";
@@ -98,15 +94,11 @@ async function readStream(
   }
 }
 
-function deliver(
-  sink: StreamSink,
-  events: { id: string; type: string; data: string }[],
-  onAlive: (lastId: string) => void,
-): void {
+function deliver(sink: StreamSink, events: StreamEvent[], lastEventId: string): void {
+  // Some hints are lost, or were never kept: whatever is shown is read again.
+  if (events.some((event) => event.type === "reset")) sink.onGap();
   const hints = events.flatMap((event) => parseHint(event.type, event.data) ?? []);
-  const lastId = events.at(-1)?.id ?? "";
-  onAlive(lastId);
-  if (hints.length > 0) sink.onHints(hints, lastId);
+  if (hints.length > 0) sink.onHints(hints, lastEventId);
 }
 
 async function poll(sink: StreamSink, stop: AbortSignal): Promise<void> {

@@ -2,6 +2,7 @@
 export function slugOf(name: string): string {
   return name
     .normalize("NFKD")
+    .replaceAll(/\p{M}/gu, "") // the accents that the line above took off
     .toLowerCase()
     .replaceAll(/[^a-z0-9]+/g, "-")
     .replaceAll(/^-+|-+$/g, "")
