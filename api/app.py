@@ -20,6 +20,8 @@ from api.publishers.routes import router as publishers
 from api.releases.routes import router as releases
 from api.session.routes import router as session
 from api.settings import ApiSettings, load_settings
+from api.ui.assets import read_assets
+from api.ui.pages import Ui
 from api.users.routes import router as users
 
 ROUTERS = (
@@ -55,4 +57,6 @@ def create_app(
         hsts=settings.is_https,
     )
     describe(app, ROUTERS, settings)
+    # What no route takes, so that nothing here needs a permission or hides a route.
+    app.router.default = Ui(read_assets())
     return app

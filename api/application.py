@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from api.context import ApiContext, open_context
 from api.edge import Edge
-from api.problems import problem_response
+from api.problems import problem_response, problem_schemas
 from api.settings import ApiSettings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -26,7 +27,7 @@ def build(
     hsts: bool,
 ) -> FastAPI:
     """Return an application; without a context it opens one of its own while it runs."""
-    app = FastAPI(
+    app = _Application(
         title="TensorGuard Management Platform",
         version="0.1.0",
         description="The control plane for fleets of edge AI agents.",
@@ -45,6 +46,15 @@ def build(
         app.include_router(router)
     app.add_middleware(Edge, listener=listener, hsts=hsts)
     return app
+
+
+class _Application(FastAPI):
+    """Puts the problem, which every route may answer with, among the document's components."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(problem_schemas())
+        return document
 
 
 def _lifespan(settings: ApiSettings, context: ApiContext | None) -> Lifespan:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import structlog
 from fastapi.exceptions import RequestValidationError
@@ -26,6 +26,8 @@ from tensorguard.tgsp.errors import TgspError
 log = structlog.get_logger()
 
 MEDIA_TYPE: Final = "application/problem+json"
+_REF_TEMPLATE: Final = "#/components/schemas/{model}"
+PROBLEM_REF: Final = _REF_TEMPLATE.format(model="Problem")
 STATUS: Final[Mapping[str, int]] = {
     # the request itself
     "bad-request": 400,
@@ -110,6 +112,12 @@ class Problem(BaseModel):
     code: str
     hint: str
     errors: list[FieldProblem] | None = None
+
+
+def problem_schemas() -> dict[str, Any]:
+    """Return what PROBLEM_REF points at, for the components of an OpenAPI document."""
+    problem = Problem.model_json_schema(ref_template=_REF_TEMPLATE)
+    return {**problem.pop("$defs"), "Problem": problem}
 
 
 def problem_response(error: Exception) -> Response:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api import access, authentication, idempotency, limits
 from api.context import ApiContext, context_of
 from api.errors import RequestTimedOut
-from api.problems import Problem, problem_response
+from api.problems import PROBLEM_REF, problem_response
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -70,7 +70,7 @@ def new_router(prefix: str, tag: str) -> APIRouter:
 
 _PROBLEM = {
     "description": "Any error, as RFC 9457 problem details.",
-    "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    "content": {"application/problem+json": {"schema": {"$ref": PROBLEM_REF}}},
 }
 
 

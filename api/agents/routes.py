@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import Query, Response
 
 from api.access import Requires
+from api.agents.sorting import Sort, parse_place, place_of
 from api.agents.views import (
     AgentDetail,
     AgentView,
@@ -23,6 +24,7 @@ from api.fleets.views import Slug
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
 from api.views import LINE_PATTERN
+from tensorguard.rollouts.selector import MAX_CHARACTERS, parse_selector
 from tensorguard.services.access import Caller, Permission
 from tensorguard.services.agents import get_agent as get_agent_row
 from tensorguard.services.revocations import Receipt, get_receipt, revoke_agent
@@ -42,7 +44,15 @@ async def list_agents(
     fleet: Annotated[Slug | None, Query()] = None,
     status: Annotated[Status | None, Query()] = None,
     presence: Annotated[Presence | None, Query()] = None,
+    trust_at_least: Annotated[int | None, Query(ge=0, le=100)] = None,
     trust_below: Annotated[int | None, Query(ge=0, le=101)] = None,
+    selector: Annotated[
+        str | None,
+        Query(
+            max_length=MAX_CHARACTERS,
+            description="Conditions on tags: `gpu=true,region in (us-east,us-west),!legacy`.",
+        ),
+    ] = None,
     q: Annotated[
         str | None,
         Query(
@@ -52,16 +62,23 @@ async def list_agents(
             description="Part of a name, or the beginning of an id.",
         ),
     ] = None,
+    sort: Annotated[Sort, Query(description="`-` before it: the largest first.")] = "name",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[AgentView]:
-    """List agents in the order of their names."""
-    after = decode_cursor(cursor, lambda values: (str(values[0]), UUID(values[1])))
+    """List agents, by default in the order of their names."""
+    after = decode_cursor(cursor, lambda values: parse_place(sort, values))
     wanted = AgentFilter(
-        fleet=fleet, status=status, presence=presence, trust_below=trust_below, text=q
+        fleet=fleet,
+        status=status,
+        presence=presence,
+        trust_at_least=trust_at_least,
+        trust_below=trust_below,
+        selector=None if selector is None else parse_selector(selector),
+        text=q,
     )
-    rows = await list_agent_rows(session, wanted, after=after, limit=limit + 1)
-    return page_of(rows, limit, view=agent_view, key=lambda row: (row["name"], str(row["id"])))
+    rows = await list_agent_rows(session, wanted, sort=sort, after=after, limit=limit + 1)
+    return page_of(rows, limit, view=agent_view, key=lambda row: place_of(sort, row))
 
 
 @router.get("/{agent_id}")

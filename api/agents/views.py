@@ -14,7 +14,7 @@ Status = Literal["pending", "active", "rejected", "revoked"]
 Presence = Literal["never", "online", "late", "offline"]
 
 
-class PackageView(View):
+class RunningPackageView(View):
     """The package that an agent says it runs."""
 
     name: str
@@ -38,7 +38,7 @@ class AgentView(View):
     cpu_percent: float | None
     memory_percent: float | None
     disk_percent: float | None
-    package: PackageView | None
+    package: RunningPackageView | None
     agent_version: str | None
     created_at: datetime
     enrolled_at: datetime | None
@@ -214,7 +214,7 @@ def timeline_entry(row: sa.RowMapping) -> TimelineEntry:
 def _summary(row: Mapping[Any, Any]) -> dict[str, Any]:
     package = None
     if row["package_digest"] is not None:
-        package = PackageView(
+        package = RunningPackageView(
             name=row["package_name"] or "",
             version=row["package_version"] or "",
             digest=row["package_digest"].hex(),

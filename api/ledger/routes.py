@@ -1,9 +1,10 @@
 """`/api/v1/ledger`: entries, the signed checkpoint, and the key that verifies it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Query
 from fastapi.responses import PlainTextResponse
+from pydantic import StringConstraints
 
 from api.access import Requires
 from api.fleets.views import Slug
@@ -20,6 +21,7 @@ from tensorguard.services.ledger_queries import list_entries as list_ledger_entr
 
 router = new_router("/api/v1/ledger", "ledger")
 Reader = Annotated[Caller, Requires(Permission.LEDGER_READ)]
+TypePrefix = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,100}$")]
 Index = Annotated[int, Query(ge=0, lt=2**53)]
 
 
@@ -30,31 +32,37 @@ async def list_entries(
     start: Index = 0,
     end: Annotated[int | None, Query(ge=0, lt=2**53, description="Exclusive.")] = None,
     type: Annotated[
-        str | None,
+        list[TypePrefix] | None,
         Query(
-            pattern=r"^[a-z0-9.-]{1,100}$",
-            description="A type, or its dotted beginning: `agent.reported`.",
+            max_length=50,
+            description="Types, or their dotted beginnings: `agent.reported`; repeatable.",
         ),
     ] = None,
     fleet: Annotated[Slug | None, Query()] = None,
     subject: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._:/ -]{1,200}$")] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")] = "asc",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[EntryView]:
-    """List sequenced entries by rising leaf index, from `start` or the cursor on."""
-    first = decode_cursor(cursor, lambda values: _index(values[0]))
+    """List sequenced entries with start ≤ leaf index < end, by rising leaf index unless told."""
+    reached = decode_cursor(cursor, lambda values: _index(values[0]))
+    newest_first = order == "desc"
+    if reached is not None:
+        start, end = (start, reached) if newest_first else (reached, end)
     page = await list_ledger_entries(
         session,
-        start=start if first is None else first,
+        start=start,
         end=end,
-        type_prefix=type,
+        type_prefixes=type or (),
         fleet=fleet,
         subject_id=subject,
+        newest_first=newest_first,
         limit=limit,
     )
+    goes_on = page.next_end if newest_first else page.next_start
     return Page(
         items=[entry_view(entry) for entry in page.items],
-        next_cursor=None if page.next_start is None else encode_cursor(page.next_start),
+        next_cursor=None if goes_on is None else encode_cursor(goes_on),
     )
 
 

@@ -35,6 +35,7 @@ class OverviewView(View):
     packages: int
     releases: int
     broker_fronts: int
+    heartbeats_per_s: float
     deployments: dict[str, int]
     agents: AgentCounts
     ledger: LedgerState
@@ -51,6 +52,7 @@ async def get_overview(
         packages=totals["packages"],
         releases=totals["releases"],
         broker_fronts=totals["broker_fronts"],
+        heartbeats_per_s=await overview.get_heartbeat_rate(session, now=now),
         deployments=await overview.count_deployments_by_state(session),
         agents=AgentCounts(
             by_status=await overview.count_agents_by_status(session),

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.ledger.checkpoint import VerifierKey
@@ -48,10 +48,12 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EntryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries by rising leaf_index; `next_start` goes on, None where there is no more."""
+    """Entries in their order; the rest starts with `next_start`, or, where the newest come first,
+    ends before `next_end`. Both are None where there is no more."""
 
     items: list[LedgerEntry]
     next_start: int | None
+    next_end: int | None = None
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,30 +70,35 @@ async def list_entries(
     *,
     start: int = 0,
     end: int | None = None,
-    type_prefix: str | None = None,
+    type_prefixes: Sequence[str] = (),
     fleet: str | None = None,
     subject_id: str | None = None,
+    newest_first: bool = False,
     limit: int = 100,
 ) -> EntryPage:
     """Return the entries with start ≤ leaf_index < end that match every filter given.
 
-    `type_prefix` is a whole type, or the dotted beginning of some: `agent.reported`.
+    `type_prefixes` are whole types, or the dotted beginnings of some: `agent.reported`.
     """
     limit = max(1, min(limit, MAX_PAGE))
     columns = [column for column in ledger_events.c if column.name in LedgerEntry.__struct_fields__]
+    index = ledger_entries.c.leaf_index
     query = (
         select(ledger_entries.c.leaf_index, ledger_entries.c.leaf_hash, *columns)
         .join(ledger_events, ledger_events.c.id == ledger_entries.c.event_id)
         .where(ledger_entries.c.leaf_index >= start)
-        .order_by(ledger_entries.c.leaf_index)
+        .order_by(index.desc() if newest_first else index)
         .limit(limit + 1)
     )
     if end is not None:
         query = query.where(ledger_entries.c.leaf_index < end)
-    if type_prefix is not None:
+    if type_prefixes:
         kind = ledger_events.c.type
         query = query.where(
-            (kind == type_prefix) | kind.startswith(f"{type_prefix}.", autoescape=True)
+            or_(
+                kind.in_(type_prefixes),
+                *(kind.startswith(f"{prefix}.", autoescape=True) for prefix in type_prefixes),
+            )
         )
     if fleet is not None:
         query = query.where(ledger_events.c.fleet == fleet)
@@ -99,9 +106,11 @@ async def list_entries(
         query = query.where(ledger_events.c.subject_id == subject_id)
     rows = (await session.execute(query)).mappings().all()
     items = [LedgerEntry(**row) for row in rows[:limit]]
-    return EntryPage(
-        items=items, next_start=items[-1].leaf_index + 1 if len(rows) > limit else None
-    )
+    if len(rows) <= limit:
+        return EntryPage(items=items, next_start=None)
+    if newest_first:
+        return EntryPage(items=items, next_start=None, next_end=items[-1].leaf_index)
+    return EntryPage(items=items, next_start=items[-1].leaf_index + 1)
 
 
 async def get_size(session: AsyncSession) -> int:

@@ -1,14 +1,18 @@
 """Reading agents: pages of them, one of them, their telemetry and what the ledger says of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tensorguard.rollouts.selector import Selector
+from tensorguard.store.selectors import selector_clause
 from tensorguard.store.tables import (
+    Time,
     agent_desired,
     agent_state,
     agent_status,
@@ -24,18 +28,40 @@ from tensorguard.store.tables import (
 class AgentFilter:
     """Which agents; what is None filters nothing.
 
-    `text` is part of a name, or the beginning of an id; `trust_below` is exclusive.
+    `text` is part of a name, or the beginning of an id; `trust_below` is exclusive,
+    `trust_at_least` is not.
     """
 
     fleet: str | None = None
     status: str | None = None
     presence: str | None = None
+    trust_at_least: int | None = None
     trust_below: int | None = None
+    selector: Selector | None = None
     text: str | None = None
 
 
 _presence = sa.func.coalesce(agent_status.c.presence, "never")
 _trust = sa.func.coalesce(agent_status.c.trust_score, 100)
+
+
+def _number(column: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
+    # As double, because a cursor has to hold the very value that was compared.
+    return sa.cast(sa.func.coalesce(column, -1), sa.Double)
+
+
+# What is unknown sorts below everything known, so that no cursor has to stand on NULL.
+_SORT_KEYS: Mapping[str, sa.ColumnElement[Any]] = {
+    "name": agents.c.name,
+    "created": agents.c.created_at,
+    "heartbeat": sa.func.coalesce(
+        agent_state.c.received_at, sa.literal(datetime.fromtimestamp(0, UTC), Time)
+    ),
+    "trust": _number(_trust),
+    "cpu": _number(agent_state.c.cpu_percent),
+    "memory": _number(agent_state.c.memory_percent),
+    "disk": _number(agent_state.c.disk_percent),
+}
 _SUMMARY = (
     agents.c.id,
     agents.c.fleet,
@@ -86,24 +112,27 @@ async def list_agents(
     session: AsyncSession,
     wanted: AgentFilter,
     *,
-    after: tuple[str, UUID] | None = None,
+    sort: str = "name",
+    after: tuple[Any, UUID] | None = None,
     limit: int = 50,
 ) -> list[sa.RowMapping]:
-    """Return agents in the order of (name, id), after the given one."""
+    """Return agents by `sort` (a key of _SORT_KEYS, `-` before it turns it round) and id, after the
+    given place; a row's own place is its `place` and `id`."""
+    key = _SORT_KEYS[sort.removeprefix("-")]
+    place = sa.tuple_(key, agents.c.id)
+    descends = sort.startswith("-")
     query = (
-        sa.select(*_SUMMARY)
+        sa.select(*_SUMMARY, key.label("place"))
         .outerjoin(agent_status, agent_status.c.agent_id == agents.c.id)
         .outerjoin(agent_state, agent_state.c.agent_id == agents.c.id)
         .where(*_conditions(wanted))
-        .order_by(agents.c.name, agents.c.id)
+        .order_by(*((part.desc() if descends else part) for part in (key, agents.c.id)))
         .limit(limit)
     )
     if after is not None:
-        name, agent_id = after
-        query = query.where(
-            sa.tuple_(agents.c.name, agents.c.id)
-            > sa.tuple_(sa.literal(name, agents.c.name.type), sa.literal(agent_id, sa.Uuid))
-        )
+        value, agent_id = after
+        there = sa.tuple_(sa.literal(value, key.type), sa.literal(agent_id, sa.Uuid))
+        query = query.where(place < there if descends else place > there)
     return list((await session.execute(query)).mappings())
 
 
@@ -115,8 +144,12 @@ def _conditions(wanted: AgentFilter) -> list[sa.ColumnElement[bool]]:
         found.append(agents.c.status == wanted.status)
     if wanted.presence is not None:
         found.append(_presence == wanted.presence)
+    if wanted.trust_at_least is not None:
+        found.append(_trust >= wanted.trust_at_least)
     if wanted.trust_below is not None:
         found.append(_trust < wanted.trust_below)
+    if wanted.selector is not None:
+        found.append(selector_clause(wanted.selector))
     if wanted.text is not None:
         beginning = sa.cast(agents.c.id, sa.Text).startswith(wanted.text.lower(), autoescape=True)
         found.append(agents.c.name.icontains(wanted.text, autoescape=True) | beginning)

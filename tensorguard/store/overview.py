@@ -6,10 +6,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.store.tables import (
+    Time,
+    agent_state,
     agent_status,
     agents,
     broker_fronts,
     deployments,
+    fleet_configs,
     fleets,
     ledger_checkpoints,
     ledger_entries,
@@ -81,6 +84,21 @@ async def get_totals(session: AsyncSession, *, now: datetime) -> sa.RowMapping:
         .label("broker_fronts"),
     )
     return (await session.execute(query)).mappings().one()
+
+
+async def get_heartbeat_rate(session: AsyncSession, *, now: datetime) -> float:
+    """Return how many heartbeats a second arrive: of each fleet the agents that were heard within
+    its last interval, so that one aggregate over the latest states does."""
+    interval_s = fleet_configs.c.heartbeat_interval_s
+    length = sa.func.make_interval(0, 0, 0, 0, 0, 0, interval_s)
+    query = (
+        sa.select(sa.func.coalesce(sa.func.sum(1.0 / interval_s), 0.0))
+        .select_from(agent_state)
+        .join(agents, agents.c.id == agent_state.c.agent_id)
+        .join(fleet_configs, fleet_configs.c.fleet == agents.c.fleet)
+        .where(agent_state.c.received_at > sa.literal(now, Time) - length)
+    )
+    return float((await session.execute(query)).scalar_one())
 
 
 def _count(table: sa.Table) -> sa.ScalarSelect[int]:

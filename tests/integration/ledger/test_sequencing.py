@@ -330,11 +330,11 @@ async def test_entries_are_listed_by_place_type_fleet_and_subject(
 
     assert await places() == [0, 1, 2, 3, 4]
     assert await places(start=1, end=3) == [1, 2]
-    assert await places(type_prefix="fleet") == [0, 1, 2]
-    assert await places(type_prefix="fleet.created") == [0, 1, 2]
-    assert await places(type_prefix="agent.reported") == [3, 4]
-    assert await places(type_prefix="agent.report") == []
-    assert await places(type_prefix="%") == []
+    assert await places(type_prefixes=["fleet"]) == [0, 1, 2]
+    assert await places(type_prefixes=["fleet.created"]) == [0, 1, 2]
+    assert await places(type_prefixes=["agent.reported"]) == [3, 4]
+    assert await places(type_prefixes=["agent.report"]) == []
+    assert await places(type_prefixes=["%"]) == []
     assert await places(fleet="hospital-a") == [1, 3, 4]
     assert await places(subject_id="factory-b") == [0, 2]
     async with sessions() as session:

@@ -1,0 +1,75 @@
+import createClient from "openapi-fetch";
+
+import { ApiProblem, problemOf, timedOut, unreachable } from "./problem";
+import type { components, paths } from "./schema";
+import { noteServerTime } from "@/time/clock";
+
+export type Schemas = components["schemas"];
+
+const TIMEOUT_MS = 20_000;
+
+type Renew = () => Promise<boolean>;
+let renew: Renew = () => Promise.resolve(false);
+
+/** Say who asks for the password when a session has ended: resolves to whether it is worth
+ * sending the request again. */
+export function onSessionEnded(handler: Renew): void {
+  renew = handler;
+}
+
+/** Send a request; when its session has ended, once more after signing in. Nothing is lost that
+ * way: whoever waits for the answer just waits longer. Throws ApiProblem where there is none. */
+export async function send(request: Request): Promise<Response> {
+  const again = request.clone();
+  const response = await sendOnce(request);
+  const isSignIn = new URL(request.url).pathname === "/api/v1/session";
+  if (response.status !== 401 || isSignIn || !(await renew())) return response;
+  return sendOnce(again);
+}
+
+async function sendOnce(request: Request): Promise<Response> {
+  try {
+    const signal = AbortSignal.any([request.signal, AbortSignal.timeout(TIMEOUT_MS)]);
+    const response = await fetch(new Request(request, { signal, credentials: "same-origin" }));
+    noteServerTime(response.headers.get("date"));
+    return response;
+  } catch (error) {
+    if (request.signal.aborted) throw error;
+    if (error instanceof DOMException && error.name === "TimeoutError") throw timedOut();
+    throw unreachable();
+  }
+}
+
+export const api = createClient<paths>({ baseUrl: location.origin, fetch: send });
+
+/** Return what was asked for. Throws ApiProblem. */
+export async function unwrap<T>(
+  answer: Promise<{ data?: T; error?: unknown; response: Response }>,
+): Promise<T> {
+  const { data, error, response } = await answer;
+  if (response.ok) return data as T;
+  throw toProblem(error, response);
+}
+
+/** As `unwrap`, with the ETag that an update has to show. */
+export async function unwrapWithEtag<T>(
+  answer: Promise<{ data?: T; error?: unknown; response: Response }>,
+): Promise<{ value: T; etag: string }> {
+  const { data, error, response } = await answer;
+  if (!response.ok) throw toProblem(error, response);
+  return { value: data as T, etag: response.headers.get("etag") ?? "" };
+}
+
+function toProblem(error: unknown, response: Response): ApiProblem {
+  if (typeof error === "object" && error !== null && "code" in error && "detail" in error) {
+    return new ApiProblem(error as Schemas["Problem"]);
+  }
+  return new ApiProblem({
+    status: response.status,
+    code: "unexpected-answer",
+    detail: `The answer was ${response.status} ${response.statusText}`.trim() + ".",
+    hint: "Something between this browser and the platform may have answered in its place.",
+  });
+}
+
+export { problemOf };

@@ -1,0 +1,90 @@
+import { keepPreviousData, useQuery } from "@tanstack/vue-query";
+import { computed, type MaybeRefOrGetter, toValue } from "vue";
+
+import { api, type Schemas, unwrap } from "./client";
+import { may } from "@/session/session";
+
+export type Agent = Schemas["AgentView"];
+export type AgentDetail = Schemas["AgentDetail"];
+export type Fleet = Schemas["FleetView"];
+export type Deployment = Schemas["DeploymentView"];
+export type DeploymentDetail = Schemas["DeploymentDetail"];
+export type Package = Schemas["PackageView"];
+export type PackageDetail = Schemas["PackageDetail"];
+export type Release = Schemas["ReleaseView"];
+export type Publisher = Schemas["PublisherView"];
+export type Overview = Schemas["OverviewView"];
+
+const EVERYTHING = 500;
+const USER_NAMES_STALE_MS = 60_000;
+
+export function useOverview() {
+  return useQuery({
+    queryKey: ["overview"],
+    queryFn: ({ signal }) => unwrap(api.GET("/api/v1/overview", { signal })),
+    enabled: computed(() => may("overview:read")),
+    meta: { live: { kinds: ["overview", "deployment", "fleet"], later: ["agent", "ledger"] } },
+  });
+}
+
+/** The fleets, for choosing one: the first 500. */
+export function useFleets() {
+  return useQuery({
+    queryKey: ["fleets"],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/fleets", { signal, params: { query: { limit: EVERYTHING } } })),
+    enabled: computed(() => may("fleets:read")),
+    meta: { live: { kinds: ["fleet", "overview"], later: ["agent"] } },
+  });
+}
+
+/** The users; only administrators may list them. */
+export function useUsers() {
+  return useQuery({
+    queryKey: ["users"],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/users", { signal, params: { query: { limit: EVERYTHING } } })),
+    enabled: computed(() => may("users:admin")),
+    meta: { live: { kinds: [], later: ["ledger"] } },
+  });
+}
+
+/** What users are called, by id, as far as one may know: the ledger itself holds ids only. */
+export function useUserNames() {
+  const users = useQuery({
+    queryKey: ["users"],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/users", { signal, params: { query: { limit: EVERYTHING } } })),
+    enabled: computed(() => may("users:admin")),
+    staleTime: USER_NAMES_STALE_MS,
+  });
+  return computed(() => new Map(users.data.value?.items.map((user) => [user.id, user.email])));
+}
+
+export function useReleases(limit: number = EVERYTHING) {
+  return useQuery({
+    queryKey: ["releases", limit],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/releases", { signal, params: { query: { limit } } })),
+    enabled: computed(() => may("releases:read")),
+    meta: { live: { kinds: ["release"] } },
+  });
+}
+
+export function useDeployments(
+  query: MaybeRefOrGetter<{
+    state?: Schemas["DeploymentState"][];
+    fleet?: string;
+    limit?: number;
+    cursor?: string;
+  }>,
+) {
+  return useQuery({
+    queryKey: ["deployments", computed(() => toValue(query))],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/deployments", { signal, params: { query: toValue(query) } })),
+    enabled: computed(() => may("deployments:read")),
+    placeholderData: keepPreviousData,
+    meta: { live: { kinds: ["deployment"] } },
+  });
+}

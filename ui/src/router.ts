@@ -1,0 +1,138 @@
+import { createRouter, createWebHistory, type Router, type RouteRecordRaw } from "vue-router";
+
+import { loadSession, may, type Permission, session } from "./session/session";
+
+declare module "vue-router" {
+  interface RouteMeta {
+    /** Shown without the shell, to whoever is not signed in. */
+    isPublic?: boolean;
+    permission?: Permission;
+  }
+}
+
+const routes: RouteRecordRaw[] = [
+  {
+    path: "/sign-in",
+    name: "sign-in",
+    component: () => import("./pages/sign-in/SignInPage.vue"),
+    meta: { isPublic: true },
+  },
+  {
+    path: "/",
+    name: "overview",
+    component: () => import("./pages/overview/OverviewPage.vue"),
+    meta: { permission: "overview:read" },
+  },
+  {
+    path: "/fleets",
+    name: "fleets",
+    component: () => import("./pages/fleets/FleetsPage.vue"),
+    meta: { permission: "fleets:read" },
+  },
+  {
+    path: "/fleets/:slug",
+    name: "fleet",
+    component: () => import("./pages/fleets/FleetPage.vue"),
+    props: true,
+    meta: { permission: "fleets:read" },
+  },
+  {
+    path: "/agents",
+    name: "agents",
+    component: () => import("./pages/agents/AgentsPage.vue"),
+    meta: { permission: "agents:read" },
+  },
+  {
+    path: "/agents/:id",
+    name: "agent",
+    component: () => import("./pages/agent/AgentPage.vue"),
+    props: true,
+    meta: { permission: "agents:read" },
+  },
+  {
+    path: "/packages",
+    name: "packages",
+    component: () => import("./pages/packages/PackagesPage.vue"),
+    meta: { permission: "packages:read" },
+  },
+  {
+    path: "/packages/:digest",
+    name: "package",
+    component: () => import("./pages/packages/PackagePage.vue"),
+    props: true,
+    meta: { permission: "packages:read" },
+  },
+  {
+    path: "/deployments",
+    name: "deployments",
+    component: () => import("./pages/deployments/DeploymentsPage.vue"),
+    meta: { permission: "deployments:read" },
+  },
+  {
+    path: "/deployments/:id",
+    name: "deployment",
+    component: () => import("./pages/deployments/DeploymentPage.vue"),
+    props: true,
+    meta: { permission: "deployments:read" },
+  },
+  {
+    path: "/ledger",
+    name: "ledger",
+    component: () => import("./pages/ledger/LedgerPage.vue"),
+    meta: { permission: "ledger:read" },
+  },
+  {
+    path: "/users",
+    name: "users",
+    component: () => import("./pages/access/UsersPage.vue"),
+    meta: { permission: "users:admin" },
+  },
+  {
+    path: "/api-keys",
+    name: "api-keys",
+    component: () => import("./pages/access/ApiKeysPage.vue"),
+    meta: { permission: "api-keys:admin" },
+  },
+  {
+    path: "/:path(.*)*",
+    name: "nowhere",
+    component: () => import("./pages/NowherePage.vue"),
+  },
+];
+
+export function createConsoleRouter(): Router {
+  const router = createRouter({
+    history: createWebHistory(),
+    routes,
+    scrollBehavior: (to, from, saved) => saved ?? (to.path === from.path ? undefined : { top: 0 }),
+  });
+  let isLoaded = false;
+  router.beforeEach(async (to) => {
+    if (!isLoaded) {
+      // An api that is down is no sign-out: the sign-in page says that it is down.
+      await loadSession().then(
+        () => (isLoaded = true),
+        () => undefined,
+      );
+    }
+    if (to.meta.isPublic) return session.value === null ? true : { path: "/" };
+    if (session.value === null) {
+      return { name: "sign-in", query: to.fullPath === "/" ? {} : { next: to.fullPath } };
+    }
+    return true;
+  });
+  router.onError((error, to) => {
+    // A new version was installed under this page: its parts have other names now.
+    if (error instanceof TypeError && !sessionStorage.getItem("tg-reloaded")) {
+      sessionStorage.setItem("tg-reloaded", to.fullPath);
+      location.assign(to.fullPath);
+    }
+  });
+  router.afterEach(() => sessionStorage.removeItem("tg-reloaded"));
+  return router;
+}
+
+/** Whether the signed-in role may see a page at all. */
+export function mayOpen(permission: Permission | undefined): boolean {
+  return permission === undefined || may(permission);
+}

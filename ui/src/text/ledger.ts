@@ -1,0 +1,141 @@
+import type { Schemas } from "@/api/client";
+import { words } from "./format";
+
+/** A ledger entry with its exact bytes, read. */
+export interface Entry {
+  leafIndex: number;
+  leafHash: string;
+  bytes: Uint8Array<ArrayBuffer>;
+  /** The exact bytes as text. */
+  text: string;
+  id: string;
+  time: string;
+  type: string;
+  actor: { kind: string; id: string };
+  subject: { kind: string; id: string };
+  fleet: string | null;
+  outcome: string;
+  details: Record<string, unknown>;
+}
+
+export function readEntry(view: Schemas["EntryView"]): Entry {
+  const bytes = Uint8Array.from(atob(view.entry), (char) => char.charCodeAt(0));
+  const text = new TextDecoder().decode(bytes);
+  const value = JSON.parse(text) as Omit<Entry, "leafIndex" | "leafHash" | "bytes" | "text">;
+  return {
+    leafIndex: view.leaf_index,
+    leafHash: view.leaf_hash,
+    bytes,
+    text,
+    id: value.id,
+    time: value.time,
+    type: value.type,
+    actor: value.actor,
+    subject: value.subject,
+    fleet: value.fleet ?? null,
+    outcome: value.outcome,
+    details: value.details ?? {},
+  };
+}
+
+/** The hash that RFC 6962 gives a leaf: SHA-256(0x00 ‖ bytes), in hex. */
+export async function leafHashOf(bytes: Uint8Array): Promise<string> {
+  const prefixed = new Uint8Array(bytes.length + 1);
+  prefixed.set(bytes, 1);
+  const digest = await crypto.subtle.digest("SHA-256", prefixed);
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+const SENTENCES: Record<string, string> = {
+  "agent.enrolled": "Agent enrolled",
+  "agent.enrollment-failed": "Enrollment refused",
+  "agent.renewed": "Certificate renewed",
+  "agent.renewal-denied": "Certificate renewal denied",
+  "agent.revoked": "Agent revoked",
+  "agent.revocation-confirmed": "Revocation confirmed by the broker fronts",
+  "agent.denied": "Forbidden MQTT operation denied",
+  "agent.flooding": "Agent sent more events than it may",
+  "agent.tags-changed": "Tags changed",
+  "api-key.created": "API key created",
+  "api-key.revoked": "API key revoked",
+  "deployment.aborted": "Deployment aborted",
+  "deployment.advanced": "Deployment advanced",
+  "deployment.completed": "Deployment completed",
+  "deployment.created": "Deployment created",
+  "deployment.paused": "Deployment paused",
+  "deployment.resumed": "Deployment resumed",
+  "deployment.started": "Deployment started",
+  "event.conflict": "Event number used twice with different content",
+  "event.malformed": "Malformed event",
+  "fleet.config-changed": "Fleet configuration changed",
+  "fleet.created": "Fleet created",
+  "grant.denied": "Model key refused",
+  "grant.issued": "Model key granted",
+  "key.created": "Key created",
+  "ledger.key-created": "Ledger key created",
+  "package.refused": "Package refused",
+  "package.uploaded": "Package uploaded",
+  "platform.initialised": "Platform initialised",
+  "publisher.registered": "Publisher registered",
+  "publisher.revoked": "Publisher revoked",
+  "release.created": "Release created",
+  "request.denied": "Request without permission denied",
+  "session.failed": "Sign-in failed",
+  "session.signed-in": "Signed in",
+  "session.signed-out": "Signed out",
+  "token.created": "Enrollment token created",
+  "token.revoked": "Enrollment token revoked",
+  "trust-bundle.published": "Trust bundle published",
+  "user.created": "User created",
+  "user.disabled": "User disabled",
+  "user.password-reset": "Password reset",
+  "user.role-changed": "Role changed",
+};
+
+/** What an entry's type says, as people say it. */
+export function sentenceOf(type: string): string {
+  if (type.startsWith("agent.reported.")) {
+    return `Agent reports: ${words(type.slice("agent.reported.".length).replaceAll(".", " ")).toLowerCase()}`;
+  }
+  return SENTENCES[type] ?? words(type.replaceAll(".", " "));
+}
+
+/** What a security officer wants to see first: who came and went, what was refused, what keys and
+ * rights changed. Dotted beginnings, as the ledger's filter takes them. */
+export const SECURITY_TYPES = [
+  "agent.enrolled",
+  "agent.enrollment-failed",
+  "agent.renewal-denied",
+  "agent.revoked",
+  "agent.denied",
+  "agent.flooding",
+  "agent.reported.decryption",
+  "agent.reported.package",
+  "agent.reported.signature",
+  "agent.reported.policy",
+  "agent.reported.outbox",
+  "event",
+  "events",
+  "grant.denied",
+  "key",
+  "package.refused",
+  "publisher",
+  "token",
+  "user",
+  "api-key",
+  "session.failed",
+  "request.denied",
+  "deployment.aborted",
+];
+
+/** One line that tells what a list has no column for. */
+export function summaryOf(details: Record<string, unknown>): string {
+  const parts: string[] = [];
+  for (const name of ["reason", "state", "permission", "count", "version", "role", "error"]) {
+    const value = details[name];
+    if (typeof value === "string" || typeof value === "number") {
+      parts.push(name === "reason" || name === "error" ? String(value) : `${name} ${value}`);
+    }
+  }
+  return parts.join(" · ");
+}

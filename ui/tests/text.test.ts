@@ -1,0 +1,256 @@
+import { describe, expect, it } from "vitest";
+
+import { Intent } from "@/api/intent";
+import { ApiProblem, problemOf } from "@/api/problem";
+import { seriesOf } from "@/pages/agent/chart";
+import { agentQuery } from "@/pages/agents/filters";
+import { failureGroups } from "@/pages/deployments/failures";
+import { slugOf } from "@/pages/fleets/slug";
+import { parseTags } from "@/pages/fleets/tags";
+import { readCheckpoint } from "@/pages/ledger/checkpoint";
+import { stepStates, STEPS } from "@/pages/packages/verification";
+import { progressOf } from "@/text/deployments";
+import { formatAge, formatBytes, formatDuration, shortId, words } from "@/text/format";
+import { tokensOf } from "@/text/json";
+import { leafHashOf, readEntry, sentenceOf, summaryOf } from "@/text/ledger";
+import { bandOf } from "@/text/trust";
+
+describe("figures", () => {
+  it.each([
+    [0, "0 s"],
+    [59_999, "59 s"],
+    [60_000, "1 min"],
+    [3_600_000, "1 h"],
+    [7_500_000, "2 h 5 min"],
+    [90_000_000, "1 d 1 h"],
+    [90 * 86_400_000, "90 d"],
+  ])("a length of %d ms is %s", (ms, text) => {
+    expect(formatDuration(ms)).toBe(text);
+  });
+
+  it("an age knows past and future, and does not flicker around now", () => {
+    const now = Date.parse("2026-05-01T12:00:00Z");
+    expect(formatAge("2026-05-01T11:59:00Z", now)).toBe("1 min ago");
+    expect(formatAge("2026-05-01T12:00:01Z", now)).toBe("just now");
+    expect(formatAge("2026-05-02T12:00:00Z", now)).toBe("in 1 d");
+  });
+
+  it("bytes have a unit that keeps them legible", () => {
+    expect([0, 1023, 1024, 3_167_576, 5 * 1024 ** 3].map(formatBytes)).toEqual([
+      "0 B",
+      "1023 B",
+      "1.0 KiB",
+      "3.0 MiB",
+      "5.0 GiB",
+    ]);
+  });
+
+  it("an id is shortened to the end that tells it from its neighbours", () => {
+    expect(shortId("01a20514-0823-7da9-b8be-302af634c713")).toBe("f634c713");
+  });
+
+  it("an identifier is read as words", () => {
+    expect(words("rolling_back")).toBe("Rolling back");
+  });
+});
+
+describe("what people type", () => {
+  it.each([
+    ["Hospital A", "hospital-a"],
+    ["  Fábrica № 2!  ", "fabrica-no-2"],
+    ["<img src=x>", "img-src-x"],
+    ["日本", ""],
+    ["x".repeat(39) + " y", "x".repeat(39)],
+  ])("%j becomes the slug %j", (name, slug) => {
+    expect(slugOf(name)).toBe(slug);
+  });
+
+  it("tags are read with blanks around them", () => {
+    expect(parseTags(" gpu = true , region=us-east,\nempty=")).toEqual({
+      tags: { gpu: "true", region: "us-east", empty: "" },
+      error: "",
+    });
+  });
+
+  it.each(["gpu", "a=b=c", "<b>=1", "a=1,a=2"])("%j is no list of tags", (text) => {
+    expect(parseTags(text).error).not.toBe("");
+  });
+
+  it("the same intent keeps its key, another one has its own", () => {
+    const intent = new Intent();
+    const first = intent.keyFor({ name: "a" });
+    expect(intent.keyFor({ name: "a" })).toBe(first);
+    const second = intent.keyFor({ name: "b" });
+    expect(second).not.toBe(first);
+    intent.done();
+    expect(intent.keyFor({ name: "b" })).not.toBe(second);
+  });
+});
+
+describe("what the URL asks for", () => {
+  it("is passed on where the api knows it", () => {
+    expect(
+      agentQuery({ q: "pump", fleet: "f", presence: "online", trust: "watch", sort: "-cpu" }),
+    ).toMatchObject({
+      q: "pump",
+      fleet: "f",
+      presence: "online",
+      trust_at_least: 50,
+      trust_below: 80,
+      sort: "-cpu",
+    });
+  });
+
+  it("is left out where somebody made it up", () => {
+    const query = agentQuery({ presence: "asleep", trust: "constructor", sort: "toString" });
+    expect(Object.values(query).filter((value) => value !== undefined)).toEqual([]);
+  });
+
+  it("has bands that leave no score out and none twice", () => {
+    for (let score = 0; score <= 100; score += 1) {
+      const bands = ["trusted", "watch", "quarantined", "compromised"].filter((trust) => {
+        const { trust_at_least: least, trust_below: below } = agentQuery({ trust });
+        return score >= (least ?? 0) && score < (below ?? 101);
+      });
+      expect(bands).toEqual([bandOf(score)]);
+    }
+  });
+});
+
+describe("a verification", () => {
+  it("shows what passed, what failed and what was not looked at", () => {
+    const states = stepStates({ phase: "failed", code: "bad-signature" });
+    expect(states).toEqual(["passed", "passed", "failed", ...STEPS.slice(3).map(() => "skipped")]);
+  });
+
+  it("says that the transfer failed where no step is to blame", () => {
+    expect(stepStates({ phase: "failed", code: "unreachable" })[0]).toBe("failed");
+  });
+
+  it("gives each refusal to one step", () => {
+    const codes = STEPS.flatMap((step) => step.codes);
+    expect(new Set(codes).size).toBe(codes.length);
+  });
+});
+
+describe("a deployment", () => {
+  it("counts only whom it concerns", () => {
+    expect(
+      progressOf({ succeeded: 3, already_installed: 1, failed: 2, pending: 4, excluded: 9, downloading: 1 }),
+    ).toEqual({ of: 11, done: 4, atWork: 1, bad: 2, pending: 4 });
+  });
+
+  it("has its failures grouped by reason, the most frequent first", () => {
+    const row = { agent_id: "", name: "", fleet: "", presence: "", stage: 0, percent: null } as const;
+    const times = { notified_at: null, started_at: null, finished_at: null, updated_at: "" };
+    const rows = ["disk full", "no key", "disk full"].map((reason) => ({
+      ...row,
+      ...times,
+      state: "failed" as const,
+      reason,
+    }));
+    expect(failureGroups(rows).map(({ reason, count }) => [reason, count])).toEqual([
+      ["disk full", 2],
+      ["no key", 1],
+    ]);
+  });
+});
+
+describe("the ledger", () => {
+  it("reads an entry from its exact bytes", async () => {
+    const text = '{"actor":{"id":"platform","kind":"system"},"details":{"reason":"ä"},"id":"1","outcome":"success","subject":{"id":"a","kind":"agent"},"time":"2026-01-01T00:00:00Z","type":"agent.revoked"}';
+    const bytes = new TextEncoder().encode(text);
+    const entry = readEntry({
+      leaf_index: 5,
+      leaf_hash: "00",
+      entry: btoa(String.fromCharCode(...bytes)),
+    });
+    expect(entry.text).toBe(text);
+    expect(entry.details).toEqual({ reason: "ä" });
+    expect(summaryOf(entry.details)).toBe("ä");
+  });
+
+  it("hashes a leaf as RFC 6962 does", async () => {
+    // SHA-256(0x00): the leaf of an empty entry, as in the test vectors of the RFC's authors.
+    expect(await leafHashOf(new Uint8Array())).toBe(
+      "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    );
+  });
+
+  it("has words for a type that it does not know", () => {
+    expect(sentenceOf("agent.reported.model.decrypted")).toBe("Agent reports: model decrypted");
+    expect(sentenceOf("sink.gap-found")).toBe("Sink gap found");
+  });
+
+  it("reads a checkpoint", () => {
+    expect(readCheckpoint("t/ledger/1\n42\ncm9vdA==\n\n— t/ledger/1 c2ln\n")).toEqual({
+      origin: "t/ledger/1",
+      size: 42,
+      rootHash: "cm9vdA==",
+      signers: ["t/ledger/1"],
+    });
+    expect(readCheckpoint("what?")).toBeUndefined();
+  });
+
+  it("lays JSON out without losing or adding a character", () => {
+    const value = { a: ['<img onerror="x">', 1.5e-7, true, null, "t\\\"f: 3"], "k:": {} };
+    const text = tokensOf(JSON.stringify(value)).map((token) => token.text).join("");
+    expect(text).toBe(JSON.stringify(value, null, 2));
+  });
+
+  it("makes characters visible that would turn text round", () => {
+    const text = tokensOf(JSON.stringify("\u202Eevil")).map((token) => token.text).join("");
+    expect(text).toBe(String.raw`"\u202eevil"`);
+  });
+
+  it("shows what is no JSON as it is", () => {
+    expect(tokensOf("<b>")).toEqual([{ kind: "mark", text: "<b>" }]);
+  });
+});
+
+describe("telemetry", () => {
+  const point = (second: number) => ({
+    at: new Date(second * 1000).toISOString(),
+    heartbeats: 1,
+    cpu_percent: second,
+    cpu_percent_max: second,
+    memory_percent: 0,
+    memory_percent_max: 0,
+    disk_percent: 0,
+    temperature_c_max: null,
+  });
+
+  it("has a hole where heartbeats are missing", () => {
+    const series = seriesOf([0, 10, 20, 100, 110].map(point), "cpu_percent", 1000);
+    expect(series.map(([, value]) => value)).toEqual([0, 10, 20, null, 100, 110]);
+  });
+
+  it("has none where they are as far apart as usual", () => {
+    const series = seriesOf([0, 60, 120, 180].map(point), "cpu_percent", 1000);
+    expect(series).toHaveLength(4);
+  });
+});
+
+describe("a problem", () => {
+  it("is read from the api's answer, its fields by name", async () => {
+    const body = {
+      type: "/problems/validation-failed",
+      title: "",
+      status: 422,
+      detail: "body.slug: no",
+      code: "validation-failed",
+      hint: "Correct it.",
+      errors: [{ location: ["body", "slug"], message: "no", type: "x" }],
+    };
+    const problem = await problemOf(Response.json(body, { status: 422 }));
+    expect(problem).toBeInstanceOf(ApiProblem);
+    expect(problem.fields.get("slug")).toBe("no");
+    expect(problem.isPassing).toBe(false);
+  });
+
+  it("is told where something else answers in the api's place", async () => {
+    const problem = await problemOf(new Response("<html>Bad Gateway", { status: 502 }));
+    expect(problem.code).toBe("unexpected-answer");
+    expect(problem.isPassing).toBe(true);
+  });
+});
