@@ -17,29 +17,40 @@ SOURCES = tensorguard agent api broker hub simulators tests
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
 LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
-SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded
+SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded --extra ui
+UI_SOURCES = $(shell find ui/src ui/public ui/index.html ui/*.config.ts ui/package.json -type f)
+NPM = PATH="$(abspath $(BIN)):$$PATH" npm --prefix ui
 
-.PHONY: setup up demo test test-deep check bench lock clean
+.PHONY: setup up demo api-types test test-deep check bench lock clean
 
-setup: $(VENV)/.dev
+setup: $(VENV)/.dev api/static/index.html
 
-up: $(VENV)/.server
+up: $(VENV)/.server api/static/index.html
 	$(BIN)/tensorguard up --data-dir .data $(ARGS)
 
-demo: $(VENV)/.demo
+demo: $(VENV)/.demo api/static/index.html
 	$(BIN)/tensorguard demo --data-dir .data $(ARGS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev api/static/index.html
+	$(NPM) run --silent test
 	$(PYTEST) -m "not deep" $(ARGS)
 
-test-deep: $(VENV)/.dev
+test-deep: $(VENV)/.dev api/static/index.html
 	TG_TEST_DEEP=1 $(PYTEST) $(ARGS)
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev ui/node_modules/.installed
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m api.document | diff -u ui/openapi.json - || { \
+		echo "ui/openapi.json is out of date: run 'make api-types'" >&2; exit 1; }
+	$(NPM) run --silent check
+
+# The interface's types, after a change in the API.
+api-types: $(VENV)/.dev ui/node_modules/.installed
+	$(BIN)/python -m api.document > ui/openapi.json
+	$(NPM) run --silent types
 
 bench: $(VENV)/.dev
 	for bench in tests/load/bench_*.py; do $(BIN)/python $$bench || exit 1; done
@@ -51,9 +62,18 @@ lock: $(VENV)/.dev
 		-o requirements-demo.lock
 
 clean:
-	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) ui/node_modules api/static dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Node and npm come from PyPI into the virtual environment; what the machine has is not used.
+ui/node_modules/.installed: ui/package.json ui/package-lock.json | $(VENV)/.server
+	$(NPM) ci --silent --no-audit --no-fund
+	@touch $@
+
+api/static/index.html: $(UI_SOURCES) ui/node_modules/.installed
+	$(NPM) run --silent build
+	@touch $@
 
 # The last line of each rule is its stamp: what was interrupted is done again.
 
