@@ -66,9 +66,10 @@ clean:
 		.import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Node and npm come from PyPI into the virtual environment; what the machine has is not used.
+# Node and npm come from PyPI into the virtual environment; what the machine has is not used. Not
+# `npm ci`: it refuses a lock that lacks the optional binaries of platforms the registry did not offer.
 ui/node_modules/.installed: ui/package.json ui/package-lock.json | $(VENV)/.server
-	$(NPM) ci --silent --no-audit --no-fund
+	$(NPM) install --no-save --silent --no-audit --no-fund
 	@touch $@
 
 api/static/index.html: $(UI_SOURCES) ui/node_modules/.installed
