@@ -354,6 +354,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow Events
+         * @description Say what changes: `event` is the kind, `data` is `{"kind", "id", "fleet"}`, ids only.
+         *
+         *     An `id` of null is any number of them. `heartbeats` has a `count` too: those accepted since the
+         *     one before. `reset` says that hints were lost: read everything again. With Last-Event-ID the
+         *     stream goes on where it was cut. Hints of what the caller's role may not read are left out.
+         */
+        get: operations["follow_events_api_v1_events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/fleets": {
         parameters: {
             query?: never;
@@ -2865,6 +2889,42 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PreviewView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    follow_events_api_v1_events_get: {
+        parameters: {
+            query?: {
+                /** @description Only of this fleet, or of none. */
+                fleet?: string | null;
+                /** @description Which kinds, with commas. */
+                kinds?: string | null;
+            };
+            header?: {
+                "last-event-id"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Server-sent events: hints of ids, as long as the session lasts. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
