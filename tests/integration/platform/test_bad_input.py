@@ -1,10 +1,12 @@
 """What goes wrong over the whole platform: a clear error, an entry, and nothing half-written."""
 
+import hashlib
 import json
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,17 @@ from tests.integration.platform.waiting import wait_until
 pytestmark = pytest.mark.xdist_group("platform")
 
 Enrolled = Callable[[], Device]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package file, and where in it the signature and the encrypted payload begin."""
+
+    name: str
+    digest: str
+    content: bytes
+    signature: int
+    payload: int
 
 
 def _enroll(join: str, state: Path) -> subprocess.CompletedProcess[str]:
@@ -218,31 +231,53 @@ def test_a_numbered_event_with_a_bad_body_is_recorded_and_acked(
     assert operator.wait_entry("event.malformed", subject=device.agent_id)["outcome"] == "failure"
 
 
+@pytest.fixture(scope="module")
+def package(
+    platform: RunningPlatform, operator: Operator, tmp_path_factory: pytest.TempPathFactory
+) -> Package:
+    """A package by a publisher whom the platform believes, not uploaded yet."""
+    directory = tmp_path_factory.mktemp("publisher")
+    model = directory / "model.bin"
+    model.write_bytes(secrets.token_bytes(200_000))
+    publisher = Publisher(platform, operator, directory / "keys")
+    file, digest = publisher.build(model)
+    inspected = run_json("tgsp", "inspect", str(file))
+    content = file.read_bytes()
+    signature = content.index(bytes.fromhex(inspected["signatures"][0]["sig"]))
+    return Package(publisher.package, digest, content, signature, inspected["payload_offset"])
+
+
 @pytest.mark.parametrize("where", ["signature", "manifest", "payload", "cut off"])
 def test_a_tampered_package_is_refused_and_nobody_ever_sees_it(
-    where: str, platform: RunningPlatform, operator: Operator, tmp_path: Path
+    where: str, platform: RunningPlatform, operator: Operator, package: Package
 ) -> None:
-    publisher = Publisher(platform, operator, tmp_path / "publisher")
-    model = tmp_path / "model.bin"
-    model.write_bytes(secrets.token_bytes(200_000))
-    file, digest = publisher.build(model)
-    good = file.read_bytes()
-    inspected = run_json("tgsp", "inspect", str(file))
-    content = bytearray(good)
+    content = bytearray(package.content)
     if where == "cut off":
         content = content[:-1000]
-    elif where == "signature":
-        content[good.index(bytes.fromhex(inspected["signatures"][0]["sig"]))] ^= 0x01
     else:
-        content[{"manifest": 200, "payload": inspected["payload_offset"] + 500}[where]] ^= 0x01
+        places = {"signature": package.signature, "manifest": 200, "payload": package.payload + 500}
+        content[places[where]] ^= 0x01
+    stored = platform.data / "packages"
+    before = {path for path in stored.rglob("*") if path.is_file()}
     answer = operator.http.post("/api/v1/packages", content=bytes(content), headers=TGSP)
     assert answer.status_code == 422, answer.text
     assert answer.json()["hint"]
-    assert operator.http.get(f"/api/v1/packages/{digest}").status_code == 404
-    assert not [one for one in operator.pages("packages") if one["name"] == publisher.package]
-    stored = [path for path in (platform.data / "packages").rglob("*") if path.is_file()]
-    assert not [path for path in stored if path.read_bytes()[-500:] == bytes(content)[-500:]]
+    assert operator.http.get(f"/api/v1/packages/{package.digest}").status_code == 404
+    assert not list(operator.pages("packages", name=package.name))
+    assert {path for path in stored.rglob("*") if path.is_file()} == before
+    wait_until(
+        lambda: (
+            operator.wait_entry("package.refused")["details"]["file_sha256"]
+            == hashlib.sha256(content).hexdigest()
+        ),
+        "the refusal of this file in the ledger",
+    )
     assert operator.wait_entry("package.refused")["details"]["reason"] == answer.json()["code"]
-    # The same package, whole, is welcome.
-    answer = operator.http.post("/api/v1/packages", content=good, headers=TGSP)
-    assert answer.status_code == 201
+
+
+def test_the_same_package_whole_is_welcome(operator: Operator, package: Package) -> None:
+    answer = operator.http.post("/api/v1/packages", content=package.content, headers=TGSP)
+    assert (answer.status_code, answer.json()["digest"]) == (201, package.digest)
+    assert [one["digest"] for one in operator.pages("packages", name=package.name)] == [
+        package.digest
+    ]

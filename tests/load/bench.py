@@ -1,0 +1,103 @@
+"""Every benchmark, one after the other, each within its time: what `make bench` runs.
+
+python tests/load/bench.py [name …]
+"""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+TIDY_WITHIN_S = 20.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One script, how it is called, and how long it may take."""
+
+    name: str
+    title: str
+    within_s: float
+    arguments: tuple[str, ...] = ()
+
+
+BENCHMARKS = (
+    Benchmark("heartbeats", "Committed heartbeats a second, every row another agent", 90),
+    Benchmark("broker", "Embedded front beside bare amqtt", 120),
+    Benchmark("simulators", "What a simulated agent costs", 60),
+    Benchmark("platform", "The whole platform: start, enrollment, deployment, kill switch", 120),
+    Benchmark("tgsp", "Building and opening packages", 60, ("128",)),
+)
+
+
+def describe_machine() -> str:
+    """Return what the figures were measured on."""
+    memory_gib = psutil.virtual_memory().total / 2**30
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("amqtt", "cryptography"))
+    load = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {memory_gib:.0f} GiB, "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {versions}"
+        f"\nload before: {load:.1f}" + ("  (the machine is busy)" if load > 0.5 else "")
+    )
+
+
+def run(benchmark: Benchmark) -> bool:
+    """Run one in a process of its own, print what it prints; false when it failed or was late."""
+    print(f"\n## {benchmark.title}\n", flush=True)
+    script = Path(__file__).with_name(f"bench_{benchmark.name}.py")
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, str(script), *benchmark.arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        status = process.wait(benchmark.within_s)
+    except subprocess.TimeoutExpired:
+        _interrupt(process)
+        print(f"NOT MEASURED: it took more than {benchmark.within_s:g} s")
+        return False
+    print(f"({time.monotonic() - began:.0f} s)")
+    if status != 0:
+        print(f"NOT MEASURED: it ended with status {status}")
+    return status == 0
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """End it as Ctrl-C does, so that it ends what it has started."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(TIDY_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, or all; 1 when one of them has no figures."""
+    known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+    if unknown := [name for name in names if name not in known]:
+        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(known)}", file=sys.stderr)
+        return 2
+    print(f"# Benchmarks\n\n{describe_machine()}")
+    good = [run(known[name]) for name in names or known]
+    return 0 if all(good) else 1
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
