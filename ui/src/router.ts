@@ -1,6 +1,9 @@
 import { createRouter, createWebHistory, type Router, type RouteRecordRaw } from "vue-router";
 
 import { loadSession, may, type Permission, session } from "./session/session";
+import { tell } from "./text/toasts";
+
+const RELOADED = "tg-reloaded";
 
 declare module "vue-router" {
   interface RouteMeta {
@@ -122,14 +125,25 @@ export function createConsoleRouter(): Router {
     return true;
   });
   router.onError((error, to) => {
-    // A new version was installed under this page: its parts have other names now.
-    if (error instanceof TypeError && !sessionStorage.getItem("tg-reloaded")) {
-      sessionStorage.setItem("tg-reloaded", to.fullPath);
-      location.assign(to.fullPath);
-    }
+    if (error instanceof TypeError) void reloadFor(to.fullPath);
   });
-  router.afterEach(() => sessionStorage.removeItem("tg-reloaded"));
+  router.afterEach(() => sessionStorage.removeItem(RELOADED));
   return router;
+}
+
+/** A page's code could not be loaded. If that is because a new version was installed under this
+ * page, whose parts have other names now, start over; else stay, with everything that is shown. */
+async function reloadFor(path: string): Promise<void> {
+  const isThere = await fetch("/", { method: "HEAD", cache: "no-store" }).then(
+    (answer) => answer.ok,
+    () => false,
+  );
+  if (isThere && !sessionStorage.getItem(RELOADED)) {
+    sessionStorage.setItem(RELOADED, path);
+    location.assign(path);
+  } else {
+    tell("That page could not be loaded: the platform does not answer.", "bad");
+  }
 }
 
 /** Whether the signed-in role may see a page at all. */

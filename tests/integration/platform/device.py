@@ -70,7 +70,7 @@ class Device:
         self.mqtt_host = ""
         self.mqtt_port = 0
 
-    def enroll(self, join: str) -> httpx.Response:
+    def enroll(self, join: str, *, name: str = "foreign") -> httpx.Response:
         """Ask to join; the answer is taken over when it is yes."""
         parts = read_join(join)
         self.device_url = parts["url"]
@@ -82,7 +82,7 @@ class Device:
             "encryption_key": base64.b64encode(
                 self._encryption_key.public_key().public_bytes_raw()
             ).decode(),
-            "name": "foreign",
+            "name": name,
             "facts": {"os": "Linux", "arch": "x86_64", "hostname": "h", "timezone": "UTC"},
         }
         with self.https() as http:

@@ -15,8 +15,7 @@ export interface StreamSink {
 }
 
 const PATH = "/api/v1/events";
-export const POLL_MS = 5000;
-const LOOK_FOR_STREAM_EVERY = 12;
+const POLL_MS = 5000;
 /** The platform says something at least every 15 s: silence beyond this is a dead connection. */
 const SILENCE_MS = 40_000;
 
@@ -101,12 +100,11 @@ function deliver(sink: StreamSink, events: StreamEvent[], lastEventId: string): 
   if (hints.length > 0) sink.onHints(hints, lastEventId);
 }
 
+/** One round without a stream; whether the platform still answers tells the next look for one. */
 async function poll(sink: StreamSink, stop: AbortSignal): Promise<void> {
   sink.onState("polling");
-  for (let round = 0; round < LOOK_FOR_STREAM_EVERY && !stop.aborted; round += 1) {
-    await pause(POLL_MS, stop);
-    if (!stop.aborted) sink.onGap();
-  }
+  await pause(POLL_MS, stop);
+  if (!stop.aborted) sink.onGap();
 }
 
 function pause(ms: number, stop: AbortSignal): Promise<void> {

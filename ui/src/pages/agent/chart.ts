@@ -51,7 +51,6 @@ export function chartOption(
   const line = colour("--line");
   return {
     animation: false,
-    aria: { enabled: true },
     textStyle: { fontFamily: "Inter Variable, system-ui, sans-serif" },
     axisPointer: { link: [{ xAxisIndex: "all" }], lineStyle: { color: colour("--ink-3") } },
     tooltip: {

@@ -1,0 +1,32 @@
+// What a first visit transfers, and that the charts are not part of it.
+import assert from "node:assert/strict";
+
+export default async function journey({ page, context, signIn }) {
+  const session = await context.newCDPSession(page);
+  await session.send("Network.enable");
+  const sizes = new Map();
+  const urls = new Map();
+  session.on("Network.responseReceived", ({ requestId, response }) => {
+    urls.set(requestId, new URL(response.url).pathname);
+  });
+  session.on("Network.loadingFinished", ({ requestId, encodedDataLength }) => {
+    const path = urls.get(requestId) ?? "";
+    if (!path.startsWith("/api/")) sizes.set(path, encodedDataLength);
+  });
+  await signIn(page);
+  await page.getByRole("heading", { name: "Overview" }).waitFor();
+  await page.waitForTimeout(1000);
+  const paths = [...sizes.keys()];
+  assert.ok(!paths.some((path) => path.includes("charts")), paths.join(" "));
+  const assets = paths.filter((path) => path.startsWith("/assets/"));
+  assert.ok(assets.length > 3);
+  const bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
+
+  // A second visit takes hashed files from the cache.
+  sizes.clear();
+  await page.reload();
+  await page.getByRole("heading", { name: "Overview" }).waitFor();
+  await page.waitForTimeout(500);
+  const again = [...sizes.values()].reduce((sum, size) => sum + size, 0);
+  return { firstLoadBytes: bytes, secondLoadBytes: again };
+}

@@ -1,0 +1,23 @@
+// The platform is away for a while: what was known stays and looks stale, and then goes on.
+import assert from "node:assert/strict";
+
+export default async function journey({ page, context, signIn }) {
+  await signIn(page);
+  await page.goto("/fleets");
+  await page.getByRole("table").waitFor();
+  await context.setOffline(true);
+  await page.evaluate(() => dispatchEvent(new Event("offline")));
+  await page.getByTestId("live").getByText("Stale for").waitFor({ timeout: 40_000 });
+  assert.ok(await page.getByRole("table").isVisible());
+  await page.getByText("This browser is offline.").first().waitFor();
+  // A page that was never opened cannot be loaded now; this one stays.
+  await page.getByRole("link", { name: "Deployments" }).click();
+  await page.getByText("That page could not be loaded").waitFor();
+  assert.ok(await page.getByRole("table").isVisible());
+
+  await context.setOffline(false);
+  await page.getByTestId("live").getByText(/Live|Every 5 s/).waitFor({ timeout: 30_000 });
+  await page.getByText("This browser is offline.").waitFor({ state: "detached" });
+  await page.getByRole("link", { name: "Deployments" }).click();
+  await page.getByRole("button", { name: "New deployment" }).waitFor();
+}

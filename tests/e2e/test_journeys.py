@@ -1,0 +1,117 @@
+"""What people do with the interface, done in a real browser against a whole platform."""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.platform.device import Device
+from tests.integration.platform.operator import Operator
+from tests.integration.platform.publishing import Publisher
+from tests.integration.platform.running import RunningPlatform
+
+pytestmark = [pytest.mark.xdist_group("chromium"), pytest.mark.timeout(300)]
+Journey = Callable[..., dict[str, Any]]
+
+FIRST_LOAD_LIMIT = 250 * 1024
+SEEN_WITHIN_MS = 2000
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "\u202egpj.exe \u2066rtl\u2069",
+    "W" * 200,
+    "🚑 Notaufnahme 🩺 病院",
+    "'\"><script>alert(1)</script>",
+    "{{ constructor.constructor('alert(1)')() }}",
+]
+
+
+@pytest.fixture
+def publisher(platform: RunningPlatform, operator: Operator, tmp_path: Path) -> Publisher:
+    return Publisher(platform, operator, tmp_path / "publisher")
+
+
+@pytest.fixture
+def fleet(operator: Operator) -> str:
+    slug = f"f-{secrets.token_hex(4)}"
+    operator.create_fleet(slug)
+    return slug
+
+
+def enroll(operator: Operator, fleet: str, directory: Path, name: str) -> str:
+    """Enrol a device that calls itself `name`; return the agent's id."""
+    device = Device(directory / secrets.token_hex(4))
+    answer = device.enroll(operator.mint(fleet), name=name)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["agent_id"])
+
+
+def test_signing_in_leads_where_one_wanted_to_go_and_nowhere_else(journey: Journey) -> None:
+    journey("sign-in")
+
+
+def test_a_model_gets_to_a_real_agent_and_the_agent_is_revoked(
+    journey: Journey, publisher: Publisher, tmp_path: Path
+) -> None:
+    source = tmp_path / "model.bin"
+    source.write_bytes(secrets.token_bytes(200_000))
+    package, _ = publisher.build(source)
+    broken = tmp_path / "broken.tgsp"
+    content = bytearray(package.read_bytes())
+    content[-50] ^= 1
+    broken.write_bytes(content)
+    name = f"Journey {secrets.token_hex(3)}"
+    measured = journey(
+        "main-job",
+        package=str(package),
+        brokenPackage=str(broken),
+        fleetName=name,
+        fleet=name.lower().replace(" ", "-"),
+        agent=f"real-{secrets.token_hex(3)}",
+    )
+    if measured["isLive"]:
+        assert min(measured["seenAfterMs"]) < SEEN_WITHIN_MS, measured
+
+
+def test_each_role_sees_and_is_offered_only_its_own(
+    journey: Journey, operator: Operator, fleet: str, tmp_path: Path
+) -> None:
+    journey("roles", fleet=fleet, agentId=enroll(operator, fleet, tmp_path, "somebody"))
+
+
+def test_hostile_names_are_text_and_break_no_page(
+    journey: Journey, operator: Operator, tmp_path: Path
+) -> None:
+    fleet = f"f-{secrets.token_hex(4)}"
+    name = "<svg onload=alert(1)> \u202e" + "long name " * 15
+    operator.post("fleets", {"slug": fleet, "name": name.strip(), "heartbeat_interval_s": 2})
+    ids = [enroll(operator, fleet, tmp_path, one) for one in HOSTILE]
+    journey("hostile", fleet=fleet, fleetName=name.strip(), names=HOSTILE[:1], agentIds=ids[:3])
+
+
+def test_a_session_that_ends_while_somebody_types_loses_nothing(journey: Journey) -> None:
+    journey("expiry")
+
+
+def test_an_outage_leaves_what_was_known_and_looks_like_one(journey: Journey, fleet: str) -> None:
+    journey("outage")
+
+
+def test_an_upload_that_was_cut_is_repeated(
+    journey: Journey, publisher: Publisher, tmp_path: Path
+) -> None:
+    source = tmp_path / "model.bin"
+    source.write_bytes(secrets.token_bytes(50_000))
+    package, _ = publisher.build(source)
+    journey("upload-cut", package=str(package), packageName=publisher.package)
+
+
+def test_a_first_visit_transfers_little_and_a_second_next_to_nothing(journey: Journey) -> None:
+    measured = journey("first-load")
+    assert 50_000 < measured["firstLoadBytes"] <= FIRST_LOAD_LIMIT, measured
+    assert measured["secondLoadBytes"] < 10_000, measured
+
+
+def test_everything_can_be_reached_without_a_pointer(journey: Journey, fleet: str) -> None:
+    journey("keyboard")
