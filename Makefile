@@ -53,7 +53,7 @@ api-types: $(VENV)/.dev ui/node_modules/.installed
 	$(NPM) run --silent types
 
 bench: $(VENV)/.dev
-	for bench in tests/load/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+	$(BIN)/python tests/load/bench.py $(ARGS)
 
 lock: $(VENV)/.dev
 	$(LOCK) --all-extras -o requirements-dev.lock $(ARGS)
