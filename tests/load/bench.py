@@ -30,11 +30,11 @@ class Benchmark:
 
 
 BENCHMARKS = (
-    Benchmark("heartbeats", "Committed heartbeats a second, every row another agent", 75),
-    Benchmark("broker", "Embedded front beside bare amqtt", 105),
-    Benchmark("simulators", "What a simulated agent costs", 40),
-    Benchmark("platform", "The whole platform: start, enrollment, deployment, kill switch", 60),
-    Benchmark("tgsp", "Building and opening packages", 20, ("128",)),
+    Benchmark("heartbeats", "Committed heartbeats a second, every row another agent", 70),
+    Benchmark("broker", "Embedded front beside bare amqtt", 100),
+    Benchmark("simulators", "What a simulated agent costs", 35),
+    Benchmark("platform", "The whole platform: start, enrollment, deployment, kill switch", 80),
+    Benchmark("tgsp", "Building and opening packages", 15, ("128",)),
 )
 
 
