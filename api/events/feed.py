@@ -143,6 +143,8 @@ class Feed:
         """End the streams of those who have signed out, or may no longer see what they saw."""
         callers = {one.caller for one in self._listeners}
         standing = await find_standing(session, callers, idle=self._idle, now=self._clock())
+        # Whoever has joined meanwhile was not asked about.
+        gone = callers - standing
         for one in self._listeners:
-            if one.caller not in standing:
+            if one.caller in gone:
                 one.end("signed-out")

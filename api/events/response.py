@@ -51,13 +51,20 @@ class EventStream(Response):
         tasks = (writing, listening, ending)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            is_gone = listening.done()
         finally:
             self._feed.leave(subscription)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if not (listening.done() and not listening.cancelled()):
-            await _finish(subscription, scope, receive, send)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        because = "gone" if is_gone else subscription.ended_because
+        if isinstance(ends[0], TimeoutError):
+            because = "slow"
+        elif isinstance(ends[0], Exception):
+            log.error("event_stream_failed", exc_info=ends[0])
+        log.info("event_stream_ended", because=because)
+        if not is_gone:
+            await _finish(because, scope, receive, send)
 
     async def _write(self, subscription: Subscription, send: Send) -> None:
         # Whoever resumes is where they were until they have what they missed.
@@ -75,15 +82,14 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _finish(subscription: Subscription, scope: Scope, receive: Receive, send: Send) -> None:
+async def _finish(because: str | None, scope: Scope, receive: Receive, send: Send) -> None:
     """End the answer; cut off whoever does not even take that."""
     try:
-        if subscription.ended_because == "slow":
+        if because == "slow":
             raise TimeoutError
         async with asyncio.timeout(_LAST_WORD_S):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
     except TimeoutError:
-        log.info("slow_listener_cut_off")
         if ABORT in scope.get("extensions", {}):
             scope["extensions"][ABORT]["now"]()
             await _until_gone(receive)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import random
 import secrets
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from api.context import ApiContext
 from api.events import feed, response
 from api.serve import Listening, serving
+from api.settings import ListenAddress
 from tensorguard.services import hints
 from tensorguard.services.access import Role
 from tensorguard.services.hints import Hint, HintKind, forget_hints, tell
@@ -83,7 +85,7 @@ class Curl:
         async with self._changed:
             self._changed.notify_all()
 
-    async def until(self, condition: Callable[[], bool], within_s: float = 5) -> None:
+    async def until(self, condition: Callable[[], bool], within_s: float = 15) -> None:
         async with asyncio.timeout(within_s), self._changed:
             await self._changed.wait_for(condition)
 
@@ -101,9 +103,14 @@ class Curl:
 Follow = Callable[..., Curl]
 
 
+def _on_free_ports(context: ApiContext) -> ApiContext:
+    free = context.settings.model_copy(update={"device": ListenAddress("127.0.0.1", 0)})
+    return dataclasses.replace(context, settings=free)
+
+
 @pytest.fixture
 async def listening(context: ApiContext) -> AsyncIterator[Listening]:
-    async with serving(context) as listening:
+    async with serving(_on_free_ports(context)) as listening:
         yield listening
 
 
@@ -122,7 +129,7 @@ async def _tell(context: ApiContext, *told: Hint) -> None:
 
 
 async def _eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not condition():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
 
@@ -264,13 +271,14 @@ async def test_a_role_hears_of_the_ledger_only_if_it_may_read_it(
     size, end = secrets.token_hex(4), _agents(1)[0]
     curl = follow(await api.new_key(role))
     async with curl:
+        before = curl.last_id
         await _tell(context, Hint(HintKind.LEDGER, size))
         await _tell(context, end)
         await curl.hears("agent", end.id)
     may = role in (Role.COMPLIANCE, Role.ADMIN)
     assert (("ledger", size) in curl.said()) is may
     curl.heard.clear()
-    curl.last_id = "".join(str(int(curl.last_id) - 3))
+    curl.last_id = before
     async with curl:  # nor in what is told again
         await curl.hears("agent", end.id)
     assert (("ledger", size) in curl.said()) is may
@@ -376,12 +384,13 @@ async def test_a_listener_that_takes_nothing_is_cut_off_and_disturbs_nobody(
             % key.encode()
         )
         async with follow(await api.new_key(Role.VIEWER)) as curl:
+            await _eventually(lambda: context.feed.listeners == 2)
             told = 0
             async with asyncio.timeout(30):
-                while context.feed.listeners != 1 or not told:
+                while context.feed.listeners == 2:
                     batch = [
                         Hint(HintKind.AGENT, secrets.token_hex(1000), secrets.token_hex(4))
-                        for _ in range(100)
+                        for _ in range(500)
                     ]
                     await _tell(context, *batch)
                     told += len(batch)
@@ -423,7 +432,7 @@ async def test_a_quiet_stream_is_kept_alive_and_its_position_with_it(
 async def test_open_streams_do_not_hold_up_the_end(
     api: Api, context: ApiContext, follow: Follow
 ) -> None:
-    async with serving(context) as own, asyncio.timeout(6):
+    async with serving(_on_free_ports(context)) as own, asyncio.timeout(6):
         curl = follow(await api.new_key(Role.VIEWER))
         curl.url = f"http://127.0.0.1:{own.people.port}/api/v1/events"
         await curl.__aenter__()
@@ -459,3 +468,24 @@ async def test_there_are_never_more_hints_than_are_kept_and_never_none(
         assert (await session.execute(count)).scalar() == 6
         await forget_hints(session, now=context.clock() + timedelta(days=1))
         assert (await session.execute(count)).scalar() == 1
+
+
+async def test_those_who_join_while_the_others_are_checked_stay(
+    api: Api, context: ApiContext, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, joined = feed.find_standing, asyncio.Event()
+    newcomer = follow(await api.new_key(Role.VIEWER))
+
+    async def slowly(*arguments: Any, **named: Any) -> Any:
+        standing = await real(*arguments, **named)
+        joined.set()
+        await _eventually(lambda: context.feed.listeners == 2)
+        monkeypatch.setattr(feed, "find_standing", real)
+        return standing
+
+    async with follow(await api.new_key(Role.VIEWER)):
+        monkeypatch.setattr(feed, "find_standing", slowly)
+        await joined.wait()
+        async with newcomer:
+            await _tell(context, one := _agents(1)[0])
+            await newcomer.hears("agent", one.id)
