@@ -62,7 +62,7 @@ class Ui:
         asset = self._assets.get(path)
         if asset is not None:
             return _file(request, asset)
-        if not _wants_page(request):
+        if path != "/" and not _wants_page(request):
             return _not_found(path)
         if INDEX not in self._assets:
             return PlainTextResponse(_NOT_BUILT, status_code=404)

@@ -134,7 +134,7 @@ export function createConsoleRouter(): Router {
 /** A page's code could not be loaded. If that is because a new version was installed under this
  * page, whose parts have other names now, start over; else stay, with everything that is shown. */
 async function reloadFor(path: string): Promise<void> {
-  const isThere = await fetch("/", { method: "HEAD", cache: "no-store" }).then(
+  const isThere = await fetch("/healthz", { cache: "no-store" }).then(
     (answer) => answer.ok,
     () => false,
   );

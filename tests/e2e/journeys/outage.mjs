@@ -9,7 +9,7 @@ export default async function journey({ page, context, signIn }) {
   await page.evaluate(() => dispatchEvent(new Event("offline")));
   await page.getByTestId("live").getByText("Stale for").waitFor({ timeout: 40_000 });
   assert.ok(await page.getByRole("table").isVisible());
-  await page.getByText("This browser is offline.").first().waitFor();
+  await page.getByText("What you see was known at").waitFor();
   // A page that was never opened cannot be loaded now; this one stays.
   await page.getByRole("link", { name: "Deployments" }).click();
   await page.getByText("That page could not be loaded").waitFor();
@@ -17,7 +17,7 @@ export default async function journey({ page, context, signIn }) {
 
   await context.setOffline(false);
   await page.getByTestId("live").getByText(/Live|Every 5 s/).waitFor({ timeout: 30_000 });
-  await page.getByText("This browser is offline.").waitFor({ state: "detached" });
+  await page.getByText("What you see was known at").waitFor({ state: "detached" });
   await page.getByRole("link", { name: "Deployments" }).click();
   await page.getByRole("button", { name: "New deployment" }).waitFor();
 }

@@ -80,3 +80,24 @@ async def test_the_checkpoint_is_signed_by_the_key_that_is_served(api: Api) -> N
 async def test_a_table_of_made_up_indexes_is_refused(api: Api) -> None:
     for query in ("start=-1", "end=x", "start=9007199254740993", "type=A", "cursor=WyJhIl0"):
         assert (await api.admin.get(f"{LEDGER}/entries?{query}")).status_code == 422
+
+
+async def test_the_newest_entries_come_first_when_asked_and_pages_lead_back(api: Api) -> None:
+    fleet = await api.new_fleet()
+    other = await api.new_fleet()
+    await _sequence(api)
+    indexes: list[int] = []
+    cursor = None
+    while True:
+        params = {"limit": 4, "order": "desc"} | ({"cursor": cursor} if cursor else {})
+        page = (await api.admin.get(f"{LEDGER}/entries", params=params)).json()
+        indexes += [item["leaf_index"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert indexes == list(range(len(indexes)))[::-1]
+    newest = {"order": "desc", "limit": 2, "type": ["fleet.created", "token"]}
+    items = (await api.admin.get(f"{LEDGER}/entries", params=newest)).json()["items"]
+    found = [base64.b64decode(item["entry"]) for item in items]
+    assert other.encode() in found[0]
+    assert fleet.encode() in found[1]

@@ -115,6 +115,8 @@ export class Live {
 
   #setState(next: StreamState): void {
     if (state.value === next) return;
+    // What could not be read meanwhile: no hint will tell of it.
+    if (next === "live") this.#refresher.refreshFailed();
     state.value = next;
     since.value = Date.now();
   }

@@ -45,6 +45,13 @@ export class Refresher {
     for (const query of this.#active()) this.#plan(query, 0);
   }
 
+  /** Read again whatever could not be read the last time. */
+  refreshFailed(): void {
+    for (const query of this.#active()) {
+      if (query.state.status === "error") this.#plan(query, 0);
+    }
+  }
+
   stop(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;

@@ -57,7 +57,10 @@ async function readStream(
   onAlive: (lastId: string) => void,
 ): Promise<End> {
   const silence = new AbortController();
-  let alarm = setTimeout(() => silence.abort(), SILENCE_MS);
+  const hangUp = (): void => silence.abort();
+  let alarm = setTimeout(hangUp, SILENCE_MS);
+  // Whatever else the browser says, nothing can come any more.
+  addEventListener("offline", hangUp);
   try {
     const response = await fetch(PATH, {
       headers: {
@@ -80,7 +83,7 @@ async function readStream(
       const { done, value } = await pieces.read();
       if (done) return "cut";
       clearTimeout(alarm);
-      alarm = setTimeout(() => silence.abort(), SILENCE_MS);
+      alarm = setTimeout(hangUp, SILENCE_MS);
       const events = reader.read(value);
       onAlive(reader.lastEventId);
       deliver(sink, events, reader.lastEventId);
@@ -89,7 +92,8 @@ async function readStream(
     return "cut";
   } finally {
     clearTimeout(alarm);
-    silence.abort();
+    removeEventListener("offline", hangUp);
+    hangUp();
   }
 }
 
