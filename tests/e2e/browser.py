@@ -50,7 +50,9 @@ def require_built_interface() -> None:
         _missing("api/static is not built: make setup")
 
 
-def run_journey(name: str, directory: Path, **facts: Any) -> dict[str, Any]:
+def run_journey(
+    name: str, directory: Path, *, patience_s: float = PATIENCE_S, **facts: Any
+) -> dict[str, Any]:
     """Run a journey to its end and return what it measured; the error tells where it stopped."""
     facts |= {
         "browser": find_browser(),
@@ -64,7 +66,7 @@ def run_journey(name: str, directory: Path, **facts: Any) -> dict[str, Any]:
         capture_output=True,
         text=True,
         env=clean_environment(),
-        timeout=PATIENCE_S,
+        timeout=patience_s,
         check=False,
     )
     assert done.returncode == 0, f"{name}: {done.stderr[-6000:]}"

@@ -46,6 +46,8 @@ def journey(
 
     def run(name: str, **facts: Any) -> dict[str, Any]:
         account = {"email": "admin@example.org", "password": PASSWORD}
-        return run_journey(name, tmp_path, url=platform.url, account=account, **facts)
+        measured = run_journey(name, tmp_path, url=platform.url, account=account, **facts)
+        print(f"{name}: {measured}")  # figures, for whoever runs with -rP
+        return measured
 
     return run

@@ -1,5 +1,6 @@
 """What people do with the interface, done in a real browser against a whole platform."""
 
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ from tests.integration.platform.operator import Operator
 from tests.integration.platform.publishing import Publisher
 from tests.integration.platform.running import RunningPlatform
 
-pytestmark = [pytest.mark.xdist_group("chromium"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("chromium"), pytest.mark.timeout(900)]
 Journey = Callable[..., dict[str, Any]]
 
 FIRST_LOAD_LIMIT = 250 * 1024
 SEEN_WITHIN_MS = 2000
+HEAP_GROWTH_LIMIT_BYTES = 3_000_000
+READS_PER_SECOND_LIMIT = 2.2
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "\u202egpj.exe \u2066rtl\u2069",
@@ -115,3 +118,15 @@ def test_a_first_visit_transfers_little_and_a_second_next_to_nothing(journey: Jo
 
 def test_everything_can_be_reached_without_a_pointer(journey: Journey, fleet: str) -> None:
     journey("keyboard")
+
+
+def test_floods_of_hints_are_read_at_most_twice_a_second_and_leave_nothing_behind(
+    journey: Journey, operator: Operator, fleet: str, tmp_path: Path
+) -> None:
+    seconds = 600 if os.environ.get("TG_TEST_DEEP") else 20
+    ids = [enroll(operator, fleet, tmp_path, f"soak-{n}") for n in range(3)]
+    measured = journey("soak", agentIds=ids, seconds=seconds, patience_s=seconds + 120)
+    first, last = measured["samples"][0], measured["samples"][-1]
+    assert last - first < HEAP_GROWTH_LIMIT_BYTES, measured
+    assert 0.2 < measured["readsPerSecond"] <= READS_PER_SECOND_LIMIT, measured
+    assert measured["streamsOpened"] == 0, measured  # the first tab's stream serves both
