@@ -16,7 +16,20 @@ router = new_router("/api/v1/events", "events")
 _KIND: Final = "|".join(HintKind)
 _STREAM: Final = {
     "description": "Server-sent events: hints of ids, as long as the session lasts.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {
+        "text/event-stream": {
+            # Of each event, as OpenAPI 3.2 means it (section 4.14.4).
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "event": {"type": "string", "enum": [*HintKind, "reset"]},
+                    "data": {"type": "string", "contentMediaType": "application/json"},
+                    "id": {"type": "string", "pattern": "^[0-9]+$"},
+                },
+                "required": ["event", "data"],
+            }
+        }
+    },
 }
 
 

@@ -2924,7 +2924,12 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": string;
+                    "text/event-stream": {
+                        data: string;
+                        /** @enum {string} */
+                        event: "agent" | "deployment" | "fleet" | "package" | "release" | "ledger" | "overview" | "heartbeats" | "reset";
+                        id?: string;
+                    };
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
