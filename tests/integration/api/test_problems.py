@@ -31,7 +31,7 @@ def _is_problem(answer: httpx.Response, status: int, code: str) -> None:
 async def test_what_does_not_exist_is_a_problem_on_both_listeners(api: Api) -> None:
     for client in (api.nobody, api.admin, api.device):
         _is_problem(await client.get("/api/v1/no-such"), 404, "not-found")
-        _is_problem(await client.get("/"), 404, "not-found")
+        _is_problem(await client.get("/no-such"), 404, "not-found")
     _is_problem(await api.nobody.get("/device/v1/ca"), 404, "not-found")
 
 
