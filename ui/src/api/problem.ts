@@ -39,8 +39,8 @@ export function unreachable(): ApiProblem {
     code: "unreachable",
     detail: navigator.onLine ? "The platform does not answer." : "This browser is offline.",
     hint: navigator.onLine
-      ? "Is it running? `tensorguard up` starts it. What you see is what was last known."
-      : "What you see is what was last known; it is read again as soon as the network is back.",
+      ? "Is it running? On its machine, 'tensorguard up' starts it."
+      : "It is read again as soon as the network is back.",
   });
 }
 
