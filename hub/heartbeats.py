@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from tensorguard.protocol.messages import Heartbeat
 LATE_AFTER_INTERVALS = 1.5
 OFFLINE_AFTER_INTERVALS = 3
 OFFLINE_AFTER_AT_LEAST = timedelta(minutes=2)
+_USUAL_INTERVAL = timedelta(seconds=60)  # of a fleet whose config is not known yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,23 +151,25 @@ def _bytea(digest: str) -> str:
     return f"\\x{digest}"  # PostgreSQL's text of a bytea
 
 
-def _deadlines(received_at: datetime, interval: timedelta) -> tuple[datetime, datetime]:
+@lru_cache(maxsize=4096)
+def _patience(interval: timedelta) -> tuple[timedelta, timedelta]:
+    """After which silence an agent is late, and offline."""
     offline = max(OFFLINE_AFTER_INTERVALS * interval, OFFLINE_AFTER_AT_LEAST)
-    return received_at + LATE_AFTER_INTERVALS * interval, received_at + offline
+    return LATE_AFTER_INTERVALS * interval, offline
 
 
 def state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> tuple[Any, ...]:
     """Return the row of `agent_state`, in the order of STATE_COLUMNS."""
     beat, has = one.message, one.message.has
-    late, offline = _deadlines(one.received_at, intervals.get(one.fleet, timedelta(seconds=60)))
+    late_after, offline_after = _patience(intervals.get(one.fleet, _USUAL_INTERVAL))
     return (
         beat.boot_id,
         beat.boot_count,
         beat.seq,
         one.received_at,
         beat.sent_at,
-        late,
-        offline,
+        one.received_at + late_after,
+        one.received_at + offline_after,
         beat.status,
         _real(beat.cpu_percent),
         _real(beat.memory_percent),

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from uuid import UUID
 
 from tensorguard.protocol.errors import BadTopic
@@ -72,6 +73,7 @@ class FrontTopic:
         return f"{ROOT}/{FRONT}/{self.front_id}/up/{self.kind}"
 
 
+@lru_cache(maxsize=4096)  # asked for every message, of few fleets; the pattern backtracks
 def is_fleet(slug: str) -> bool:
     """Tell whether `slug` is a well-formed fleet slug (at most 40 characters)."""
     return _FLEET.fullmatch(slug) is not None
