@@ -168,6 +168,8 @@ describe("the ledger", () => {
     expect(entry.text).toBe(text);
     expect(entry.details).toEqual({ reason: "ä" });
     expect(summaryOf(entry.details)).toBe("ä");
+    expect(summaryOf({ reason: "revoked", count: 1 })).toBe("revoked");
+    expect(summaryOf({ reason: "revoked", count: 3 })).toBe("revoked · 3 times");
   });
 
   it("hashes a leaf as RFC 6962 does", async () => {

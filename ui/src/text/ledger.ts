@@ -131,11 +131,13 @@ export const SECURITY_TYPES = [
 /** One line that tells what a list has no column for. */
 export function summaryOf(details: Record<string, unknown>): string {
   const parts: string[] = [];
-  for (const name of ["reason", "state", "permission", "count", "version", "role", "error"]) {
+  for (const name of ["reason", "state", "permission", "version", "role", "error"]) {
     const value = details[name];
     if (typeof value === "string" || typeof value === "number") {
       parts.push(name === "reason" || name === "error" ? String(value) : `${name} ${value}`);
     }
   }
+  const { count } = details;
+  if (typeof count === "number" && count > 1) parts.push(`${count} times`);
   return parts.join(" · ");
 }
