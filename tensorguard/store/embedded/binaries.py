@@ -55,7 +55,9 @@ def current_user() -> OsUser:
         raise NoUnprivilegedUser(
             f"The user id {os.geteuid()} has no entry in the password database."
         ) from error
-    return OsUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
+    # Not the password database's group: `newgrp` and containers give a process another one, and a
+    # normal user may only hand files to a group that it is in.
+    return OsUser(entry.pw_name, entry.pw_uid, os.getegid())
 
 
 def server_user() -> OsUser:

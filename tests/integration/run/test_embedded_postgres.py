@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from tensorguard.store.embedded.binaries import find_binaries, server_user
+from tensorguard.store.embedded.binaries import current_user, find_binaries, server_user
 from tensorguard.store.embedded.cluster import Cluster
 from tensorguard.store.embedded.errors import (
     BinariesMissing,
@@ -170,6 +170,15 @@ def test_another_os_user_may_not_connect(directory: Path) -> None:
             check=False,
         )
     assert "Peer authentication failed" in ended.stderr
+
+
+@as_root
+def test_the_group_is_the_process_own_not_the_password_databases() -> None:
+    os.setegid(12345)
+    try:
+        assert current_user().gid == 12345
+    finally:
+        os.setegid(0)
 
 
 def test_a_server_ends_with_the_process_that_started_it(directory: Path) -> None:
