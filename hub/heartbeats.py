@@ -1,6 +1,6 @@
 """Storing heartbeats: newest state of each agent by upsert, history by COPY, in one transaction."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -10,7 +10,6 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from hub import arrays
 from hub.batch import From
 from tensorguard.protocol.messages import Heartbeat
 
@@ -30,6 +29,7 @@ class StoredHeartbeat:
 
 
 STATE_COLUMNS = (
+    ("agent_id", "uuid"),
     ("boot_id", "uuid"),
     ("boot_count", "int8"),
     ("seq", "int8"),
@@ -55,27 +55,22 @@ STATE_COLUMNS = (
     ("ledger_size", "int8"),
     ("ledger_root", "bytea"),
 )
-_LITERALS: Mapping[str, Callable[[Iterable[Any]], str]] = {
-    "int8": arrays.of_numbers,
-    "float4": arrays.of_numbers,
-    "text": arrays.of_text,
-    "jsonb": arrays.of_text,
-    "bytea": arrays.of_text,
-}
-_NAMES = ", ".join(name for name, _ in STATE_COLUMNS)
+_RECORD = ", ".join(f"{name} {type_}" for name, type_ in STATE_COLUMNS)
+_NEW = ", ".join(f"{name} = new.{name}" for name, _ in STATE_COLUMNS if name != "agent_id")
 # Accepted only if (boot_count, seq) rose. `before` locks the rows in the order of their ids, which
 # an UPDATE does not promise, so that two hubs cannot deadlock; and it gives back what the newest
 # version of each row said until now, so that every heartbeat of the batch can be compared with it.
+# The rows come as one JSON text: it is written in a fifth of the time of an array for each column,
+# and read in the same.
 _UPSERT = f"""
 WITH new AS MATERIALIZED (
-    SELECT * FROM unnest(%s::uuid[], {", ".join(f"%s::{type_}[]" for _, type_ in STATE_COLUMNS)})
-        AS new (agent_id, {_NAMES})
+    SELECT * FROM json_to_recordset(%s) AS new ({_RECORD})
 ), before AS MATERIALIZED (
     SELECT state.agent_id, state.boot_count, state.seq, state.package_digest
     FROM agent_state AS state JOIN new ON new.agent_id = state.agent_id
     ORDER BY state.agent_id FOR NO KEY UPDATE OF state
 )
-UPDATE agent_state AS state SET {", ".join(f"{name} = new.{name}" for name, _ in STATE_COLUMNS)}
+UPDATE agent_state AS state SET {_NEW}
 FROM new JOIN before ON before.agent_id = new.agent_id
 WHERE state.agent_id = new.agent_id AND (new.boot_count, new.seq) > (before.boot_count, before.seq)
 RETURNING state.agent_id, before.boot_count, before.seq,
@@ -100,13 +95,8 @@ async def store_heartbeats(
     newest = _newest(heartbeats)
     if not newest:
         return []
-    agents = sorted(newest)
-    rows = [state_row(newest[agent_id], intervals) for agent_id in agents]
-    columns = [
-        _LITERALS.get(type_, arrays.of_plain)(column)
-        for (_, type_), column in zip(STATE_COLUMNS, zip(*rows, strict=True), strict=True)
-    ]
-    cursor = await connection.execute(_UPSERT, [arrays.of_plain(agents), *columns])
+    rows = msgspec.json.encode([state_row(one, intervals) for one in newest.values()])
+    cursor = await connection.execute(_UPSERT, [rows.decode()])
     before = {row[0]: ((row[1], row[2]), row[3]) for row in await cursor.fetchall()}
     await _copy(connection, _accepted(heartbeats, before))
     return [
@@ -158,36 +148,37 @@ def _patience(interval: timedelta) -> tuple[timedelta, timedelta]:
     return LATE_AFTER_INTERVALS * interval, offline
 
 
-def state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> tuple[Any, ...]:
-    """Return the row of `agent_state`, in the order of STATE_COLUMNS."""
+def state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> dict[str, Any]:
+    """Return the row of `agent_state`, with the names of STATE_COLUMNS and values for JSON."""
     beat, has = one.message, one.message.has
     late_after, offline_after = _patience(intervals.get(one.fleet, _USUAL_INTERVAL))
-    return (
-        beat.boot_id,
-        beat.boot_count,
-        beat.seq,
-        one.received_at,
-        beat.sent_at,
-        one.received_at + late_after,
-        one.received_at + offline_after,
-        beat.status,
-        _real(beat.cpu_percent),
-        _real(beat.memory_percent),
-        _real(beat.disk_percent),
-        beat.temperature_c if beat.temperature_c is None else _real(beat.temperature_c),
-        _json(beat.accelerators),
-        _json(beat.metrics),
-        beat.package.name if beat.package else None,
-        beat.package.version if beat.package else None,
-        _digest(beat),
-        beat.agent_version,
-        has.desired.epoch if has.desired else None,
-        has.desired.revision if has.desired else None,
-        has.config,
-        has.trust,
-        beat.ledger.size if beat.ledger else None,
-        _bytea(beat.ledger.root) if beat.ledger else None,
-    )
+    return {
+        "agent_id": one.agent_id,
+        "boot_id": beat.boot_id,
+        "boot_count": beat.boot_count,
+        "seq": beat.seq,
+        "received_at": one.received_at,
+        "sent_at": beat.sent_at,
+        "late_after": one.received_at + late_after,
+        "offline_after": one.received_at + offline_after,
+        "status": beat.status,
+        "cpu_percent": _real(beat.cpu_percent),
+        "memory_percent": _real(beat.memory_percent),
+        "disk_percent": _real(beat.disk_percent),
+        "temperature_c": _real(beat.temperature_c),
+        "accelerators": beat.accelerators or None,
+        "metrics": beat.metrics or None,
+        "package_name": beat.package.name if beat.package else None,
+        "package_version": beat.package.version if beat.package else None,
+        "package_digest": _digest(beat),
+        "agent_version": beat.agent_version,
+        "desired_epoch": has.desired.epoch if has.desired else None,
+        "desired_revision": has.desired.revision if has.desired else None,
+        "config_revision": has.config,
+        "trust_version": has.trust,
+        "ledger_size": beat.ledger.size if beat.ledger else None,
+        "ledger_root": _bytea(beat.ledger.root) if beat.ledger else None,
+    }
 
 
 def _real(value: float | None) -> float | None:

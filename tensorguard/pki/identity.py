@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from cryptography import x509
@@ -146,13 +146,24 @@ def serial_text(serial: int) -> str:
     return format(serial, "x")
 
 
+# What cryptography raises for content that it does not take; only the first is documented for all.
+_UNPARSABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+
 def load_certificate(der: bytes) -> x509.Certificate:
     """Parse one certificate of bounded size. Raises: BadCertificate."""
     if len(der) > _CERTIFICATE_LIMIT_BYTES:
         raise BadCertificate(f"a certificate of {len(der)} bytes is larger than any that we issue")
     try:
         return x509.load_der_x509_certificate(der)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+    except _UNPARSABLE:
         raise BadCertificate("the certificate cannot be parsed") from None
 
 
@@ -165,7 +176,7 @@ def identity_from_certificate(certificate: x509.Certificate | bytes) -> Identity
     leaf = load_certificate(certificate) if isinstance(certificate, bytes) else certificate
     try:
         return _identity(leaf)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+    except _UNPARSABLE:
         # cryptography parses extensions, names and keys only when they are asked for.
         raise BadCertificate("the certificate cannot be parsed") from None
 

@@ -25,6 +25,7 @@ from uuid import UUID, uuid4
 import psycopg
 import sqlalchemy as sa
 import structlog
+from psycopg.types.json import Jsonb
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from hub.batch import Batch, sort
@@ -133,17 +134,19 @@ async def hub_ways(engine: AsyncEngine, folder: Path) -> list[Way]:
 def raw_ways(connection: psycopg.AsyncConnection[Any]) -> list[Way]:
     """The same rows by plain SQL and psycopg's adapters."""
     names = [name for name, _ in STATE_COLUMNS]
+    changed = ", ".join(f"{name} = new.{name}" for name in names if name != "agent_id")
     upsert = (
-        f"UPDATE agent_state SET {', '.join(f'{name} = new.{name}' for name in names)}"
-        f" FROM unnest(%s::uuid[], {', '.join(f'%s::{type_}[]' for _, type_ in STATE_COLUMNS)})"
-        f" AS new (agent_id, {', '.join(names)}) WHERE agent_state.agent_id = new.agent_id"
+        f"UPDATE agent_state SET {changed}"
+        f" FROM unnest({', '.join(f'%s::{type_}[]' for _, type_ in STATE_COLUMNS)})"
+        f" AS new ({', '.join(names)}) WHERE agent_state.agent_id = new.agent_id"
         " AND (new.boot_count, new.seq) > (agent_state.boot_count, agent_state.seq)"
     )
 
     def columns(batch: Sequence[Uplink]) -> tuple[list[Any], list[Any]]:
         beats = sort(batch).heartbeats
-        rows = [(one.agent_id, *state_row(one, {})) for one in beats]
-        return list(map(list, zip(*rows, strict=True))), [history_row(one) for one in beats]
+        rows = [state_row(one, {}) for one in beats]
+        columns = [[_adapted(row[name], type_) for row in rows] for name, type_ in STATE_COLUMNS]
+        return columns, [history_row(one) for one in beats]
 
     async def copy(history: list[Any]) -> None:
         async with connection.cursor() as cursor, cursor.copy(COPY_HISTORY) as stream:
@@ -160,6 +163,10 @@ def raw_ways(connection: psycopg.AsyncConnection[Any]) -> list[Way]:
         await connection.commit()
 
     return [Way("upsert+copy", columns, upsert_and_copy), Way("copy", columns, copy_alone)]
+
+
+def _adapted(value: Any, type_: str) -> Any:
+    return Jsonb(value) if type_ == "jsonb" and value is not None else value
 
 
 def now() -> datetime:

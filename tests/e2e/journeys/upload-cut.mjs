@@ -22,5 +22,7 @@ export default async function journey({ page, facts, signIn }) {
   await dialog.getByText("is here, with the digest").waitFor();
   await page.keyboard.press("Escape");
   await dialog.waitFor({ state: "detached" });
-  assert.equal(await page.getByRole("link", { name: facts.packageName }).count(), 1);
+  const rows = page.getByRole("row", { name: facts.packageName });
+  await rows.first().waitFor();
+  assert.equal(await rows.count(), 1);
 }

@@ -70,7 +70,7 @@ def test_a_bad_join_string_says_what_to_do_and_stores_no_agent(
     elif how == "nobody there":
         join = write_join(parts | {"url": f"https://127.0.0.1:{free_ports(1)[0]}"})
     elif how == "expired":
-        wait_until(lambda: Device(tmp_path / secrets.token_hex(4)).enroll(join).is_error, "expiry")
+        wait_until(lambda: says in Device(tmp_path / secrets.token_hex(4)).enroll(join).text, says)
     before = operator.agents(fleet)
     error = error_of(_enroll(join, tmp_path / "agent"))
     assert error["code"] == code

@@ -82,7 +82,7 @@ def test_kill_9_of_the_parent_leaves_no_process_behind(start_stack: StartStack) 
     stack = start_stack("broker", "hub:deaf", "api")
     stack.wait_until_ready()
     left = stack.kill_parent()
-    assert len([process for process in left if process.is_running()]) > 4
+    assert len(left) > 4  # the parent, three services, PostgreSQL
     _, alive = psutil.wait_procs(left, timeout=PATIENCE_S)
     assert not alive
 
