@@ -146,6 +146,14 @@ def serial_text(serial: int) -> str:
     return format(serial, "x")
 
 
+def authority_key_id(certificate: x509.Certificate) -> bytes:
+    """Which of our CAs has issued this certificate: the CA's subject key identifier."""
+    extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    key_id = extension.value.key_identifier
+    assert key_id is not None  # the issuer always writes it
+    return key_id
+
+
 # What cryptography raises for content that it does not take; only the first is documented for all.
 _UNPARSABLE: Final = (
     ValueError,

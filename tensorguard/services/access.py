@@ -20,6 +20,13 @@ class Permission(StrEnum):
     TOKENS_WRITE = "tokens:write"
     AGENTS_READ = "agents:read"
     AGENTS_REVOKE = "agents:revoke"
+    AGENTS_ADMIT = "agents:admit"
+    MANUFACTURERS_READ = "manufacturers:read"
+    MANUFACTURERS_WRITE = "manufacturers:write"
+    TRUST_READ = "trust:read"
+    TRUST_WRITE = "trust:write"
+    APPROVALS_READ = "approvals:read"
+    APPROVALS_DECIDE = "approvals:decide"
     PUBLISHERS_READ = "publishers:read"
     PUBLISHERS_WRITE = "publishers:write"
     PACKAGES_READ = "packages:read"
@@ -49,6 +56,7 @@ _VIEWER: Final = frozenset(
         Permission.METRICS_READ,
         Permission.FLEETS_READ,
         Permission.AGENTS_READ,
+        Permission.TRUST_READ,
         Permission.PUBLISHERS_READ,
         Permission.PACKAGES_READ,
         Permission.RELEASES_READ,
@@ -71,6 +79,9 @@ ROLE_PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = {
         Permission.TOKENS_READ,
         Permission.LEDGER_READ,
         Permission.AGENTS_REVOKE,
+        Permission.MANUFACTURERS_READ,
+        Permission.APPROVALS_READ,
+        Permission.APPROVALS_DECIDE,
     },
     Role.ADMIN: frozenset(Permission),
 }

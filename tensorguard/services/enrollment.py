@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.pki.csr import parse_csr
-from tensorguard.pki.identity import AgentIdentity, key_sha256, serial_text
+from tensorguard.pki.identity import AgentIdentity, authority_key_id, key_sha256, serial_text
 from tensorguard.pki.issuer import AGENT_LIFETIME, certificate_pem
 from tensorguard.pki.keys import parse_x25519_public
 from tensorguard.protocol.messages import (
@@ -260,5 +260,6 @@ async def store_certificate(
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             issued_at=now,
+            authority_key_id=authority_key_id(certificate),
         )
     )

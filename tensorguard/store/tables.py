@@ -54,6 +54,12 @@ users = Table(
     Column("created_at", Time, nullable=False),
     Column("created_by", Text),
     Column("disabled_at", Time),
+    Column("password_reset_by", Text),
+    Column("totp_secret_id", TextC, ForeignKey("secrets.id")),
+    Column("totp_confirmed_at", Time),
+    Column("totp_step", BigInteger, nullable=False, server_default=text("0")),
+    Column("totp_reset_at", Time),
+    Column("totp_reset_by", Text),
 )
 sessions = Table(
     "sessions",
@@ -63,6 +69,7 @@ sessions = Table(
     Column("created_at", Time, nullable=False),
     Column("last_seen_at", Time, nullable=False),
     Column("expires_at", Time, nullable=False),
+    Column("stepped_up_until", Time),
 )
 api_keys = Table(
     "api_keys",
@@ -181,6 +188,27 @@ enrollment_tokens = Table(
     Column("created_by", Text, nullable=False),
     Column("revoked_at", Time),
 )
+manufacturer_cas = Table(
+    "manufacturer_cas",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("fleet", TextC, ForeignKey("fleets.slug"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("certificate", Text, nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("approval", Text, nullable=False),
+    Column("serials", ARRAY(Text)),
+    Column("tags", JSONB, nullable=False),
+    Column("max_agents", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("challenge", Text, nullable=False),
+    Column("challenge_expires_at", Time, nullable=False),
+    Column("not_after", Time, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("activated_at", Time),
+    Column("revoked_at", Time),
+)
 agents = Table(
     "agents",
     metadata,
@@ -199,6 +227,11 @@ agents = Table(
     Column("enrolled_at", Time),
     Column("revoked_at", Time),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("manufacturer_ca_id", Uuid, ForeignKey("manufacturer_cas.id")),
+    Column("device_issuer_spki_sha256", LargeBinary),
+    Column("device_serial", TextC),
+    Column("released_at", Time),
+    Column("move_to", TextC, ForeignKey("fleets.slug")),
 )
 certificates = Table(
     "certificates",
@@ -212,6 +245,54 @@ certificates = Table(
     Column("issued_at", Time, nullable=False),
     Column("first_connected_at", Time),
     Column("superseded_at", Time),
+    Column("authority_key_id", LargeBinary, nullable=False),
+)
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("agent_id", Uuid, ForeignKey("agents.id"), nullable=False),
+    Column("serial", TextC, ForeignKey("certificates.serial"), nullable=False),
+    Column("csr", Text, nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("requested_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("decided_at", Time),
+    Column("decided_by", Text),
+    Column("issued", TextC, ForeignKey("certificates.serial")),
+)
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("fleet", TextC),
+    Column("request", JSONB, nullable=False),
+    Column("request_sha256", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("requested_at", Time, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("decided_at", Time),
+    Column("decided_by", Text),
+    Column("reason", Text),
+    Column("result", JSONB),
+)
+service_certificates = Table(
+    "service_certificates",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("instance", TextC, nullable=False),
+    Column("csr", Text, nullable=False),
+    Column("hosts", ARRAY(Text), nullable=False),
+    Column("requested_at", Time, nullable=False),
+    Column("certificate", Text),
+    Column("refusal", Text),
+    Column("answered_at", Time),
 )
 agent_state = Table(
     "agent_state",
@@ -354,6 +435,19 @@ revocation_receipts = Table(
     Column("denied_at", Time, nullable=False),
     Column("disconnected", Integer, nullable=False),
     Column("disconnected_at", Time),
+)
+fleet_revocations = Table(
+    "fleet_revocations",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("fleet", TextC, ForeignKey("fleets.slug"), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("agents", Integer, nullable=False),
+    Column("first_seq", BigInteger),
+    Column("last_seq", BigInteger),
+    Column("revoked_at", Time, nullable=False),
+    Column("revoked_by", Text, nullable=False),
+    Column("approved_by", Text),
 )
 packages = Table(
     "packages",
@@ -525,8 +619,60 @@ heartbeats = Table(
 )
 Index("sessions_user_id_idx", sessions.c.user_id)
 Index("enrollment_tokens_fleet_idx", enrollment_tokens.c.fleet, enrollment_tokens.c.id)
-Index("agents_enrolled_spki_key", agents.c.enrolled_spki_sha256, unique=True)
-Index("agents_encryption_key_key", agents.c.encryption_key, unique=True)
+_UNRELEASED = text("released_at IS NULL")
+Index(
+    "agents_enrolled_spki_key",
+    agents.c.enrolled_spki_sha256,
+    unique=True,
+    postgresql_where=_UNRELEASED,
+)
+Index(
+    "agents_encryption_key_key",
+    agents.c.encryption_key,
+    unique=True,
+    postgresql_where=_UNRELEASED,
+)
+Index(
+    "agents_device_serial_key",
+    agents.c.device_issuer_spki_sha256,
+    agents.c.device_serial,
+    unique=True,
+    postgresql_where=_UNRELEASED,
+)
+Index(
+    "agents_pending_idx",
+    agents.c.created_at,
+    agents.c.id,
+    postgresql_where=text("status = 'pending'"),
+)
+Index("manufacturer_cas_fleet_idx", manufacturer_cas.c.fleet, manufacturer_cas.c.id)
+Index(
+    "manufacturer_cas_active_key",
+    manufacturer_cas.c.spki_sha256,
+    unique=True,
+    postgresql_where=text("state = 'active'"),
+)
+Index(
+    "recoveries_pending_key",
+    recoveries.c.agent_id,
+    unique=True,
+    postgresql_where=text("state = 'pending'"),
+)
+Index("recoveries_requested_idx", recoveries.c.requested_at, recoveries.c.id)
+Index(
+    "approvals_pending_key",
+    approvals.c.requested_by,
+    approvals.c.request_sha256,
+    unique=True,
+    postgresql_where=text("state = 'pending'"),
+)
+Index("approvals_requested_idx", approvals.c.requested_at, approvals.c.id)
+Index("fleet_revocations_fleet_idx", fleet_revocations.c.fleet, fleet_revocations.c.id)
+Index(
+    "service_certificates_open_idx",
+    service_certificates.c.requested_at,
+    postgresql_where=text("answered_at IS NULL"),
+)
 Index("agents_fleet_idx", agents.c.fleet, agents.c.id)
 Index("agents_name_idx", agents.c.name, agents.c.id)
 Index("certificates_agent_id_idx", certificates.c.agent_id, certificates.c.issued_at)

@@ -206,8 +206,8 @@ async def test_the_first_connection_of_each_certificate_is_dated_once(
             await session.execute(
                 sa.text(
                     "INSERT INTO certificates (serial, agent_id, spki_sha256, certificate,"
-                    " not_before, not_after, issued_at)"
-                    " VALUES (:serial, :agent, '', '', :now, :now, :now)"
+                    " not_before, not_after, issued_at, authority_key_id)"
+                    " VALUES (:serial, :agent, '', '', :now, :now, :now, '')"
                 ),
                 {"serial": serial, "agent": agent.agent_id, "now": agent.clock.now},
             )
