@@ -1,6 +1,7 @@
 """Where the services listen: chosen at the first start, kept, and refused when taken later."""
 
 import contextlib
+import errno
 import ipaddress
 import json
 import re
@@ -148,7 +149,8 @@ def _check(name: str, wish: Address, taken: list[int]) -> Address:
             f"This user may not listen on {wish}.", hint="Choose a port above 1023."
         ) from error
     except OSError as error:
-        holder = _find_holder(wish.port)
+        in_use = error.errno == errno.EADDRINUSE
+        holder = _find_holder(wish.port) if in_use else None
         if holder is None:
             raise BadAddress(f"Cannot listen on {wish}: {error.strerror}.") from error
         raise PortTaken(

@@ -78,9 +78,11 @@ def test_one_port_cannot_be_used_twice(chosen: Addresses) -> None:
         choose_addresses(chosen, Wishes(device=chosen.http))
 
 
-def test_an_address_of_another_machine_is_refused() -> None:
+def test_an_address_of_another_machine_is_refused_also_if_its_port_is_taken_here(
+    taken_port: int,
+) -> None:
     with pytest.raises(BadAddress, match="Cannot listen on"):
-        choose_addresses(None, Wishes(http="192.0.2.1:8080"))
+        choose_addresses(None, Wishes(http=f"192.0.2.1:{taken_port}"))
 
 
 def test_plain_http_stays_on_loopback() -> None:
