@@ -74,6 +74,7 @@ CREATE TABLE approvals (
     state          text NOT NULL CHECK (state IN ('pending', 'approved', 'rejected', 'expired', 'failed')),
     requested_at   timestamptz NOT NULL,
     requested_by   text NOT NULL,
+    requested_by_kind text NOT NULL CHECK (requested_by_kind IN ('user', 'api-key', 'system')),
     expires_at     timestamptz NOT NULL,
     decided_at     timestamptz,
     decided_by     text,
