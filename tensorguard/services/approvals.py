@@ -4,27 +4,34 @@ An approval is bound to the digest of its exact request, which the ledger holds 
 was changed in the database is not carried out.
 """
 
-import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from hmac import compare_digest
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 from uuid import UUID
 
-import rfc8785
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.ledger.entry import format_time, is_exact
+from tensorguard.ledger.entry import format_time
 from tensorguard.pki.errors import PkiError
 from tensorguard.protocol.errors import ProtocolError
 from tensorguard.services import ledger
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.errors import Conflict, Invalid, NotFound, ServiceError
+from tensorguard.services.access import Caller
+from tensorguard.services.approval import JSON as JSON
+from tensorguard.services.approval import Approval as Approval
+from tensorguard.services.approval import ApprovalKind as ApprovalKind
+from tensorguard.services.approval import ApprovalNotFound as ApprovalNotFound
+from tensorguard.services.approval import ApprovalNotPending as ApprovalNotPending
+from tensorguard.services.approval import Deciders as Deciders
+from tensorguard.services.approval import Executor as Executor
+from tensorguard.services.approval import State as State
+from tensorguard.services.approval import TooManyApprovals as TooManyApprovals
+from tensorguard.services.approval import approval_of, request_digest
+from tensorguard.services.errors import Conflict, Invalid, ServiceError, Unready
 from tensorguard.services.event import SYSTEM, Actor, Event
 from tensorguard.services.events import (
     ApprovalApproved,
@@ -39,112 +46,11 @@ from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 
 LIFETIME: Final = timedelta(minutes=15)
-MAX_REQUEST_BYTES: Final = 1024 * 1024
 MAX_PENDING: Final = 1000
 """So many requests of one requester wait at a time."""
 _AT_ONCE: Final = 500
 _TRIES: Final = 3
 _CHANGED: Final = "approval-changed"
-
-JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | bool | None"
-State = Literal["pending", "approved", "rejected", "expired", "failed"]
-
-
-class ApprovalKind(StrEnum):
-    """What takes a second person."""
-
-    REVOKE_FLEET = "fleet.revoke"
-    REVOKE_AGENT = "agent.revoke"
-    REGISTER_MANUFACTURER = "manufacturer-ca.register"
-    REGISTER_PUBLISHER = "publisher.register"
-    REVOKE_PUBLISHER = "publisher.revoke"
-    PUBLISH_TRUST = "trust-bundle.publish"
-
-
-PERMISSIONS: Final[Mapping[ApprovalKind, Permission]] = {
-    ApprovalKind.REVOKE_FLEET: Permission.AGENTS_REVOKE,
-    ApprovalKind.REVOKE_AGENT: Permission.AGENTS_REVOKE,
-    ApprovalKind.REGISTER_MANUFACTURER: Permission.MANUFACTURERS_WRITE,
-    ApprovalKind.REGISTER_PUBLISHER: Permission.PUBLISHERS_WRITE,
-    ApprovalKind.REVOKE_PUBLISHER: Permission.PUBLISHERS_WRITE,
-    ApprovalKind.PUBLISH_TRUST: Permission.TRUST_WRITE,
-}
-"""What the decider's role has to hold, as the requester's did."""
-
-
-class ApprovalNotFound(NotFound):
-    """No approval has this id."""
-
-    code = "approval-not-found"
-    hint = "List the approvals."
-
-
-class ApprovalNotPending(Conflict):
-    """It was decided already, or its time is over."""
-
-    code = "approval-not-pending"
-    hint = "Read its state; if it is still wanted, ask for it again."
-
-
-class TooManyApprovals(Conflict):
-    """Too much of what this requester asked for is still waiting."""
-
-    code = "too-many-approvals"
-    hint = "Let somebody decide what waits, or wait until it expires."
-
-
-@dataclass(frozen=True, slots=True)
-class Deciders:
-    """The two persons without whom it would not happen."""
-
-    requested_by: Actor
-    approved_by: Actor
-
-
-Executor = Callable[
-    [AsyncSession, Mapping[str, Any], Deciders, datetime], Awaitable[Mapping[str, JSON]]
-]
-"""Does what was asked for, in the caller's transaction; what it returns is kept with the approval."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Approval:
-    """Something that was asked for, and what became of it."""
-
-    id: UUID
-    kind: ApprovalKind
-    fleet: str | None
-    request: Mapping[str, Any]
-    request_sha256: bytes
-    state: State
-    requested_at: datetime
-    requested_by: Actor
-    expires_at: datetime
-    decided_at: datetime | None = None
-    decided_by: str | None = None
-    reason: str | None = None
-    result: Mapping[str, Any] | None = None
-
-    @property
-    def permission(self) -> Permission:
-        """What its decider's role has to hold."""
-        return PERMISSIONS[self.kind]
-
-
-def request_digest(kind: ApprovalKind, fleet: str | None, request: Mapping[str, Any]) -> bytes:
-    """Return the SHA-256 of the canonical JSON (RFC 8785) of what is asked for.
-
-    Raises: Invalid if it is too large, or JSON cannot hold it exactly.
-    """
-    document = {"kind": str(kind), "fleet": fleet, "request": dict(request)}
-    if not is_exact(document):
-        raise Invalid("the request holds a value that JSON cannot hold exactly, or is too deep")
-    encoded = rfc8785.dumps(document)  # type: ignore[arg-type]  # is_exact has looked at it
-    if len(encoded) > MAX_REQUEST_BYTES:
-        raise Invalid(f"the request has {len(encoded)} bytes, at most {MAX_REQUEST_BYTES} may wait")
-    if b"\\u0000" in encoded:
-        raise Invalid("the request holds a NUL character")
-    return hashlib.sha256(encoded).digest()
 
 
 async def ask(
@@ -232,23 +138,20 @@ async def decide(
         return await _fail(session, approval, _CHANGED, changed, by=by.actor, now=now)
     if not approve:
         return await _reject(session, approval, reason, by=by.actor, now=now)
+    executor = executors.get(approval.kind)
+    if executor is None:
+        raise Unready(f"nothing here carries out {approval.kind}")
     deciders = Deciders(requested_by=approval.requested_by, approved_by=by.actor)
     try:
         async with session.begin_nested():
-            done = await executors[approval.kind](session, approval.request, deciders, now)
+            done = await executor(session, approval.request, deciders, now)
     except (ServiceError, PkiError, ProtocolError) as error:
         return await _fail(session, approval, error.code, error.message, by=by.actor, now=now)
-    event = ApprovalApproved(
-        by=by.actor,
-        fleet=approval.fleet,
-        approval_id=approval.id,
-        kind=approval.kind,
-        requested_by=approval.requested_by.id,
-    )
+    event = ApprovalApproved(**_told(approval, by.actor))
     return await _end(session, approval, "approved", event, result=dict(done), now=now)
 
 
-async def get_approval(session: AsyncSession, approval_id: UUID, *, now: datetime) -> Approval:
+async def getapproval_of(session: AsyncSession, approval_id: UUID, *, now: datetime) -> Approval:
     """Return one approval; one whose time is over is `expired`, whether that is stored or not.
 
     Raises: ApprovalNotFound.
@@ -258,7 +161,7 @@ async def get_approval(session: AsyncSession, approval_id: UUID, *, now: datetim
     row = (await session.execute(query)).one_or_none()
     if row is None:
         raise ApprovalNotFound(f"there is no approval {approval_id}")
-    return _approval(row, now=now)
+    return approval_of(row, now=now)
 
 
 async def list_approvals(
@@ -279,7 +182,7 @@ async def list_approvals(
         query = query.where(table.c.state == state, ~is_over)
     if before is not None:
         query = query.where(table.c.id < before)
-    return [_approval(row, now=now) for row in await session.execute(query)]
+    return [approval_of(row, now=now) for row in await session.execute(query)]
 
 
 async def expire_approvals(session: AsyncSession, *, now: datetime) -> int:
@@ -292,7 +195,7 @@ async def expire_approvals(session: AsyncSession, *, now: datetime) -> int:
         .limit(_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
-    over = [_approval(row) for row in await session.execute(query)]
+    over = [approval_of(row) for row in await session.execute(query)]
     return len(await _expire(session, over, now))
 
 
@@ -304,7 +207,7 @@ async def _find_same(session: AsyncSession, approval: Approval) -> Approval | No
         table.c.state == "pending",
     )
     row = (await session.execute(query.with_for_update())).one_or_none()
-    return None if row is None else _approval(row)
+    return None if row is None else approval_of(row)
 
 
 async def _check_room(session: AsyncSession, by: Actor) -> None:
@@ -340,7 +243,7 @@ async def _get_locked(session: AsyncSession, approval_id: UUID) -> Approval:
     row = (await session.execute(query)).one_or_none()
     if row is None:
         raise ApprovalNotFound(f"there is no approval {approval_id}")
-    return _approval(row)
+    return approval_of(row)
 
 
 async def _is_as_recorded(session: AsyncSession, approval: Approval) -> bool:
@@ -365,18 +268,10 @@ async def _is_as_recorded(session: AsyncSession, approval: Approval) -> bool:
     )
 
 
-async def _expire(
-    session: AsyncSession, over: Sequence[Approval], now: datetime
-) -> list[Approval]:
+async def _expire(session: AsyncSession, over: Sequence[Approval], now: datetime) -> list[Approval]:
     ended = []
     for approval in over:
-        event = ApprovalExpired(
-            by=SYSTEM,
-            fleet=approval.fleet,
-            approval_id=approval.id,
-            kind=approval.kind,
-            requested_by=approval.requested_by.id,
-        )
+        event = ApprovalExpired(**_told(approval, SYSTEM))
         ended.append(await _end(session, approval, "expired", event, now=now))
     return ended
 
@@ -386,36 +281,27 @@ async def _reject(
 ) -> Approval:
     if not reason or not reason.strip():
         raise Invalid("a rejection needs a reason")
-    event = ApprovalRejected(
-        by=by,
-        fleet=approval.fleet,
-        approval_id=approval.id,
-        kind=approval.kind,
-        requested_by=approval.requested_by.id,
-        reason=reason,
-    )
+    event = ApprovalRejected(**_told(approval, by), reason=reason)
     return await _end(session, approval, "rejected", event, reason=reason, now=now)
 
 
 async def _fail(
-    session: AsyncSession,
-    approval: Approval,
-    code: str,
-    message: str,
-    *,
-    by: Actor,
-    now: datetime,
+    session: AsyncSession, approval: Approval, code: str, message: str, *, by: Actor, now: datetime
 ) -> Approval:
-    event = ApprovalFailed(
-        by=by,
-        fleet=approval.fleet,
-        approval_id=approval.id,
-        kind=approval.kind,
-        requested_by=approval.requested_by.id,
-        reason=code,
-    )
-    ended = {"reason": message, "result": {"code": code}}
-    return await _end(session, approval, "failed", event, now=now, **ended)
+    event = ApprovalFailed(**_told(approval, by), reason=code)
+    result = {"code": code}
+    return await _end(session, approval, "failed", event, reason=message, result=result, now=now)
+
+
+def _told(approval: Approval, by: Actor) -> dict[str, Any]:
+    """Return what every event about the end of an approval says."""
+    return {
+        "by": by,
+        "fleet": approval.fleet,
+        "approval_id": approval.id,
+        "kind": approval.kind,
+        "requested_by": approval.requested_by.id,
+    }
 
 
 async def _end(
@@ -428,8 +314,18 @@ async def _end(
     reason: str | None = None,
     result: Mapping[str, Any] | None = None,
 ) -> Approval:
-    raise NotImplementedError
-
-
-def _approval(row: sa.Row[tuple[object, ...]], *, now: datetime | None = None) -> Approval:
-    raise NotImplementedError
+    """Store how it ended; `decided_by` is nobody where only its time was over."""
+    ended = replace(
+        approval,
+        state=state,
+        decided_at=now,
+        decided_by=None if state == "expired" else event.by.id,
+        reason=reason,
+        result=result,
+    )
+    table = tables.approvals
+    names = ("state", "decided_at", "decided_by", "reason", "result")
+    values = {name: value for name in names if (value := getattr(ended, name)) is not None}
+    await session.execute(sa.update(table).where(table.c.id == approval.id).values(values))
+    await ledger.record(session, event, now=now)
+    return ended

@@ -84,7 +84,7 @@ async def find_persons_behind(session: AsyncSession, actor_id: str, *, now: date
 def _controls() -> sa.Select[tuple[str, str]]:
     """Select who (`maker`) could have used which account or key (`account`)."""
     user, key = users.c, api_keys.c
-    since = sa.bindparam("since")
+    since = sa.bindparam("since", type_=sa.DateTime(timezone=True))
     pairs = [
         sa.select(sa.cast(key.id, sa.Text).label("account"), key.created_by.label("maker")),
         sa.select(sa.cast(user.id, sa.Text), user.created_by).where(user.created_at > since),

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -71,6 +71,15 @@ class User:
     created_at: datetime
     created_by: str | None
     disabled_at: datetime | None
+    totp_secret_id: str | None = None
+    totp_confirmed_at: datetime | None = None
+
+    @property
+    def second_factor(self) -> Literal["none", "pending", "active"]:
+        """Whether the user has an authenticator app; a pending one counts once confirmed."""
+        if self.totp_secret_id is None:
+            return "none"
+        return "pending" if self.totp_confirmed_at is None else "active"
 
 
 _COLUMNS: Final = [tables.users.c[name] for name in User.__dataclass_fields__]
@@ -216,7 +225,13 @@ async def reset_password(
     Raises: UserNotFound.
     """
     await get_user(session, user_id, lock=True)
-    await _set(session, user_id, password_hash=password_hash, password_changed_at=now)
+    await _set(
+        session,
+        user_id,
+        password_hash=password_hash,
+        password_changed_at=now,
+        password_reset_by=by.id,
+    )
     await _end_sessions(session, user_id)
     await ledger.record(session, UserPasswordReset(by=by, user_id=user_id), now=now)
     return await get_user(session, user_id)
