@@ -17,7 +17,7 @@ from tensorguard.services.access import Permission
 from tensorguard.services.errors import Conflict, Invalid, NotFound
 from tensorguard.services.event import Actor
 
-MAX_REQUEST_BYTES: Final = 1024 * 1024
+MAX_REQUEST_BYTES: Final = 256 * 1024
 
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | bool | None"
 State = Literal["pending", "approved", "rejected", "expired", "failed"]

@@ -151,7 +151,7 @@ async def decide(
     return await _end(session, approval, "approved", event, result=dict(done), now=now)
 
 
-async def getapproval_of(session: AsyncSession, approval_id: UUID, *, now: datetime) -> Approval:
+async def get_approval(session: AsyncSession, approval_id: UUID, *, now: datetime) -> Approval:
     """Return one approval; one whose time is over is `expired`, whether that is stored or not.
 
     Raises: ApprovalNotFound.

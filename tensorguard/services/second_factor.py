@@ -64,6 +64,13 @@ class WrongCode(Denied):
     )
 
 
+class WrongPassword(Denied):
+    """The password is not the signed-in user's."""
+
+    code = "wrong-password"
+    hint = "Type the password that you sign in with."
+
+
 class SecondFactorActive(Conflict):
     """The user has a second factor already."""
 

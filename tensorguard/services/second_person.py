@@ -40,10 +40,12 @@ async def find_objection(
     requested_by: str,
     permission: Permission,
     now: datetime,
+    behind: dict[str, set[str]] | None = None,
 ) -> Denied | None:
     """Return why `by` may not decide what `requested_by` asked for; None if they may.
 
-    Whether they have stepped up is not looked at: they can do that at any time.
+    Whether they have stepped up is not looked at: they can do that at any time. `behind` remembers
+    who is behind whom, for many questions at the same `now`.
     """
     if by.user_id is None or by.session_sha256 is None:
         return PersonRequired("only a person who has signed in may decide, not an API key")
@@ -52,13 +54,16 @@ async def find_objection(
             return MayNotDecide(f"the role {by.role} lacks the permission {needed}")
     if by.actor.id == requested_by:
         return NotASecondPerson("you have asked for this yourself")
-    behind_request = await find_persons_behind(session, requested_by, now=now)
+    behind = {} if behind is None else behind
+    for actor_id in (requested_by, by.actor.id):
+        if actor_id not in behind:
+            behind[actor_id] = await find_persons_behind(session, actor_id, now=now)
+    behind_request, behind_decider = behind[requested_by], behind[by.actor.id]
     if by.actor.id in behind_request:
         return NotASecondPerson(
             "the request came from an API key that you made, or from an account that you made or"
             " reset in the last 24 hours"
         )
-    behind_decider = await find_persons_behind(session, by.actor.id, now=now)
     if requested_by in behind_decider:
         return NotASecondPerson(
             "the requester made your account, or reset its password or second factor, in the last"

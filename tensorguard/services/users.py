@@ -28,6 +28,7 @@ MAX_PASSWORD_LENGTH: Final = 256
 EMAIL_PATTERN: Final = r"^[!-?A-~]+@[!-?A-~]+$"
 _EMAIL: Final = re.compile(EMAIL_PATTERN)
 _EMAIL_LIMIT: Final = 254
+SecondFactor = Literal["none", "pending", "active"]
 # Users are changed one after the other, so that two of them cannot take the last admin away.
 _LOCK: Final = 7290430
 
@@ -75,7 +76,7 @@ class User:
     totp_confirmed_at: datetime | None = None
 
     @property
-    def second_factor(self) -> Literal["none", "pending", "active"]:
+    def second_factor(self) -> SecondFactor:
         """Whether the user has an authenticator app; a pending one counts once confirmed."""
         if self.totp_secret_id is None:
             return "none"
@@ -180,6 +181,13 @@ async def find_password_hash(session: AsyncSession, email: str) -> tuple[User, s
         return None
     values = {name: row._mapping[name] for name in User.__dataclass_fields__}
     return User(**{**values, "role": Role(values["role"])}), row.password_hash
+
+
+async def find_password_hash_of(session: AsyncSession, user_id: UUID) -> str | None:
+    """Return the hash of a user's password; None where there is no such user."""
+    table = tables.users
+    query = sa.select(table.c.password_hash).where(table.c.id == user_id)
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def change_role(
