@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from api.access import Requires
 from api.context import ApiContext
 from api.limits import limits
@@ -34,8 +36,8 @@ async def enrol(
 ) -> EnrolmentView:
     """Make a secret for the caller's authenticator app; it counts once a code has confirmed it."""
     user_id, _ = second_factor.person_of(caller)
-    async with _attempt(context, caller, "password", now):
-        await _check_password(context, user_id, body.password.get_secret_value())
+    async with _attempt(context, session, caller, "password", now):
+        await _check_password(context, session, user_id, body.password.get_secret_value())
     made = await second_factor.enrol(session, context.kek, user_id, by=caller.actor, now=now)
     return EnrolmentView(secret=made.secret, uri=made.uri)
 
@@ -46,7 +48,7 @@ async def confirm(
 ) -> SessionView:
     """Let the app that shows this code be the caller's second factor; steps the session up too."""
     user_id, _ = second_factor.person_of(caller)
-    async with _attempt(context, caller, "code", now):
+    async with _attempt(context, session, caller, "code", now):
         until = await second_factor.confirm(session, context.kek, caller, body.code, now=now)
     user = await users.get_user(session, user_id)
     return session_view(caller, user, stepped_up_until=until)
@@ -55,7 +57,7 @@ async def confirm(
 @router.delete("/second-factor", status_code=204)
 async def remove(caller: Own, context: Context, session: Session, body: ShowCode, now: Now) -> None:
     """Take away the caller's second factor."""
-    async with _attempt(context, caller, "code", now):
+    async with _attempt(context, session, caller, "code", now):
         await second_factor.remove(session, context.kek, caller, body.code, now=now)
 
 
@@ -64,22 +66,26 @@ async def step_up(
     caller: Own, context: Context, session: Session, body: ShowCode, now: Now
 ) -> SteppedUpView:
     """Let the session do for ten minutes what takes a second factor."""
-    async with _attempt(context, caller, "code", now):
+    async with _attempt(context, session, caller, "code", now):
         until = await second_factor.step_up(session, context.kek, caller, body.code, now=now)
     return SteppedUpView(stepped_up_until=until)
 
 
-async def _check_password(context: ApiContext, user_id: UUID, password: str) -> None:
-    # A session of its own: no connection is held while passwords are hashed.
-    async with context.sessions() as lookup:
-        stored = await users.find_password_hash_of(lookup, user_id)
+async def _check_password(
+    context: ApiContext, session: AsyncSession, user_id: UUID, password: str
+) -> None:
+    stored = await users.find_password_hash_of(session, user_id)
     if not await context.passwords.verify(stored, password):
         raise second_factor.WrongPassword("this is not your password")
 
 
 @asynccontextmanager
 async def _attempt(
-    context: ApiContext, caller: Caller, proof: Literal["password", "code"], now: datetime
+    context: ApiContext,
+    session: AsyncSession,
+    caller: Caller,
+    proof: Literal["password", "code"],
+    now: datetime,
 ) -> AsyncIterator[None]:
     """Let a proof of the caller's be tried, unless too many were wrong; count it until it is right.
 
@@ -95,6 +101,8 @@ async def _attempt(
         yield
     except (second_factor.WrongCode, second_factor.WrongPassword) as error:
         reason = error.code
+        # What counts takes a connection too: whoever keeps one and waits for another may get none.
+        await session.rollback()
 
         def failed(count: int, since: datetime) -> Event:
             return SecondFactorFailed(
