@@ -13,9 +13,13 @@ from tensorguard.services.access import Caller, Permission
 
 @dataclass(frozen=True)
 class Requirement:
-    """Hands an endpoint its caller, who has `permission`: the route has checked that before."""
+    """Hands an endpoint its caller, who has `permission`: the route has checked that before.
+
+    With `step_up` it is a person, whose session has shown a code of the second factor just now.
+    """
 
     permission: Permission
+    step_up: bool = False
 
     async def __call__(self, request: Request) -> Caller:
         caller = request.state.caller
@@ -25,9 +29,9 @@ class Requirement:
         return caller
 
 
-def Requires(permission: Permission) -> Any:
+def Requires(permission: Permission, *, step_up: bool = False) -> Any:
     """Declare a route's permission: `caller: Annotated[Caller, Requires(Permission.X)]`."""
-    return Depends(Requirement(permission))
+    return Depends(Requirement(permission, step_up))
 
 
 async def public() -> None:

@@ -6,6 +6,7 @@ from api.agents.history import router as agent_history
 from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
 from api.application import build
+from api.approvals.routes import router as approvals
 from api.context import ApiContext
 from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
@@ -19,6 +20,7 @@ from api.packages.routes import router as packages
 from api.publishers.routes import router as publishers
 from api.releases.routes import router as releases
 from api.session.routes import router as session
+from api.session.second_factor import router as second_factor
 from api.settings import ApiSettings, load_settings
 from api.ui.assets import read_assets
 from api.ui.pages import Ui
@@ -26,6 +28,7 @@ from api.users.routes import router as users
 
 ROUTERS = (
     session,
+    second_factor,
     overview,
     fleets,
     enrollment_tokens,
@@ -35,6 +38,7 @@ ROUTERS = (
     packages,
     releases,
     deployments,
+    approvals,
     ledger,
     events,
     users,

@@ -22,12 +22,15 @@ class _Failures:
 
 
 class Attempts:
-    """Counts failures by (account, network) and by network alone."""
+    """Counts failures by (account, network) and by network alone.
+
+    Without an address they count by account, from wherever they come.
+    """
 
     def __init__(self) -> None:
         self._failures: OrderedDict[Hashable, _Failures] = OrderedDict()
 
-    def check(self, account: str, address: str, now: datetime) -> None:
+    def check(self, account: str, address: str | None, now: datetime) -> None:
         """Let an attempt through, or not yet.
 
         Raises: TooManyRequests.
@@ -40,7 +43,7 @@ class Attempts:
                     "too many failed attempts", retry_after_s=int(wait.total_seconds()) + 1
                 )
 
-    def failed(self, account: str, address: str, now: datetime) -> None:
+    def failed(self, account: str, address: str | None, now: datetime) -> None:
         """Count a failure; beyond the free ones the wait doubles each time."""
         for key in _keys(account, address):
             free = FREE_FOR_ACCOUNT if len(key) > 1 else FREE_FOR_NETWORK
@@ -52,7 +55,7 @@ class Attempts:
             if len(self._failures) > MAX_REMEMBERED:
                 self._failures.popitem(last=False)
 
-    def succeeded(self, account: str, address: str) -> None:
+    def succeeded(self, account: str, address: str | None) -> None:
         """Forget the account's failures from this network."""
         self._failures.pop(_keys(account, address)[0], None)
 
@@ -97,6 +100,8 @@ class FailureBudget:
         return min(self._burst, bucket.left + passed_s * self._per_second)
 
 
-def _keys(account: str, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _keys(account: str, address: str | None) -> tuple[tuple[str, ...], ...]:
+    if address is None:
+        return ((account.lower(), "anywhere"),)
     network = network_of(address)
     return (account.lower(), network), (network,)

@@ -12,6 +12,7 @@ from tensorguard.services import api_keys, sessions
 from tensorguard.services.access import Caller
 from tensorguard.services.event import Event
 from tensorguard.services.events import RequestDenied
+from tensorguard.services.second_factor import require_step_up
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -21,7 +22,8 @@ async def admit(
 ) -> Caller | None:
     """Return the caller if the route is for them; None on a public route.
 
-    Raises: Unauthenticated, Forbidden, ForeignOrigin.
+    Raises: Unauthenticated, Forbidden, ForeignOrigin, PersonRequired, SecondFactorMissing,
+        StepUpRequired.
     """
     if request.method not in _SAFE_METHODS:
         check_origin(request)
@@ -43,6 +45,9 @@ async def admit(
 
         await context.denials.count((caller.actor, request.method, route), denied)
         raise Forbidden(f"the role {caller.role} lacks the permission {permission}")
+    if requirement.step_up:
+        async with context.sessions() as session:
+            await require_step_up(session, caller, now=context.clock())
     return caller
 
 

@@ -63,6 +63,8 @@ async def once(
     response = await endpoint(request)
     if response.status_code < 400:
         await _keep(session, caller.actor_key, key, response, replayable=replayable)
+    else:
+        await _free(session, caller.actor_key, key)  # answered, not raised: the rest is committed
     return response
 
 
@@ -120,3 +122,8 @@ async def _keep(
         .where(table.c.actor == actor, table.c.key == key)
         .values(status=response.status_code, response=stored)
     )
+
+
+async def _free(session: AsyncSession, actor: str, key: str) -> None:
+    table = idempotency_keys
+    await session.execute(sa.delete(table).where(table.c.actor == actor, table.c.key == key))

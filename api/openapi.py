@@ -49,5 +49,8 @@ def _describe(operation: dict[str, Any], route: APIRoute, method: str) -> None:
         return
     operation["security"] = [{"apiKey": []}, {"session": []}]
     operation["x-permission"] = str(requirement.permission)
+    if requirement.step_up:
+        operation["security"] = [{"session": []}]
+        operation["x-step-up"] = True
     if method == "POST":
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)

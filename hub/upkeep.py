@@ -13,6 +13,7 @@ from hub.dead_letters import forget_dead_letters
 from hub.presence import pause
 from hub.work import Work
 from tensorguard.services import ledger
+from tensorguard.services.approvals import expire_approvals
 from tensorguard.services.event import Actor
 from tensorguard.services.events import AgentFlooding
 from tensorguard.services.fleets import get_config_envelope
@@ -90,6 +91,8 @@ class Upkeep:
             await tell_floods(session, now)
         async with self._sessions() as session, session.begin():
             await confirm_revocations(session, now=now)
+        async with self._sessions() as session, session.begin():
+            await expire_approvals(session, now=now)
         async with self._sessions() as session, session.begin():
             await forget_dead_letters(session, now)
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR

@@ -19,6 +19,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     HintKind.FLEET: Permission.FLEETS_READ,
     HintKind.PACKAGE: Permission.PACKAGES_READ,
     HintKind.RELEASE: Permission.RELEASES_READ,
+    HintKind.APPROVAL: Permission.APPROVALS_READ,
     HintKind.LEDGER: Permission.LEDGER_READ,
     HintKind.OVERVIEW: Permission.OVERVIEW_READ,
     HintKind.HEARTBEATS: Permission.OVERVIEW_READ,

@@ -15,6 +15,7 @@ from tensorguard.services.access import Caller, Permission
 from tensorguard.services.enrollment_failures import network_of
 from tensorguard.services.event import SYSTEM, Actor, Event
 from tensorguard.services.events import SessionFailed
+from tensorguard.services.second_factor import find_stepped_up_until
 
 router = new_router("/api/v1/session", "session")
 Own = Annotated[Caller, Requires(Permission.SESSION_OWN)]
@@ -44,10 +45,11 @@ async def sign_in(
 
 
 @router.get("")
-async def get_session(caller: Own, session: Session) -> SessionView:
+async def get_session(caller: Own, session: Session, now: Now) -> SessionView:
     """Tell the caller who they are."""
     user = None if caller.user_id is None else await users.get_user(session, caller.user_id)
-    return session_view(caller, user)
+    until = await find_stepped_up_until(session, caller, now=now)
+    return session_view(caller, user, stepped_up_until=until)
 
 
 @router.delete("", status_code=204)

@@ -9,7 +9,7 @@ from pydantic import SecretStr, StringConstraints
 from api.users.views import Email, UserView
 from api.views import Body, View
 from tensorguard.services.access import ROLE_PERMISSIONS, Caller, Permission, Role
-from tensorguard.services.users import MAX_PASSWORD_LENGTH, User
+from tensorguard.services.users import MAX_PASSWORD_LENGTH, SecondFactor, User
 
 _Password = Annotated[SecretStr, StringConstraints(min_length=1, max_length=MAX_PASSWORD_LENGTH)]
 
@@ -30,10 +30,41 @@ class SessionView(View):
     permissions: list[Permission]
     user: UserView | None = None
     expires_at: datetime | None = None
+    second_factor: SecondFactor = "none"
+    stepped_up_until: datetime | None = None
+
+
+class EnrolSecondFactor(Body):
+    """Proof that it is the user who sets up the second factor."""
+
+    password: _Password
+
+
+class ShowCode(Body):
+    """The present code of the user's authenticator app."""
+
+    code: Annotated[str, StringConstraints(pattern=r"^[0-9]{6}$")]
+
+
+class EnrolmentView(View):
+    """The secret for the app, as text and as the URI of a QR code: shown once."""
+
+    secret: str
+    uri: str
+
+
+class SteppedUpView(View):
+    """Until when the session may do what takes a second factor."""
+
+    stepped_up_until: datetime
 
 
 def session_view(
-    caller: Caller, user: User | None, *, expires_at: datetime | None = None
+    caller: Caller,
+    user: User | None,
+    *,
+    expires_at: datetime | None = None,
+    stepped_up_until: datetime | None = None,
 ) -> SessionView:
     """Return the caller as they see themselves."""
     return SessionView(
@@ -43,4 +74,6 @@ def session_view(
         permissions=sorted(ROLE_PERMISSIONS[caller.role]),
         user=None if user is None else UserView.model_validate(user),
         expires_at=expires_at,
+        second_factor="none" if user is None else user.second_factor,
+        stepped_up_until=stepped_up_until,
     )

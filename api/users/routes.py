@@ -12,7 +12,7 @@ from api.limits import limits
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
 from api.users.views import PasswordReset, UserCreate, UserUpdate, UserView, UserWithPassword
-from tensorguard.services import users
+from tensorguard.services import second_factor, users
 from tensorguard.services.access import Caller, Permission
 from tensorguard.services.passwords import generate_password
 
@@ -97,6 +97,15 @@ async def reset_password(
         session, user_id, password_hash=hashed, by=caller.actor, now=now
     )
     return UserWithPassword(**UserView.model_validate(user).model_dump(), password=shown)
+
+
+@router.delete("/{user_id}/second-factor")
+async def reset_second_factor(caller: Admin, session: Session, user_id: UUID, now: Now) -> UserView:
+    """Take away the second factor that a user has lost; for a day the caller is no second person
+    to them."""
+    return UserView.model_validate(
+        await second_factor.reset(session, user_id, by=caller.actor, now=now)
+    )
 
 
 def _password(given: SecretStr | None) -> tuple[str, str | None]:

@@ -8,7 +8,12 @@ from pydantic import SecretStr, StringConstraints
 
 from api.views import Body, Line, View
 from tensorguard.services.access import Role
-from tensorguard.services.users import EMAIL_PATTERN, MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
+from tensorguard.services.users import (
+    EMAIL_PATTERN,
+    MAX_PASSWORD_LENGTH,
+    MIN_PASSWORD_LENGTH,
+    SecondFactor,
+)
 
 Email = Annotated[
     str,
@@ -54,6 +59,7 @@ class UserView(View):
     role: Role
     created_at: datetime
     disabled_at: datetime | None
+    second_factor: SecondFactor
 
 
 class UserWithPassword(UserView):

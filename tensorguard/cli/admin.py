@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
 from tensorguard.cli.publisher import app as publisher
-from tensorguard.services import api_keys, users
+from tensorguard.services import api_keys, second_factor, users
 from tensorguard.services.access import Role
 from tensorguard.services.passwords import generate_password, hash_password
 from tensorguard.services.platform import ADMIN_EMAIL
@@ -116,6 +116,23 @@ def reset_password(
         )
 
     _print_password(_run(data_dir, work), shown, as_json=as_json)
+
+
+@app.command("reset-second-factor")
+def reset_second_factor(
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Who has lost it.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Take away the second factor of a user; they set up another one with their password."""
+
+    async def work(session: AsyncSession) -> users.User:
+        found = await users.get_user_by_email(session, email)
+        return await second_factor.reset(session, found.id, by=OPERATOR, now=_now())
+
+    reset = _run(data_dir, work)
+    facts = {"id": str(reset.id), "email": reset.email, "second_factor": reset.second_factor}
+    _print(facts, f"{reset.email}  no second factor", as_json=as_json)
 
 
 def _run(data_dir: Path | None, work: Callable[[AsyncSession], Awaitable[T]]) -> T:

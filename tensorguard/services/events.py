@@ -22,6 +22,17 @@ from tensorguard.services.event import Digest as Digest
 from tensorguard.services.event import Event as Event
 from tensorguard.services.event import Outcome as Outcome
 from tensorguard.services.event import Subject as Subject
+from tensorguard.services.second_person_events import ApprovalApproved as ApprovalApproved
+from tensorguard.services.second_person_events import ApprovalExpired as ApprovalExpired
+from tensorguard.services.second_person_events import ApprovalFailed as ApprovalFailed
+from tensorguard.services.second_person_events import ApprovalRejected as ApprovalRejected
+from tensorguard.services.second_person_events import ApprovalRequested as ApprovalRequested
+from tensorguard.services.second_person_events import SecondFactorBegun as SecondFactorBegun
+from tensorguard.services.second_person_events import SecondFactorConfirmed as SecondFactorConfirmed
+from tensorguard.services.second_person_events import SecondFactorFailed as SecondFactorFailed
+from tensorguard.services.second_person_events import SecondFactorRemoved as SecondFactorRemoved
+from tensorguard.services.second_person_events import SecondFactorReset as SecondFactorReset
+from tensorguard.services.second_person_events import SessionSteppedUp as SessionSteppedUp
 
 # Platform
 

@@ -42,6 +42,7 @@ class HintKind(StrEnum):
     FLEET = "fleet"
     PACKAGE = "package"
     RELEASE = "release"
+    APPROVAL = "approval"
     LEDGER = "ledger"
     OVERVIEW = "overview"
     HEARTBEATS = "heartbeats"
@@ -70,6 +71,7 @@ _KINDS: Final[Mapping[str, HintKind]] = {
     "package": HintKind.PACKAGE,
     "publisher": HintKind.PACKAGE,
     "release": HintKind.RELEASE,
+    "approval": HintKind.APPROVAL,
 }
 # How often these happen is up to devices and strangers, and no list of things changes with them.
 _NOT_TOLD: Final = (

@@ -41,11 +41,9 @@ async def register_publisher(
 
     Raises: BadPublisher, PublisherExists.
     """
-    key = parse_publisher_key(public_pem)
-    _check(name, names, not_after, now)
-    kid = compute_kid(key).hex()
-    if await find_publisher(session, kid) is not None:
-        raise PublisherExists(f"the key {kid} is registered already")
+    key, kid = await check_new_publisher(
+        session, name=name, public_pem=public_pem, names=names, not_after=not_after, now=now
+    )
     publisher = Publisher(
         kid=kid,
         name=name,
@@ -65,6 +63,27 @@ async def register_publisher(
     event = PublisherRegistered(by=by, kid=kid, packages=publisher.names, not_after=not_after)
     await ledger.record(session, event, now=now)
     return publisher
+
+
+async def check_new_publisher(
+    session: AsyncSession,
+    *,
+    name: str,
+    public_pem: str,
+    names: Sequence[str],
+    not_after: datetime,
+    now: datetime,
+) -> tuple[Ed25519PublicKey, str]:
+    """Return the key and its id if this publisher could be registered.
+
+    Raises: BadPublisher, PublisherExists.
+    """
+    key = parse_publisher_key(public_pem)
+    _check(name, names, not_after, now)
+    kid = compute_kid(key).hex()
+    if await find_publisher(session, kid) is not None:
+        raise PublisherExists(f"the key {kid} is registered already")
+    return key, kid
 
 
 async def revoke_publisher(

@@ -17,6 +17,13 @@ class PublisherExists(Conflict):
     hint = "A key is registered once; make a new one with 'tensorguard tgsp keygen publisher'."
 
 
+class PublisherIsRevoked(Conflict):
+    """This publisher's signature counts no more already."""
+
+    code = "publisher-revoked"
+    hint = "Nothing is left to do: the next trust bundle tells the agents."
+
+
 class BadPublisher(Invalid):
     """A publisher's key, names or end of validity cannot be registered."""
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -28,6 +28,7 @@ MAX_PASSWORD_LENGTH: Final = 256
 EMAIL_PATTERN: Final = r"^[!-?A-~]+@[!-?A-~]+$"
 _EMAIL: Final = re.compile(EMAIL_PATTERN)
 _EMAIL_LIMIT: Final = 254
+SecondFactor = Literal["none", "pending", "active"]
 # Users are changed one after the other, so that two of them cannot take the last admin away.
 _LOCK: Final = 7290430
 
@@ -71,6 +72,15 @@ class User:
     created_at: datetime
     created_by: str | None
     disabled_at: datetime | None
+    totp_secret_id: str | None = None
+    totp_confirmed_at: datetime | None = None
+
+    @property
+    def second_factor(self) -> SecondFactor:
+        """Whether the user has an authenticator app; a pending one counts once confirmed."""
+        if self.totp_secret_id is None:
+            return "none"
+        return "pending" if self.totp_confirmed_at is None else "active"
 
 
 _COLUMNS: Final = [tables.users.c[name] for name in User.__dataclass_fields__]
@@ -173,6 +183,13 @@ async def find_password_hash(session: AsyncSession, email: str) -> tuple[User, s
     return User(**{**values, "role": Role(values["role"])}), row.password_hash
 
 
+async def find_password_hash_of(session: AsyncSession, user_id: UUID) -> str | None:
+    """Return the hash of a user's password; None where there is no such user."""
+    table = tables.users
+    query = sa.select(table.c.password_hash).where(table.c.id == user_id)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
 async def change_role(
     session: AsyncSession, user_id: UUID, role: Role, *, by: Actor, now: datetime
 ) -> User:
@@ -216,7 +233,13 @@ async def reset_password(
     Raises: UserNotFound.
     """
     await get_user(session, user_id, lock=True)
-    await _set(session, user_id, password_hash=password_hash, password_changed_at=now)
+    await _set(
+        session,
+        user_id,
+        password_hash=password_hash,
+        password_changed_at=now,
+        password_reset_by=by.id,
+    )
     await _end_sessions(session, user_id)
     await ledger.record(session, UserPasswordReset(by=by, user_id=user_id), now=now)
     return await get_user(session, user_id)

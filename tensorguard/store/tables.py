@@ -275,6 +275,7 @@ approvals = Table(
     Column("state", Text, nullable=False),
     Column("requested_at", Time, nullable=False),
     Column("requested_by", Text, nullable=False),
+    Column("requested_by_kind", Text, nullable=False),
     Column("expires_at", Time, nullable=False),
     Column("decided_at", Time),
     Column("decided_by", Text),

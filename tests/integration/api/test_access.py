@@ -98,8 +98,11 @@ async def test_a_route_answers_exactly_the_roles_that_have_its_permission(
     assert (nobody.status_code, nobody.json()["code"]) == (401, "unauthenticated")
     for role in Role:
         client = await api.as_role(role)
-        status = (await client.request(method, path)).status_code
-        if requirement.permission in ROLE_PERMISSIONS[role]:
+        answer = await client.request(method, path)
+        status = answer.status_code
+        if requirement.step_up and requirement.permission in ROLE_PERMISSIONS[role]:
+            assert (status, answer.json()["code"]) == (403, "person-required"), role
+        elif requirement.permission in ROLE_PERMISSIONS[role]:
             assert status not in (401, 403), f"{role}: {status}"
         else:
             assert status == 403, f"{role}: {status}"

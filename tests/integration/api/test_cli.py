@@ -71,6 +71,10 @@ def test_a_user_and_their_password_are_made_on_the_command_line(admin: Admin) ->
     assert "password" not in given
     weak = admin("reset-password", "--email", email, "--password-stdin", given="short\n")
     assert weak["error"]["code"] == "weak-password"
+    reset = admin("reset-second-factor", email)
+    assert (reset["id"], reset["second_factor"]) == (made["id"], "none")
+    unknown = admin("reset-second-factor", "nobody@example.org")
+    assert unknown["error"]["code"] == "user-not-found"
     unknown = admin("reset-password", "--email", "nobody@example.org")
     assert unknown["error"]["code"] == "user-not-found"
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tensorguard.services.access import Role
 from tests.integration.api.clients import Api
+from tests.integration.api.people import second_person
 from tests.integration.deployments.builders import Platform, target
 
 TGSP = {"Content-Type": "application/vnd.tensorguard.tgsp"}
@@ -136,8 +137,12 @@ async def test_publishers_are_listed_and_revoked(platform: Platform, api: Api) -
     url = f"/api/v1/publishers/{publisher['kid']}"
     mlops = await api.as_role(Role.MLOPS)
     assert (await mlops.post(f"{url}/revoke", json={"reason": "x"})).status_code == 403
-    revoked = await api.admin.post(f"{url}/revoke", json={"reason": "stolen"})
-    assert revoked.json()["revoked_at"]
+    asked = await api.admin.post(f"{url}/revoke", json={"reason": "stolen"})
+    assert asked.status_code == 202
+    deciding = await second_person(api)
+    approved = await deciding.post(f"/api/v1/approvals/{asked.json()['id']}/approve")
+    assert approved.json()["state"] == "approved"
+    assert (await api.admin.get(url)).json()["revoked_at"]
     answer = await upload(api.admin, platform.build_package())
     assert answer.json()["code"] == "unknown-publisher"
     assert (await api.admin.get(f"/api/v1/publishers/{'0' * 64}")).status_code == 404

@@ -74,6 +74,7 @@ CREATE TABLE approvals (
     state          text NOT NULL CHECK (state IN ('pending', 'approved', 'rejected', 'expired', 'failed')),
     requested_at   timestamptz NOT NULL,
     requested_by   text NOT NULL,
+    requested_by_kind text NOT NULL CHECK (requested_by_kind IN ('user', 'api-key', 'system')),
     expires_at     timestamptz NOT NULL,
     decided_at     timestamptz,
     decided_by     text,
@@ -83,6 +84,9 @@ CREATE TABLE approvals (
 CREATE UNIQUE INDEX approvals_pending_key ON approvals (requested_by, request_sha256)
     WHERE state = 'pending';
 CREATE INDEX approvals_requested_idx ON approvals (requested_at, id);
+ALTER TABLE stream_events DROP CONSTRAINT stream_events_kind_check,
+    ADD CONSTRAINT stream_events_kind_check CHECK (kind IN ('agent', 'deployment', 'fleet',
+        'package', 'release', 'approval', 'ledger', 'overview', 'heartbeats'));
 
 ALTER TABLE users
     ADD COLUMN password_reset_by text,

@@ -1,0 +1,47 @@
+"""What an approval does when a second person agrees: one executor for each kind.
+
+Executors run in the transaction of the decision, so what they do and that it was approved are
+committed together. They raise a ServiceError to refuse; nothing they did stands then.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.context import ApiContext
+from tensorguard.services import publishers
+from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
+
+
+def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
+    """Return what carries out each kind in this process."""
+    return {
+        ApprovalKind.REGISTER_PUBLISHER: _register_publisher,
+        ApprovalKind.REVOKE_PUBLISHER: _revoke_publisher,
+    }
+
+
+async def _register_publisher(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    publisher = await publishers.register_publisher(
+        session,
+        name=request["name"],
+        public_pem=request["public_pem"],
+        names=request["names"],
+        not_after=datetime.fromisoformat(request["not_after"]),
+        by=deciders.requested_by,
+        now=now,
+    )
+    return {"kid": publisher.kid}
+
+
+async def _revoke_publisher(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    publisher = await publishers.revoke_publisher(
+        session, request["kid"], reason=request["reason"], by=deciders.requested_by, now=now
+    )
+    return {"kid": publisher.kid}
