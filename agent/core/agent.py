@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from agent.core import commands, heartbeats
+from agent.core import commands, fleet, heartbeats
 from agent.core.backoff import CONNECT, Uniform
 from agent.core.belief import Accept, Belief
 from agent.core.clock import Moment
@@ -20,17 +20,13 @@ from agent.core.state import AgentState, Installed
 from agent.core.turn import Turn
 from tensorguard.pki.bundle import TrustStore, accept_next
 from tensorguard.protocol import codec, topics
-from tensorguard.protocol.errors import ProtocolError
 from tensorguard.protocol.messages import (
     CertificateIssued,
-    Checkpoint,
     Command,
     Desired,
     EventType,
     FleetConfig,
     Grant,
-    LedgerSeen,
-    Position,
     Will,
 )
 from tensorguard.protocol.topics import DownKind, UpKind
@@ -38,6 +34,7 @@ from tensorguard.protocol.topics import DownKind, UpKind
 MAX_DOWN_BYTES = 64 * 1024
 STABLE_AFTER_S = 60.0  # a connection that held this long starts the back-off anew
 HEARTBEAT_JITTER = 0.1
+CATCH_UP_JITTER_S = 2.0
 
 
 class AgentCore:
@@ -93,7 +90,9 @@ class AgentCore:
         self.degraded = False
         self._belief = Belief(trust, accept)
         self._desired = DesiredMachine()
-        self._renewal = CertificateRenewal(credentials.not_before, credentials.not_after, uniform())
+        self._renewal = CertificateRenewal(
+            credentials.not_before, credentials.not_after, uniform(), credentials.issuer
+        )
         own, everyone = topics.subscribable(self._identity.fleet, self._identity.agent_id)
         self._down_prefixes = (own[:-1], everyone[:-1])
         self._boot_id = new_id()
@@ -153,6 +152,7 @@ class AgentCore:
         }
         turn.record("started", boot | (details or {}))
         self._belief.start(turn)
+        self._renewal.believes(turn, self._belief.store)
         self._desired.resume(turn)
         turn.do(Connect())
         return self._finish(turn)
@@ -169,10 +169,13 @@ class AgentCore:
         self._sender.connected(turn)
         return self._finish(turn)
 
-    def disconnected(self, moment: Moment, *, renewed: bool = False) -> list[Effect]:
+    def disconnected(
+        self, moment: Moment, *, renewed: bool = False, disbelieved: bool = False
+    ) -> list[Effect]:
         """There is no session (any more), or it could not be had: wait, then connect.
 
         After our own change of certificate nothing was refused, so nothing is waited for.
+        `disbelieved`: the server's certificate was of no CA in our trust bundle, which may be old.
         """
         turn = self._turn(moment)
         if self.online and moment.monotonic_s - self._connected_s >= STABLE_AFTER_S:
@@ -185,6 +188,8 @@ class AgentCore:
         else:
             self._connect_s = moment.monotonic_s + CONNECT.delay_s(self._attempt, self._uniform)
             self._attempt += 1
+        if disbelieved:
+            self._belief.hurry(turn)
         return self._finish(turn)
 
     def tick(self, moment: Moment) -> list[Effect]:
@@ -250,9 +255,12 @@ class AgentCore:
                 commands.run(turn, command)
         elif DownKind.CONFIG in (kind, fleet_kind):
             if config := self._belief.open(turn, FleetConfig, payload):
-                self._configure(turn, config)
+                if fleet.configure(turn, config) and self.online:
+                    self._schedule_heartbeat(turn.mono_s)
         elif DownKind.CHECKPOINT in (kind, fleet_kind):
-            self._checkpoint(turn, payload)
+            fleet.see_checkpoint(turn, self._belief, payload)
+        elif DownKind.TRUST_VERSION in (kind, fleet_kind):
+            self._belief.told(turn, payload)
         return self._finish(turn)
 
     def downloading(self, moment: Moment, job: int, done_bytes: int) -> list[Effect]:
@@ -299,7 +307,18 @@ class AgentCore:
     def trust_fetched(self, moment: Moment, envelope: bytes | None) -> list[Effect]:
         """The next trust bundle, or None where there is none or nobody answered."""
         turn = self._turn(moment)
-        self._belief.fetched(turn, envelope)
+        if self._belief.fetched(turn, envelope) and self._connect_s is not None:
+            # What kept us out may have been that we knew too little: no need to wait any longer.
+            self._connect_s = min(
+                self._connect_s, turn.mono_s + CATCH_UP_JITTER_S * self._uniform()
+            )
+        return self._finish(turn)
+
+    def trust_kept(self, moment: Moment) -> list[Effect]:
+        """The trust bundle of KeepTrust is on the disk."""
+        turn = self._turn(moment)
+        if self._belief.kept(turn):
+            self._renewal.believes(turn, self._belief.store)
         return self._finish(turn)
 
     def csr_made(self, moment: Moment, request_id: UUID, csr: str) -> list[Effect]:
@@ -309,11 +328,16 @@ class AgentCore:
         return self._finish(turn)
 
     def certificate_installed(
-        self, moment: Moment, not_before: datetime, not_after: datetime
+        self,
+        moment: Moment,
+        not_before: datetime,
+        not_after: datetime,
+        issuer: bytes | None = None,
     ) -> list[Effect]:
-        """The next connection will use the new certificate."""
+        """The next connection will use the new certificate; `issuer` as in Credentials."""
         turn = self._turn(moment)
-        self._renewal.installed(turn, not_before, not_after)
+        self._renewal.installed(turn, not_before, not_after, issuer)
+        self._renewal.believes(turn, self._belief.store)
         return self._finish(turn)
 
     def certificate_refused(self, moment: Moment) -> list[Effect]:
@@ -363,34 +387,3 @@ class AgentCore:
         jitter = 1.0 + HEARTBEAT_JITTER * (2.0 * self._uniform() - 1.0)
         interval_s = self._settings.heartbeat_interval_s or self.state.heartbeat_interval_s
         self._heartbeat_s = now_s + interval_s * jitter
-
-    def _configure(self, turn: Turn, config: FleetConfig) -> None:
-        old = self.state.config
-        if (config.epoch, config.revision) <= (old.epoch, old.revision):
-            return
-        self.state.config = Position(epoch=config.epoch, revision=config.revision)
-        self.state.heartbeat_interval_s = config.heartbeat_interval_s
-        turn.persist()
-        turn.record(
-            "config.changed",
-            {"revision": config.revision, "heartbeat_interval_s": config.heartbeat_interval_s},
-        )
-        if self.online:
-            self._schedule_heartbeat(turn.mono_s)
-
-    def _checkpoint(self, turn: Turn, payload: bytes) -> None:
-        try:
-            note = codec.decode(Checkpoint, payload).note
-        except ProtocolError:
-            return
-        seen = self._belief.verify_checkpoint(turn, note)
-        if seen is None:
-            return
-        new, old = LedgerSeen(size=seen.size, root=seen.root.hex()), self.state.checkpoint
-        if old is not None and new.size == old.size and new.root != old.root:
-            # Two signed roots for one size prove that the ledger was forked.
-            details = {"size": new.size, "seen": old.root, "now": new.root}
-            turn.record("policy.violation", {"what": "ledger-fork"} | details)
-        elif old is None or new.size > old.size:
-            self.state.checkpoint = new
-            turn.persist()

@@ -25,12 +25,17 @@ class CoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who the agent is: identity, validity of its certificate, and the kid of its X25519 key."""
+    """Who the agent is: identity, validity of its certificate, and the kid of its X25519 key.
+
+    `issuer` is the key id of the CA that issued the certificate; None leaves it where it is, until
+    the certificate's own time comes.
+    """
 
     identity: AgentIdentity
     not_before: datetime
     not_after: datetime
     encryption_kid: str
+    issuer: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,9 @@ class Bench:
                     self.disk = dict(events)
                 case fx.Persist():
                     self.persisted += 1
+                case fx.KeepTrust():
+                    self.todo.append(effect)
+                    self.obey(self.core.trust_kept(self.moment))
                 case fx.SampleTelemetry():
                     self.obey(self.core.heartbeat(self.moment, IDLE))
                 case _:
