@@ -25,7 +25,7 @@ from simulators.link import Link, open_link
 from simulators.packages import Input, Job
 from simulators.world import World
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, verify_peer
+from tensorguard.pki.identity import AgentIdentity, authority_key_id, verify_peer
 from tensorguard.pki.issuer import certificate_pem
 from tensorguard.pki.keys import kid_of
 from tensorguard.protocol import codec
@@ -127,7 +127,7 @@ class SimulatedAgent:
         except LinkFailed as error:
             world.statistics.refused += 1
             world.statistics.reasons[error.message] += 1
-            self._feed(core.disconnected(world.moment()))
+            self._feed(core.disconnected(world.moment(), disbelieved=error.disbelieved))
             return
         self._link = link
         world.statistics.connects += 1
@@ -164,6 +164,7 @@ class SimulatedAgent:
                 leaf.not_valid_before_utc,
                 leaf.not_valid_after_utc,
                 kid_of(public.public_bytes_raw()),
+                authority_key_id(leaf),
             ),
             state,
             outbox,
@@ -209,7 +210,10 @@ class SimulatedAgent:
             case fx.FetchTrust(version):
                 world.work.submit_trust(self.home, core, version, self._answer)
             case fx.KeepTrust(envelope):
-                world.store.keep_trust(core.trust.version, envelope)
+                # All agents share the file; what one of them believes next is one version on.
+                world.store.keep_trust(core.trust.version + 1, envelope)
+                for more in core.trust_kept(world.moment()):
+                    self._do(more)
             case fx.MakeKey(request_id):
                 self._pending_key = ec.generate_private_key(ec.SECP256R1())
                 csr = keys.make_csr(self._pending_key)
@@ -309,7 +313,10 @@ class SimulatedAgent:
         self._pending_key = None
         self._input(
             lambda moment: core.certificate_installed(
-                moment, leaf.not_valid_before_utc, leaf.not_valid_after_utc
+                moment,
+                leaf.not_valid_before_utc,
+                leaf.not_valid_after_utc,
+                authority_key_id(leaf),
             )
         )
 

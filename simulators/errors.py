@@ -36,3 +36,8 @@ class LinkFailed(SimulatorError):
 
     code = "link-failed"
     hint = "Check that the broker runs and that the agent is not revoked."
+
+    def __init__(self, message: str, *, disbelieved: bool = False) -> None:
+        """`disbelieved`: the server's certificate is of no CA that the agents know."""
+        super().__init__(message)
+        self.disbelieved = disbelieved

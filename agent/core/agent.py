@@ -254,9 +254,9 @@ class AgentCore:
             if command := self._belief.open(turn, Command, payload):
                 commands.run(turn, command)
         elif DownKind.CONFIG in (kind, fleet_kind):
-            if config := self._belief.open(turn, FleetConfig, payload):
-                if fleet.configure(turn, config) and self.online:
-                    self._schedule_heartbeat(turn.mono_s)
+            config = self._belief.open(turn, FleetConfig, payload)
+            if config and fleet.configure(turn, config) and self.online:
+                self._schedule_heartbeat(turn.mono_s)
         elif DownKind.CHECKPOINT in (kind, fleet_kind):
             fleet.see_checkpoint(turn, self._belief, payload)
         elif DownKind.TRUST_VERSION in (kind, fleet_kind):

@@ -38,11 +38,14 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """Called from the connection's thread; `ended` exactly once, last."""
+    """Called from the connection's thread; `ended` exactly once, last.
+
+    It is given the reason, and whether that was that the server's certificate is of no known CA.
+    """
 
     connected: Callable[[], None]
     message: Callable[[str, bytes], None]
-    ended: Callable[[str], None]
+    ended: Callable[[str, bool], None]
 
 
 class Connection:
@@ -52,6 +55,7 @@ class Connection:
         self._broker = broker
         self._handlers = handlers
         self._reason = "closed"
+        self._disbelieved = False
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=broker.client_id,
@@ -94,10 +98,11 @@ class Connection:
             self._client.loop_forever(retry_first_connection=False)
         except ssl.SSLCertVerificationError as error:
             self._reason = f"the broker's certificate is not believed: {error.verify_message}"
+            self._disbelieved = True
         except (OSError, ValueError) as error:
             self._reason = str(error) or type(error).__name__
         finally:
-            self._handlers.ended(self._reason)
+            self._handlers.ended(self._reason, self._disbelieved)
 
     def _on_connect(
         self,

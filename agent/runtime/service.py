@@ -30,7 +30,11 @@ from agent.runtime.worker import Device, Input, Worker
 from agent.version import AGENT_VERSION, BUILD_TIME
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, identity_from_certificate
+from tensorguard.pki.identity import (
+    AgentIdentity,
+    authority_key_id,
+    identity_from_certificate,
+)
 from tensorguard.pki.keys import kid_of
 from tensorguard.protocol.errors import ProtocolError
 
@@ -191,7 +195,8 @@ class AgentService:
             case fx.NewLog(log_id, events):
                 self._write(lambda: self._outbox.start_log(log_id, events))
             case fx.KeepTrust(envelope):
-                self._write(lambda: self._directory.write(TRUST, envelope))
+                if self._write(lambda: self._directory.write(TRUST, envelope)):
+                    self._perform(core.trust_kept(self._clock()))
             case fx.Connect():
                 self._connect()
             case fx.Disconnect(reason):
@@ -219,14 +224,16 @@ class AgentService:
     def _persist(self) -> None:
         self._write(lambda: self._directory.write_state(self.core.state))
 
-    def _write(self, change: Callable[[], None]) -> None:
+    def _write(self, change: Callable[[], None]) -> bool:
         try:
             change()
-            self.core.degraded = False
         except StateNotWritable as error:
             # It runs on with what it knows; after a restart it would know less, which is safe.
             log.error("state_not_written", reason=error.message)
             self.core.degraded = True
+            return False
+        self.core.degraded = False
+        return True
 
     def _connect(self) -> None:
         core = self.core
@@ -254,7 +261,9 @@ class AgentService:
                 message=lambda topic, payload: self._offer(
                     lambda moment: core.message(moment, topic, payload)
                 ),
-                ended=lambda reason: self._post(lambda moment: self._on_ended(moment, reason)),
+                ended=lambda reason, disbelieved: self._post(
+                    lambda moment: self._on_ended(moment, reason, disbelieved)
+                ),
             ),
         )
         connection.open()
@@ -263,11 +272,11 @@ class AgentService:
         log.info("connected", host=self._home.mqtt_host, port=self._home.mqtt_port)
         return self.core.connected(moment)
 
-    def _on_ended(self, moment: Moment, reason: str) -> list[fx.Effect]:
+    def _on_ended(self, moment: Moment, reason: str, disbelieved: bool) -> list[fx.Effect]:
         log.warning("disconnected", reason=reason)
         self._connection = None
         renewed, self._renewed = self._renewed, False
-        return self.core.disconnected(moment, renewed=renewed)
+        return self.core.disconnected(moment, renewed=renewed, disbelieved=disbelieved)
 
     def _install(self, certificate: str) -> None:
         core = self.core
@@ -282,7 +291,10 @@ class AgentService:
         log.info("certificate_renewed", not_after=leaf.not_valid_after_utc.isoformat())
         self._offer(
             lambda moment: core.certificate_installed(
-                moment, leaf.not_valid_before_utc, leaf.not_valid_after_utc
+                moment,
+                leaf.not_valid_before_utc,
+                leaf.not_valid_after_utc,
+                authority_key_id(leaf),
             )
         )
 
@@ -321,6 +333,7 @@ def read_credentials(directory: StateDir) -> Credentials:
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         encryption_kid=kid_of(encryption_key.public_key().public_bytes_raw()),
+        issuer=authority_key_id(certificate),
     )
 
 
