@@ -50,6 +50,8 @@ class ApiSettings(BaseSettings):
     device: Listen = ListenAddress("127.0.0.1", 8443)
     mqtt: Listen = ListenAddress("127.0.0.1", 8883)
     """Where the broker front listens: goes into the answer to an enrollment."""
+    front_hosts: str = ""
+    """Further names and addresses that broker fronts may be certified for."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False

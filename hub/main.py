@@ -21,7 +21,10 @@ from hub.work import Work
 from tensorguard.ledger.checkpoint import ledger_origin
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certifier import Certifier
+from tensorguard.services.following import KeyringFollower
 from tensorguard.services.keyring import Keyring
+from tensorguard.services.service_certificates import allowed_hosts
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
@@ -58,6 +61,19 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             intake_limit=settings.intake_limit,
             downlink_limit=settings.downlink_limit,
         )
+
+        def follow() -> None:
+            certificate.use(keyring.ca)
+            source.use(certificate.client_context(keyring.trust.cas))
+
+        follower = KeyringFollower(keyring, kek, sessions, settings.database_url, [follow])
+        certifier = Certifier(
+            sessions,
+            keyring,
+            settings.database_url,
+            allowed_hosts(settings.public_host, host, settings.front_hosts),
+            utc_now,
+        )
         work = Work(sessions, keyring, kek, utc_now)
         ingest = Ingest(
             source,
@@ -81,6 +97,9 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             ).run,
             "upkeep": Upkeep(sessions, keyring, work, utc_now).run,
             "certificate": certificate.keep_renewed,
+            "keyring": follower.run,
+            # Before there is a front: without its certificate it does not listen.
+            "certifier": certifier.run,
         }
         async with source, asyncio.TaskGroup() as tasks:
             ending = asyncio.Event()

@@ -16,6 +16,9 @@ class HubSettings(BaseSettings):
     data_dir: Path
     mqtt: str = Field(default="127.0.0.1:8883", description="host:port of the broker front")
     public_host: str = "127.0.0.1"
+    front_hosts: str = Field(
+        default="", description="further names that broker fronts may be certified for"
+    )
     device: str = Field(default="127.0.0.1:8443", description="host:port of the device listener")
 
     batch_messages: int = Field(default=500, ge=1, le=5_000)

@@ -25,6 +25,15 @@ def describe_changes(current: TrustBundle, following: TrustBundle) -> list[str]:
     ]
 
 
+def describe_differences(expected: TrustBundle, following: TrustBundle) -> list[str]:
+    """What of a bundle's CAs, online keys and publishers is not as expected; nothing of roots."""
+    return [
+        *_cas(expected, following),
+        *_online_keys(expected, following),
+        *_publishers(expected, following),
+    ]
+
+
 def _roots(current: TrustBundle, following: TrustBundle) -> Iterator[str]:
     old, new = ({key.kid: key for key in one.keys.root} for one in (current, following))
     yield from _differences("root key", old, new, _until)

@@ -28,7 +28,12 @@ from tensorguard.protocol.messages import (
     MqttAddress,
 )
 from tensorguard.services import ledger
-from tensorguard.services.errors import BadFacts, EnrollmentRejected, KeyAlreadyEnrolled
+from tensorguard.services.errors import (
+    AuthorityRetired,
+    BadFacts,
+    EnrollmentRejected,
+    KeyAlreadyEnrolled,
+)
 from tensorguard.services.events import Actor, AgentEnrolled
 from tensorguard.services.fleets import get_config_envelope
 from tensorguard.services.keyring import Keyring
@@ -250,7 +255,12 @@ class _Enrollment:
 async def store_certificate(
     session: AsyncSession, agent_id: UUID, certificate: x509.Certificate, *, now: datetime
 ) -> None:
-    """Store a certificate that was issued to an agent; every renewal does the same."""
+    """Store a certificate that was issued to an agent; every renewal does the same.
+
+    Raises: AuthorityRetired, where the CA was retired since this process has loaded its key.
+    """
+    key_id = authority_key_id(certificate)
+    authorities = tables.ca_certificates
     await session.execute(
         sa.insert(tables.certificates).values(
             serial=serial_text(certificate.serial_number),
@@ -260,6 +270,14 @@ async def store_certificate(
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             issued_at=now,
-            authority_key_id=authority_key_id(certificate),
+            authority_key_id=key_id,
         )
     )
+    # Locked: a retirement waits for this transaction, or is seen here.
+    state = await session.execute(
+        sa.select(authorities.c.state)
+        .where(authorities.c.subject_key_id == key_id)
+        .with_for_update(read=True, key_share=True)
+    )
+    if state.scalar_one_or_none() == "retired":
+        raise AuthorityRetired("the CA that has just issued this certificate is retired")

@@ -44,6 +44,7 @@ CREATE INDEX agents_pending_idx ON agents (created_at, id) WHERE status = 'pendi
 
 -- Which CA issued: what a CA's retirement waits for.
 ALTER TABLE certificates ADD COLUMN authority_key_id bytea;
+ALTER TABLE ca_certificates ADD COLUMN subject_key_id bytea;
 
 -- An agent that was off past its certificate's end asks to come back, with a new key.
 CREATE TABLE recoveries (
@@ -123,6 +124,8 @@ CREATE TABLE service_certificates (
     refusal      text,
     answered_at  timestamptz
 );
+CREATE INDEX service_certificates_instance_idx
+    ON service_certificates (service, instance, requested_at);
 CREATE INDEX service_certificates_open_idx ON service_certificates (requested_at)
     WHERE answered_at IS NULL;
 
