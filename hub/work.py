@@ -18,6 +18,7 @@ from hub.heartbeats import StoredHeartbeat, store_heartbeats
 from hub.news import News
 from hub.presence import store_connections
 from hub.repairs import greet, repair
+from hub.trust_hints import TrustHints
 from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
 from tensorguard.services.key_release import KeyRelease
@@ -54,6 +55,7 @@ class Work:
         self._clock = clock
         self._denials = denials()
         self._poisoned = poisoned()
+        self._trust_hints = TrustHints()
         self.configs = FleetConfigs.none()
         self.news = News()
 
@@ -78,6 +80,7 @@ class Work:
             await greet(session, batch.connected, downlinks)
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
+            self._trust_hints.tell(newest, self._keyring.trust.version, downlinks, now)
         self._denials.settle(denied_tallies)
         self._poisoned.settle(letter_tallies)
         self.news.add(len(beats), moved_in)

@@ -43,8 +43,9 @@ class Certifier:
                     while not stop.is_set():
                         await self.step()
                         await wait_for_notice(connection, stop, POLL_EVERY)
-            except Exception:  # what cannot be answered now is asked again
-                log.exception("service_certificates_not_answered")
+            except Exception as error:  # what cannot be answered now is asked again
+                reason = f"{type(error).__name__}: {error}"[:300]
+                log.warning("service_certificates_not_answered", reason=reason)
                 await asyncio.sleep(random.uniform(0.1, _RETRY_S))  # noqa: S311  spreads load only
 
     async def step(self) -> int:

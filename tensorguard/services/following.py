@@ -44,8 +44,9 @@ class KeyringFollower:
                     while not stop.is_set():
                         await self.step()
                         await wait_for_notice(connection, stop, POLL_EVERY)
-            except Exception:  # a database that is away, a KEK that is locked: the next round
-                log.exception("keyring_not_followed")
+            except Exception as error:  # a database that is away, a locked KEK: the next round
+                reason = f"{type(error).__name__}: {error}"[:300]
+                log.warning("keyring_not_followed", reason=reason)
                 await asyncio.sleep(random.uniform(0.1, _RETRY_S))  # noqa: S311  spreads load only
 
     async def step(self) -> bool:

@@ -38,16 +38,26 @@ _NAMED: Final = 20
 
 
 async def publish_next(
-    session: AsyncSession, roots: Sequence[Signer], *, by: Actor, now: datetime
+    session: AsyncSession,
+    roots: Sequence[Signer],
+    *,
+    by: Actor,
+    now: datetime,
+    without: Collection[bytes] = (),
+    renew_within_s: int | None = None,
+    leave: Collection[UUID] = (),
 ) -> TrustStore:
     """Publish what the tables say now as the version after the newest, signed by `roots`.
 
-    CA certificates, signing keys and publishers come from their tables, root keys stay.
-    Raises: PlatformNotInitialised, BundleRefused if `roots` are not enough of the root keys.
+    CA certificates, signing keys and publishers come from their tables, root keys stay. `without`
+    names CAs, by SPKI digest, that are retired by it; `leave` as in `publish`.
+    Raises: PlatformNotInitialised, BundleRefused if `roots` are not enough of the root keys;
+    AuthorityInUse.
     """
     await lock_publication(session)
-    draft = await draft_next(session, now=now)
-    return await publish(session, sign_bundle(draft.following, roots), by=by, now=now)
+    draft = await draft_next(session, now=now, without=without, renew_within_s=renew_within_s)
+    raw = sign_bundle(draft.following, roots)
+    return await publish(session, raw, by=by, now=now, leave=leave)
 
 
 async def publish(
