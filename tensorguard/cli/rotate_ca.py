@@ -61,7 +61,7 @@ def rotate_ca(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Let a new CA follow the present one; agents move over by renewal, none has to reconnect twice.
+    """Let a new CA follow the present one; agents move over to it by renewal.
 
     Publishes the new CA beside the old, waits until every online agent believes it, lets it issue,
     waits until no active agent holds a certificate of the old one, and retires that. Repeat the

@@ -218,8 +218,9 @@ def _facts(found: TrustOverview) -> dict[str, Any]:
 
 
 def _lines(found: TrustOverview) -> list[str]:
+    life = f"{found.issued_at:%Y-%m-%d} to {found.expires_at:%Y-%m-%d}"
     lines = [
-        f"trust bundle {found.version}, of {found.issued_at:%Y-%m-%d}, to {found.expires_at:%Y-%m-%d}",
+        f"trust bundle {found.version}, {life}",
         f"{found.root_threshold} of {len(found.roots)} root keys have to sign the next:",
         *(f"  {kid}" for kid in found.roots),
         "CAs:",
