@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
 from tensorguard.services import publishers
 from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
+from tensorguard.services.trust_publishing import publish
 
 
 def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
@@ -20,6 +22,7 @@ def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
     return {
         ApprovalKind.REGISTER_PUBLISHER: _register_publisher,
         ApprovalKind.REVOKE_PUBLISHER: _revoke_publisher,
+        ApprovalKind.PUBLISH_TRUST: _publish_trust,
     }
 
 
@@ -45,3 +48,11 @@ async def _revoke_publisher(
         session, request["kid"], reason=request["reason"], by=deciders.requested_by, now=now
     )
     return {"kid": publisher.kid}
+
+
+async def _publish_trust(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    raw = msgspec.json.encode(request["envelope"])
+    store = await publish(session, raw, by=deciders.requested_by, now=now)
+    return {"version": store.version}

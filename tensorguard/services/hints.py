@@ -43,6 +43,7 @@ class HintKind(StrEnum):
     PACKAGE = "package"
     RELEASE = "release"
     APPROVAL = "approval"
+    TRUST = "trust"
     LEDGER = "ledger"
     OVERVIEW = "overview"
     HEARTBEATS = "heartbeats"
@@ -72,6 +73,8 @@ _KINDS: Final[Mapping[str, HintKind]] = {
     "publisher": HintKind.PACKAGE,
     "release": HintKind.RELEASE,
     "approval": HintKind.APPROVAL,
+    "trust-bundle": HintKind.TRUST,
+    "ca": HintKind.TRUST,
 }
 # How often these happen is up to devices and strangers, and no list of things changes with them.
 _NOT_TOLD: Final = (
@@ -98,7 +101,8 @@ def hints_of(events: Iterable[Event]) -> list[Hint]:
         kind = _KINDS.get(subject.kind)
         if kind is None or isinstance(event, _NOT_TOLD):
             continue
-        named = {"token": event.fleet, "publisher": None}.get(subject.kind, subject.id)
+        unnamed = {"token": event.fleet, "publisher": None, "trust-bundle": None, "ca": None}
+        named = unnamed.get(subject.kind, subject.id)
         found[Hint(kind, named, event.fleet)] = None
     return [*found, OVERVIEW] if found else []
 

@@ -75,13 +75,30 @@ async def publish(
     something else than the tables; AuthorityInUse.
     """
     await lock_publication(session)
-    current = await get_latest_bundle(session)
-    store = accept_next(current, raw, now)
-    await _check_publication(session, current, store, now=now)
+    current, store = await check_bundle(session, raw, now=now, leave=leave)
     await _retire_left_out(session, store, leave=leave, by=by, now=now)
     await store_bundle(session, store, by=by, now=now, after=current)
     await session.execute(sa.select(sa.func.pg_notify("tg_trust", str(store.version))))
     return store
+
+
+async def check_bundle(
+    session: AsyncSession, raw: bytes, *, now: datetime, leave: Collection[UUID] = ()
+) -> tuple[TrustStore, TrustStore]:
+    """Whether `publish` would take a bundle; return the current one and this one.
+
+    Raises: as `publish`.
+    """
+    current = await get_latest_bundle(session)
+    store = accept_next(current, raw, now)
+    await _check_publication(session, current, store, now=now)
+    left_out = await _list_left_out(session, store)
+    if any(one.state == "issuing" for one in left_out):
+        raise TrustBundleOutdated("the bundle leaves out the CA that issues")
+    holders = await list_holders(session, left_out, now=now)
+    if staying := [one for one in holders if one.agent_id not in leave]:
+        raise AuthorityInUse(in_use_message(staying))
+    return current, store
 
 
 async def _check_publication(
@@ -123,13 +140,11 @@ async def _retire_left_out(
 ) -> None:
     """Retire the CAs that a bundle leaves out, if no active agent needs them.
 
-    Raises: TrustBundleOutdated if it leaves out the CA that issues; AuthorityInUse, with names.
+    Once more with the CAs' rows locked: from then on nobody stores a certificate of them.
+    Raises: AuthorityInUse, with names.
     """
-    left_out = await _list_left_out(session, store, lock=True)
-    if any(one.state == "issuing" for one in left_out):
-        raise TrustBundleOutdated("the bundle leaves out the CA that issues")
     table = tables.ca_certificates
-    for authority in left_out:
+    for authority in await _list_left_out(session, store, lock=True):
         holders = await list_holders(session, [authority], now=now)
         staying = [one for one in holders if one.agent_id not in leave]
         if staying:

@@ -87,7 +87,7 @@ CREATE UNIQUE INDEX approvals_pending_key ON approvals (requested_by, request_sh
 CREATE INDEX approvals_requested_idx ON approvals (requested_at, id);
 ALTER TABLE stream_events DROP CONSTRAINT stream_events_kind_check,
     ADD CONSTRAINT stream_events_kind_check CHECK (kind IN ('agent', 'deployment', 'fleet',
-        'package', 'release', 'approval', 'ledger', 'overview', 'heartbeats'));
+        'package', 'release', 'approval', 'trust', 'ledger', 'overview', 'heartbeats'));
 
 ALTER TABLE users
     ADD COLUMN password_reset_by text,
