@@ -1,6 +1,6 @@
 """`/api/v1/trust`: what agents believe. A new bundle takes root keys, and a second person."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -36,9 +36,9 @@ async def publish_bundle(
 
     It is checked now, and once more then: signatures, version, and that it says what is so.
     """
-    envelope = body.envelope.model_dump()
+    envelope: dict[str, Any] = body.envelope.model_dump()
     current, store = await check_bundle(session, msgspec.json.encode(envelope), now=now)
-    request = {
+    request: dict[str, Any] = {
         "version": store.version,
         "changes": describe_changes(current.bundle, store.bundle),
         "envelope": envelope,
