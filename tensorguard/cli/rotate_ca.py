@@ -14,7 +14,6 @@ import typer
 
 from tensorguard.cli.database import DataDir, Json, find_database_url
 from tensorguard.cli.durations import parse_seconds
-from tensorguard.cli.logs import configure_logs
 from tensorguard.cli.root_keys import RootDir, root_directory
 from tensorguard.cli.rotation import Plan, Rotator
 from tensorguard.cli.supervisor.place import default_data_directory
@@ -67,7 +66,6 @@ def rotate_ca(
     waits until no active agent holds a certificate of the old one, and retires that. Repeat the
     command if it was interrupted.
     """
-    configure_logs()
     plan = Plan(
         within_s=math.ceil(within),
         leave=frozenset(leave or []),
