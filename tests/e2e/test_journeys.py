@@ -121,6 +121,44 @@ def test_everything_can_be_reached_without_a_pointer(journey: Journey, fleet: st
     journey("keyboard")
 
 
+def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
+    journey: Journey, publisher: Publisher, operator: Operator, fleet: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "model.bin"
+    source.write_bytes(secrets.token_bytes(1000))
+    digest = publisher.release(source)["package_digest"]
+    agent = enroll(operator, fleet, tmp_path, "W" * 100)
+    journey(
+        "accessibility",
+        pages=[
+            *(
+                "/",
+                "/fleets",
+                f"/fleets/{fleet}",
+                "/agents",
+                "/agents?selector=a%20in",
+                f"/agents/{agent}",
+            ),
+            *(
+                "/packages",
+                "/packages?tab=releases",
+                "/packages?tab=publishers",
+                f"/packages/{digest}",
+            ),
+            *("/deployments", "/ledger", "/ledger?entry=3", "/users", "/api-keys", "/nowhere"),
+        ],
+        dialogs=[
+            *(["/fleets", "New fleet"], [f"/fleets/{fleet}", "New token"]),
+            *(
+                [f"/agents/{agent}", "Revoke"],
+                ["/packages", "Upload"],
+                ["/packages", "New release"],
+            ),
+            *(["/deployments", "New deployment"], ["/users", "New user"], ["/api-keys", "New key"]),
+        ],
+    )
+
+
 def test_floods_of_hints_are_read_at_most_twice_a_second_and_leave_nothing_behind(
     journey: Journey, platform: RunningPlatform, operator: Operator, fleet: str, tmp_path: Path
 ) -> None:
