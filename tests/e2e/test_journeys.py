@@ -130,6 +130,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
     agent = enroll(operator, fleet, tmp_path, "W" * 100)
     journey(
         "accessibility",
+        patience_s=400,
         pages=[
             *(
                 "/",
