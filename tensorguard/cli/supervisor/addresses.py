@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -83,7 +83,9 @@ class Wishes:
 
 
 def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresses, list[str]]:
-    """Decide where to listen; a second value says which defaults were busy at the first start.
+    """Decide where to listen; a second value says what a person should know of the choice.
+
+    A new public host moves what devices connect to off loopback, where nobody else would get.
 
     Raises: BadAddress, PortTaken naming the holder.
     """
@@ -92,6 +94,8 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
     bind = LOOPBACK if all(map(_is_loopback, public_host.split(","))) else "0.0.0.0"  # noqa: S104 - a public name was asked for
     chosen: dict[str, str] = {}
     notes: list[str] = []
+    if stored is not None and bind != LOOPBACK and public_host != stored.public_host:
+        stored, notes = _leave_loopback(stored, wishes, bind)
     for name, port in _DEFAULT_PORTS.items():
         wish = getattr(wishes, name) or (getattr(stored, name) if stored else None)
         taken = [Address.parse(text).port for text in chosen.values()]
@@ -109,6 +113,16 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
             hint="Give --tls-cert and --tls-key, or --behind-proxy, or listen on 127.0.0.1.",
         )
     return Addresses(**chosen, public_host=public_host), notes
+
+
+def _leave_loopback(stored: Addresses, wishes: Wishes, bind: str) -> tuple[Addresses, list[str]]:
+    moved: dict[str, str] = {}
+    for name in ("device", "mqtt"):
+        address = Address.parse(getattr(stored, name))
+        if getattr(wishes, name) is None and _is_loopback(address.host):
+            moved[name] = str(Address(bind, address.port))
+    notes = [f"{name} listens on {address} from now on" for name, address in moved.items()]
+    return replace(stored, **moved), notes
 
 
 def load_addresses(path: Path) -> Addresses | None:
@@ -149,8 +163,7 @@ def _check(name: str, wish: Address, taken: list[int]) -> Address:
             f"This user may not listen on {wish}.", hint="Choose a port above 1023."
         ) from error
     except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        holder = _find_holder(wish.port) if in_use else None
+        holder = _find_holder(wish.port) if error.errno == errno.EADDRINUSE else None
         if holder is None:
             raise BadAddress(f"Cannot listen on {wish}: {error.strerror}.") from error
         raise PortTaken(

@@ -61,6 +61,17 @@ export function useUserNames() {
   return computed(() => new Map(users.data.value?.items.map((user) => [user.id, user.email])));
 }
 
+/** What publishers are called, by the id of their key. */
+export function usePublisherNames() {
+  const publishers = useQuery({
+    queryKey: ["publishers"],
+    queryFn: ({ signal }) => unwrap(api.GET("/api/v1/publishers", { signal })),
+    enabled: computed(() => may("publishers:read")),
+    meta: { live: { kinds: ["package"] } },
+  });
+  return computed(() => new Map(publishers.data.value?.items.map((one) => [one.kid, one.name])));
+}
+
 export function useReleases(limit: number = EVERYTHING) {
   return useQuery({
     queryKey: ["releases", limit],

@@ -254,6 +254,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/deployments/{deployment_id}/failures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Failures
+         * @description Count why agents do not run the release, all of them.
+         */
+        get: operations["list_failures_api_v1_deployments__deployment_id__failures_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/deployments/{deployment_id}/pause": {
         parameters: {
             query?: never;
@@ -1361,14 +1381,41 @@ export interface components {
         /**
          * EntryView
          * @description An entry in its place: `leaf_hash` in hex, `entry` the exact bytes in base64.
+         *
+         *     The names are no part of the entry: what its subject and its actor are called now, if anything.
          */
         EntryView: {
+            /** Actor Name */
+            actor_name: string | null;
             /** Entry */
             entry: string;
             /** Leaf Hash */
             leaf_hash: string;
             /** Leaf Index */
             leaf_index: number;
+            /** Subject Name */
+            subject_name: string | null;
+        };
+        /**
+         * FailuresView
+         * @description Why agents do not run a release: what concerns the most of them first, `others` summed up.
+         */
+        FailuresView: {
+            /** Groups */
+            groups: components["schemas"]["FailureView"][];
+            /** Others */
+            others: number;
+        };
+        /**
+         * FailureView
+         * @description Agents that ended in the same bad state for the same reason.
+         */
+        FailureView: {
+            /** Agents */
+            agents: number;
+            /** Reason */
+            reason: string;
+            state: components["schemas"]["AgentState"];
         };
         /**
          * FieldProblem
@@ -1726,7 +1773,7 @@ export interface components {
          * @description What a route may ask for.
          * @enum {string}
          */
-        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
+        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
         /**
          * PositionView
          * @description Where a stream of desired documents stands.
@@ -2712,6 +2759,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_DeploymentAgentView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_failures_api_v1_deployments__deployment_id__failures_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FailuresView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

@@ -66,6 +66,11 @@ export function formatDay(at: string | number): string {
   return day.format(new Date(at));
 }
 
+/** A text as a sentence begins; the api's own begin in the middle of one. */
+export function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 /** The end of an id that tells it from its neighbours: UUIDv7 begin with the time. */
 export function shortId(id: string): string {
   return id.length > 12 ? id.slice(-8) : id;

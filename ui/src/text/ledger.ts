@@ -13,6 +13,8 @@ export interface Entry {
   type: string;
   actor: { kind: string; id: string };
   subject: { kind: string; id: string };
+  /** What they are called now, which is no part of the entry. */
+  names: { actor: string | null; subject: string | null };
   fleet: string | null;
   outcome: string;
   details: Record<string, unknown>;
@@ -21,7 +23,7 @@ export interface Entry {
 export function readEntry(view: Schemas["EntryView"]): Entry {
   const bytes = Uint8Array.from(atob(view.entry), (char) => char.charCodeAt(0));
   const text = new TextDecoder().decode(bytes);
-  const value = JSON.parse(text) as Omit<Entry, "leafIndex" | "leafHash" | "bytes" | "text">;
+  const value = JSON.parse(text) as Omit<Entry, "leafIndex" | "leafHash" | "bytes" | "text" | "names">;
   return {
     leafIndex: view.leaf_index,
     leafHash: view.leaf_hash,
@@ -32,6 +34,7 @@ export function readEntry(view: Schemas["EntryView"]): Entry {
     type: value.type,
     actor: value.actor,
     subject: value.subject,
+    names: { actor: view.actor_name, subject: view.subject_name },
     fleet: value.fleet ?? null,
     outcome: value.outcome,
     details: value.details ?? {},
