@@ -1,0 +1,183 @@
+"""Enrollments a second through the real HTTPS listener, beside what they are made of, in one run.
+
+python tests/load/bench_enrollment.py [devices]
+
+`tensorguard api run` on an embedded PostgreSQL with fsync on, clients in this process on the same
+machine. Every device makes its own TLS connection and sends a request that was made before;
+`handshakes` are connections to the same listener that ask nothing, `certificates` what the CA
+signs, database and network left out, on one core.
+"""
+
+import asyncio
+import os
+import shutil
+import ssl
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import SecretStr
+from uuid6 import uuid7
+
+from api.settings import ApiSettings
+from tensorguard.pki.identity import AgentIdentity
+from tensorguard.pki.issuer import certificate_pem
+from tensorguard.protocol import codec
+from tensorguard.services.event import SYSTEM
+from tensorguard.services.fleets import create_fleet
+from tensorguard.services.keyring import Keyring
+from tensorguard.services.platform import bootstrap
+from tensorguard.services.tokens import TokenTerms, create_token
+from tensorguard.store.embedded.server import EmbeddedPostgres
+from tensorguard.store.engine import create_engine, session_maker
+from tensorguard.store.migrate import upgrade
+from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+from tests.integration.api.process import address_of, running_api
+from tests.integration.enrollment.builders import Device
+
+FLEET = "hospital-a"
+AT_ONCE = 16
+HANDSHAKES = 400
+CERTIFICATES = 400
+WARM_UP = 40
+
+
+def main(devices: int = 1000) -> dict[str, float]:
+    """Print and give enrollments, TLS handshakes and certificates a second."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    folder = Path(tempfile.mkdtemp(prefix="bench-enrollment-"))
+    folder.chmod(0o711)  # as root the server is another user, who has to pass through
+    server = EmbeddedPostgres(folder / "pg", durable=True)
+    try:
+        asyncio.run(server.start())
+        upgrade(server.owner_url)
+        figures = _measure(server, folder, devices)
+    finally:
+        asyncio.run(server.stop())
+        shutil.rmtree(folder)
+    for name, figure in figures.items():
+        print(f"{name:34} {figure:10.1f}")
+    return figures
+
+
+def _measure(server: EmbeddedPostgres, folder: Path, devices: int) -> dict[str, float]:
+    keyring, join = asyncio.run(_prepare(server, folder, devices + WARM_UP))
+    requests = [codec.encode(Device().request(join)) for _ in range(devices + WARM_UP)]
+    figures = {"certificates_per_s": _certificates_per_s(keyring)}
+    settings = ApiSettings(database_url=SecretStr(server.app_url), data_dir=folder)
+    log = folder / "api.log"
+    with running_api(settings, log) as (process, _):
+        port = int(address_of(process, log, "device").rpartition(":")[2])
+        load = _Load(port, keyring.ca.certificate_pem)
+        asyncio.run(load.enroll(requests[:WARM_UP]))
+        figures["tls_handshakes_per_s"] = asyncio.run(load.handshakes_per_s())
+        cpu_s = _cpu_s(process.pid)
+        figures["enrollments_per_s"] = devices / asyncio.run(load.enroll(requests[WARM_UP:]))
+        used_ms = (_cpu_s(process.pid) - cpu_s) * 1000
+    figures["api_cpu_ms_per_enrollment"] = used_ms / devices
+    figures["enrollments_of_handshakes"] = (
+        figures["enrollments_per_s"] / figures["tls_handshakes_per_s"]
+    )
+    return figures
+
+
+async def _prepare(server: EmbeddedPostgres, folder: Path, uses: int) -> tuple[Keyring, str]:
+    """Start a platform in the database; give its keys, and a join string for so many devices."""
+    engine = create_engine(server.app_url, service="bench", pool_size=1)
+    kek = LocalKeyProvider.open_or_create(folder / KEK_FILE)
+    now = datetime.now(UTC)
+    async with session_maker(engine).begin() as session:
+        await bootstrap(
+            session,
+            kek=kek,
+            trust_domain="example.org",
+            root_dir=folder / "root",
+            now=now,
+            hash_with=lambda password: "not-a-hash",
+        )
+        keyring = await Keyring.load(session, kek)
+        await create_fleet(session, keyring, slug=FLEET, name="A", by=SYSTEM, now=now)
+        terms = TokenTerms(ttl=timedelta(hours=1), max_uses=uses, tags={"site": "north"})
+        token = await create_token(
+            session, keyring, FLEET, terms, device_url="https://127.0.0.1:1", by=SYSTEM, now=now
+        )
+    await engine.dispose()
+    return keyring, token.join
+
+
+def _certificates_per_s(keyring: Keyring) -> float:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    began = time.perf_counter()
+    for _ in range(CERTIFICATES):
+        identity = AgentIdentity(keyring.trust_domain, FLEET, uuid7())
+        certificate_pem(keyring.ca.issue_agent(key, identity, datetime.now(UTC)))
+    return CERTIFICATES / (time.perf_counter() - began)
+
+
+class _Load:
+    """Devices of one process, so many at once, each on a connection of its own."""
+
+    def __init__(self, port: int, ca_pem: str) -> None:
+        self._port = port
+        self._tls = ssl.create_default_context(cadata=ca_pem)
+
+    async def handshakes_per_s(self) -> float:
+        """Connect and say nothing."""
+        began = time.perf_counter()
+        await _all(HANDSHAKES, lambda _: self._send(None))
+        return HANDSHAKES / (time.perf_counter() - began)
+
+    async def enroll(self, requests: list[bytes]) -> float:
+        """Enrol each device; give the seconds that all of them took."""
+        answers: Counter[bytes] = Counter()
+
+        async def one(number: int) -> None:
+            answer = await self._send(requests[number])
+            answers[answer[: len(b"HTTP/1.1 201")]] += 1
+
+        began = time.perf_counter()
+        await _all(len(requests), one)
+        took_s = time.perf_counter() - began
+        assert answers == {b"HTTP/1.1 201": len(requests)}, answers
+        return took_s
+
+    async def _send(self, body: bytes | None) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._tls)
+        try:
+            if body is None:
+                return b""
+            writer.write(
+                b"POST /device/v1/enroll HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            return await reader.read()
+        finally:
+            writer.transport.abort()
+
+
+async def _all(count: int, work: Callable[[int], Awaitable[object]]) -> None:
+    numbers = iter(range(count))
+
+    async def some() -> None:
+        for number in numbers:
+            await work(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(some())
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time that a process has used (Linux)."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))
