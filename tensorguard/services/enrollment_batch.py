@@ -40,7 +40,8 @@ from tensorguard.services.tokens import (
 from tensorguard.services.trust import get_latest_bundle
 from tensorguard.store.ids import new_id
 
-POLL_AFTER_S: Final = 30
+POLL_AFTER_S: Final = 10
+LONGEST_POLL_S: Final = 300
 MOST_PENDING: Final = 1000
 """So many devices of one token may wait for an operator, who has to look at each."""
 _ROUNDS: Final = 3
@@ -109,7 +110,7 @@ class EnrollmentBatch:
             if not self._is_same(number, agent):
                 self._outcomes[number] = _taken()
             elif agent.status == "pending":
-                self._outcomes[number] = _pending(agent.id)
+                self._outcomes[number] = self._pending(agent.id, agent.created_at)
             elif agent.status == "rejected":
                 reason = agent.status_reason or "-"
                 self._outcomes[number] = EnrollmentRejected(f"this device was rejected: {reason}")
@@ -143,7 +144,8 @@ class EnrollmentBatch:
 
     async def _repeat(self, agent_id: UUID, certificates: Sequence[Certified]) -> Outcome:
         if not certificates:
-            return _pending(agent_id)  # approved or revoked this very moment
+            # Approved or revoked this very moment.
+            return EnrollmentPending(agent_id=agent_id, poll_after_s=POLL_AFTER_S)
         first = certificates[0]
         if len(certificates) > 1 or first.has_connected:
             return KeyAlreadyEnrolled("this key belongs to an agent that has connected already")
@@ -188,7 +190,7 @@ class EnrollmentBatch:
         pems = await self._certify({n: (agent.id, agent.fleet) for n, agent in active.items()})
         for number, agent in new.items():
             self._outcomes[number] = (
-                _pending(agent.id)
+                self._pending(agent.id, self.now)
                 if agent.pending
                 else await self._enrolled(agent.id, agent.fleet, pems[agent.id])
             )
@@ -267,6 +269,12 @@ class EnrollmentBatch:
         ]
         await ledger.record_many(self.session, events, now=self.now)
 
+    def _pending(self, agent_id: UUID, since: datetime) -> EnrollmentPending:
+        # A tenth of the time that it waits: soon at first, and ten thousand do not become a load.
+        tenth_s = round((self.now - since).total_seconds() / 10)
+        poll_after_s = min(max(POLL_AFTER_S, tenth_s), LONGEST_POLL_S)
+        return EnrollmentPending(agent_id=agent_id, poll_after_s=poll_after_s)
+
     async def _enrolled(self, agent_id: UUID, fleet: str, certificate: str) -> Enrolled:
         if fleet not in self._configs:
             config = await get_config_envelope(self.session, self.keyring, fleet, now=self.now)
@@ -286,7 +294,3 @@ class EnrollmentBatch:
 
 def _taken() -> KeyAlreadyEnrolled:
     return KeyAlreadyEnrolled("this key belongs to an agent already")
-
-
-def _pending(agent_id: UUID) -> EnrollmentPending:
-    return EnrollmentPending(agent_id=agent_id, poll_after_s=POLL_AFTER_S)
