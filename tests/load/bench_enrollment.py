@@ -11,12 +11,10 @@ signs, database and network left out, on one core.
 import asyncio
 import os
 import shutil
-import ssl
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,6 +36,7 @@ from tensorguard.store.embedded.server import EmbeddedPostgres
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.store.migrate import upgrade
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+from tests.integration.api.flood import Listener, all_at_once
 from tests.integration.api.process import address_of, running_api
 from tests.integration.enrollment.builders import Device
 
@@ -74,11 +73,12 @@ def _measure(server: EmbeddedPostgres, folder: Path, devices: int) -> dict[str, 
     log = folder / "api.log"
     with running_api(settings, log) as (process, _):
         port = int(address_of(process, log, "device").rpartition(":")[2])
-        load = _Load(port, keyring.ca.certificate_pem)
-        asyncio.run(load.enroll(requests[:WARM_UP]))
-        figures["tls_handshakes_per_s"] = asyncio.run(load.handshakes_per_s())
+        listener = Listener(port, keyring.ca.certificate_pem)
+        asyncio.run(_enroll(listener, requests[:WARM_UP]))
+        figures["tls_handshakes_per_s"] = asyncio.run(_handshakes_per_s(listener))
         cpu_s = _cpu_s(process.pid)
-        figures["enrollments_per_s"] = devices / asyncio.run(load.enroll(requests[WARM_UP:]))
+        took_s = asyncio.run(_enroll(listener, requests[WARM_UP:]))
+        figures["enrollments_per_s"] = devices / took_s
         used_ms = (_cpu_s(process.pid) - cpu_s) * 1000
     figures["api_cpu_ms_per_enrollment"] = used_ms / devices
     figures["enrollments_of_handshakes"] = (
@@ -120,57 +120,24 @@ def _certificates_per_s(keyring: Keyring) -> float:
     return CERTIFICATES / (time.perf_counter() - began)
 
 
-class _Load:
-    """Devices of one process, so many at once, each on a connection of its own."""
-
-    def __init__(self, port: int, ca_pem: str) -> None:
-        self._port = port
-        self._tls = ssl.create_default_context(cadata=ca_pem)
-
-    async def handshakes_per_s(self) -> float:
-        """Connect and say nothing."""
-        began = time.perf_counter()
-        await _all(HANDSHAKES, lambda _: self._send(None))
-        return HANDSHAKES / (time.perf_counter() - began)
-
-    async def enroll(self, requests: list[bytes]) -> float:
-        """Enrol each device; give the seconds that all of them took."""
-        answers: Counter[bytes] = Counter()
-
-        async def one(number: int) -> None:
-            answer = await self._send(requests[number])
-            answers[answer[: len(b"HTTP/1.1 201")]] += 1
-
-        began = time.perf_counter()
-        await _all(len(requests), one)
-        took_s = time.perf_counter() - began
-        assert answers == {b"HTTP/1.1 201": len(requests)}, answers
-        return took_s
-
-    async def _send(self, body: bytes | None) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._tls)
-        try:
-            if body is None:
-                return b""
-            writer.write(
-                b"POST /device/v1/enroll HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
-                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-            )
-            return await reader.read()
-        finally:
-            writer.transport.abort()
+async def _handshakes_per_s(listener: Listener) -> float:
+    began = time.perf_counter()
+    await all_at_once(HANDSHAKES, AT_ONCE, lambda _: listener.shake_hands())
+    return HANDSHAKES / (time.perf_counter() - began)
 
 
-async def _all(count: int, work: Callable[[int], Awaitable[object]]) -> None:
-    numbers = iter(range(count))
+async def _enroll(listener: Listener, requests: list[bytes]) -> float:
+    """Enrol each device; give the seconds that all of them took."""
+    statuses: Counter[int] = Counter()
 
-    async def some() -> None:
-        for number in numbers:
-            await work(number)
+    async def one(number: int) -> None:
+        statuses[(await listener.enroll(requests[number])).status] += 1
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(some())
+    began = time.perf_counter()
+    await all_at_once(len(requests), AT_ONCE, one)
+    took_s = time.perf_counter() - began
+    assert statuses == {201: len(requests)}, statuses
+    return took_s
 
 
 def _cpu_s(pid: int) -> float:
