@@ -87,6 +87,17 @@ class EnrollmentNotApproved(AgentError):
     hint = "Have it approved, and run the same command again: nothing is used up by waiting."
 
 
+class PlatformBusy(AgentError):
+    """The platform asks to come back later."""
+
+    code = "platform-busy"
+    hint = "Run the same command again in a while: nothing is lost."
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class BadAnswer(AgentError):
     """The platform answered something that must not be believed."""
 

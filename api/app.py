@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from api.agents.admission import router as agent_admission
 from api.agents.history import router as agent_history
 from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
@@ -33,6 +34,7 @@ ROUTERS = (
     fleets,
     enrollment_tokens,
     agents,
+    agent_admission,
     agent_history,
     publishers,
     packages,

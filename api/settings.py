@@ -8,6 +8,8 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tensorguard.protocol.messages import MqttAddress
+
 
 class ListenAddress(NamedTuple):
     """A host and a port to listen on."""
@@ -91,6 +93,11 @@ class ApiSettings(BaseSettings):
     def public_names(self) -> list[str]:
         """Every name and address by which devices may reach the platform."""
         return [name.strip() for name in self.public_host.split(",") if name.strip()]
+
+    @property
+    def mqtt_address(self) -> MqttAddress:
+        """Where agents find their broker front."""
+        return MqttAddress(host=self.public_names[0], port=self.mqtt.port)
 
     @property
     def device_url(self) -> str:

@@ -3,6 +3,7 @@
 import hmac
 import os
 import platform
+import random
 import re
 import time
 from collections.abc import Callable
@@ -15,13 +16,17 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.core.backoff import REQUEST, Uniform
 from agent.core.state import AgentState
 from agent.errors import (
+    AgentError,
     AlreadyEnrolled,
     BadAnswer,
     EnrollmentNotApproved,
     EnrollmentRefused,
     PinMismatch,
+    PlatformBusy,
+    Unreachable,
 )
 from agent.runtime import keys
 from agent.runtime.https import Answer, request, unverified_context, verified_context
@@ -45,6 +50,8 @@ from tensorguard.protocol.messages import (
 )
 
 MAX_CA_ANSWER_CERTIFICATES = 8
+_LONGEST_WAIT_S = 300.0
+_MAY_STOP = "You may stop this command: the same one continues, and nothing is used up."
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _HINTS = {
     "token-expired": "Mint a new enrollment token: this one has expired.",
@@ -68,12 +75,14 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long to wait for an operator's approval, and by which clock."""
+    """How long to wait for an operator's approval, by which clock, and whom to tell meanwhile."""
 
     most_s: float = 3600.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    uniform: Uniform = random.random
+    say: Callable[[str], None] = lambda text: None
 
 
 def enroll(join: Join, directory: StateDir, name: str, waiting: Waiting | None = None) -> Joined:
@@ -187,6 +196,11 @@ def read_answer(answer: Answer) -> Enrolled | EnrollmentPending:
     if answer.status == 202:
         return codec.decode(EnrollmentPending, answer.body)
     problem = answer.problem()
+    if answer.status in (429, 503):
+        raise PlatformBusy(
+            f"the platform asks to come back later: {problem.detail}",
+            retry_after_s=min(answer.retry_after_s or 1.0, _LONGEST_WAIT_S),
+        )
     if answer.status >= 500:
         raise BadAnswer(
             f"the platform failed: {problem.detail}",
@@ -213,17 +227,44 @@ def first_state(joined: Joined) -> AgentState:
 
 
 def _ask(join: Join, anchor: x509.Certificate, body: EnrollRequest, waiting: Waiting) -> Enrolled:
-    until = waiting.clock() + waiting.most_s
+    """Send the enrollment until it is decided, with the same keys each time.
+
+    A platform that cannot be reached ends it only as long as it has not answered once.
+    """
+    began = waiting.clock()
+    asked: EnrollmentPending | None = None
+    failures = 0
     while True:
         try:
             answer = read_answer(send(join, anchor, body, waiting.now()))
         except ProtocolError as error:
             raise BadAnswer(error.message) from error
-        if isinstance(answer, Enrolled):
-            return answer
-        wait_s = min(300.0, max(1.0, float(answer.poll_after_s)))
-        if waiting.clock() + wait_s > until:
-            raise EnrollmentNotApproved(f"agent {answer.agent_id} waits for an operator's approval")
+        except (Unreachable, PlatformBusy) as error:
+            if asked is None and isinstance(error, Unreachable):
+                raise
+            least_s = getattr(error, "retry_after_s", 0.0)
+            wait_s = least_s + REQUEST.delay_s(failures, waiting.uniform)
+            failures += 1
+            problem: AgentError = error
+        else:
+            if isinstance(answer, Enrolled):
+                return answer
+            if asked is None:
+                waiting.say(
+                    f"Agent {answer.agent_id} waits for an operator's approval. {_MAY_STOP}"
+                )
+            asked, failures = answer, 0
+            # Those who began to wait together do not come back together.
+            wait_s = max(1.0, float(answer.poll_after_s)) * (1 + waiting.uniform() / 10)
+            problem = EnrollmentNotApproved(
+                f"agent {answer.agent_id} waits for an operator's approval"
+            )
+        wait_s = min(wait_s, _LONGEST_WAIT_S)
+        waited_s = waiting.clock() - began
+        if waited_s + wait_s > waiting.most_s:
+            raise problem
+        still = "" if waited_s < 1 else f" after {waited_s:.0f} s"
+        waiting.say(f"{problem.message}{still}; asking again in {wait_s:.0f} s")
         waiting.sleep(wait_s)
 
 

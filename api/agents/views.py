@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import sqlalchemy as sa
+from pydantic import Field, model_validator
 
 from api.views import Body, Reason, View
+from tensorguard.services.admission import MOST_AT_ONCE
 
 Status = Literal["pending", "active", "rejected", "revoked"]
 Presence = Literal["never", "online", "late", "offline"]
@@ -78,6 +80,9 @@ class AgentDetail(AgentView):
     facts: dict[str, Any]
     enrolled_by: str
     token_id: UUID | None
+    token_revoked_at: datetime | None
+    """When the token that the agent came with was revoked: an approval asks for a second look."""
+    released_at: datetime | None
     boot_id: UUID | None
     boot_count: int | None
     temperature_c: float | None
@@ -95,6 +100,51 @@ class Revoke(Body):
     """Why the agent has to go: stands in the ledger for ever."""
 
     reason: Reason
+
+
+class Approve(Body):
+    """Nothing more needs to be said."""
+
+
+class Reject(Body):
+    """Why the device may not join: it is told, and it stands in the ledger for ever."""
+
+    reason: Reason
+
+
+class Release(Body):
+    """Why the device's keys may enrol anew: stands in the ledger for ever."""
+
+    reason: Reason
+
+
+class Decide(Body):
+    """The same decision about several agents; only a rejection has a reason."""
+
+    ids: Annotated[list[UUID], Field(min_length=1, max_length=MOST_AT_ONCE)]
+    decision: Literal["approve", "reject"]
+    reason: Reason | None = None
+
+    @model_validator(mode="after")
+    def _gives_a_reason_to_those_rejected(self) -> Self:
+        if (self.decision == "reject") != (self.reason is not None):
+            raise ValueError("a rejection has a reason, an approval has none")
+        return self
+
+
+class UndecidedView(View):
+    """An agent about which nothing was decided, and why not."""
+
+    id: UUID
+    code: str
+    detail: str
+
+
+class DecisionsView(View):
+    """What became of several agents."""
+
+    decided: list[UUID]
+    failed: list[UndecidedView]
 
 
 class FrontView(View):
@@ -188,6 +238,8 @@ def agent_detail(row: sa.RowMapping, certificates: list[sa.RowMapping]) -> Agent
                 "facts",
                 "enrolled_by",
                 "token_id",
+                "token_revoked_at",
+                "released_at",
                 "boot_id",
                 "temperature_c",
                 "accelerators",

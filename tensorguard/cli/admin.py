@@ -12,6 +12,7 @@ from uuid import UUID
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tensorguard.cli.admissions import app as agents
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
 from tensorguard.cli.publisher import app as publisher
 from tensorguard.services import api_keys, second_factor, users
@@ -25,6 +26,7 @@ user = typer.Typer(no_args_is_help=True, help="People who may sign in.")
 app.add_typer(api_key, name="api-key")
 app.add_typer(user, name="user")
 app.add_typer(publisher, name="publisher")
+app.add_typer(agents, name="agents")
 
 T = TypeVar("T")
 AskPassword = Annotated[

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,13 +50,26 @@ def enroll(
     wait_s: Annotated[
         float, typer.Option("--wait", min=0, help="Seconds to wait for an operator's approval.")
     ] = 3600.0,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Ask once, and leave if an operator has to decide.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Enrol this device with a platform. A lost answer costs nothing: run it again."""
+    """Enrol this device with a platform. A lost answer costs nothing: run it again.
+
+    Where an operator has to approve, it asks again until somebody has decided; whenever it is
+    stopped, the same command continues with the same keys.
+    """
     text = sys.stdin.readline() if join == "-" else join
     directory = StateDir(state_dir or default_state_dir())
     joined = join_platform(
-        parse_join(text), directory, name or platform.node() or "agent", Waiting(most_s=wait_s)
+        parse_join(text),
+        directory,
+        name or platform.node() or "agent",
+        Waiting(
+            most_s=0.0 if no_wait else wait_s,
+            say=_say_nothing if as_json else partial(typer.echo, err=True),
+        ),
     )
     report = {
         "agent_id": str(joined.identity.agent_id),
@@ -121,6 +135,10 @@ def status(state_dir: StateDirOption = None, as_json: Json = False) -> None:
         "state_dir": str(directory.path),
     }
     _report(report, as_json)
+
+
+def _say_nothing(text: str) -> None:
+    """Keep quiet: what is printed is for a program."""
 
 
 def _report(report: dict[str, Any], as_json: bool) -> None:

@@ -109,6 +109,40 @@ class AgentEnrolled(Event, frozen=True, kw_only=True):
     serial: str
 
 
+class AgentPending(Event, frozen=True, kw_only=True):
+    """A device asked to join, and waits for an operator."""
+
+    TYPE = "agent.pending"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    token_id: UUID | None = None
+
+
+class AgentApproved(Event, frozen=True, kw_only=True):
+    """It may have its certificate: `agent.enrolled` follows when it asks again."""
+
+    TYPE = "agent.approved"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+
+
+class AgentRejected(Event, frozen=True, kw_only=True):
+    TYPE = "agent.rejected"
+    SUBJECT = ("agent", "agent_id")
+    OUTCOME = "denied"
+    agent_id: UUID
+    reason: str
+
+
+class AgentReleased(Event, frozen=True, kw_only=True):
+    """The device's keys may enrol anew, as another agent; this one stays what it was."""
+
+    TYPE = "agent.released"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    reason: str
+
+
 class AgentEnrollmentFailed(Event, frozen=True, kw_only=True):
     """`count` attempts that failed for the same `reason` (a problem code) in one minute."""
 

@@ -18,6 +18,7 @@ from tensorguard.store.tables import (
     agent_status,
     agents,
     certificates,
+    enrollment_tokens,
     heartbeats,
     ledger_entries,
     ledger_events,
@@ -91,6 +92,8 @@ _DETAIL = (
     agents.c.facts,
     agents.c.enrolled_by,
     agents.c.token_id,
+    enrollment_tokens.c.revoked_at.label("token_revoked_at"),
+    agents.c.released_at,
     agent_state.c.boot_id,
     agent_state.c.boot_count,
     agent_state.c.temperature_c,
@@ -163,6 +166,7 @@ async def find_agent(session: AsyncSession, agent_id: UUID) -> sa.RowMapping | N
         .outerjoin(agent_status, agent_status.c.agent_id == agents.c.id)
         .outerjoin(agent_state, agent_state.c.agent_id == agents.c.id)
         .outerjoin(agent_desired, agent_desired.c.agent_id == agents.c.id)
+        .outerjoin(enrollment_tokens, enrollment_tokens.c.id == agents.c.token_id)
         .where(agents.c.id == agent_id)
     )
     return (await session.execute(query)).mappings().one_or_none()

@@ -646,6 +646,11 @@ Index(
     agents.c.id,
     postgresql_where=text("status = 'pending'"),
 )
+Index(
+    "agents_pending_token_idx",
+    agents.c.token_id,
+    postgresql_where=text("status = 'pending'"),
+)
 Index("manufacturer_cas_fleet_idx", manufacturer_cas.c.fleet, manufacturer_cas.c.id)
 Index(
     "manufacturer_cas_active_key",

@@ -41,6 +41,7 @@ CREATE UNIQUE INDEX agents_encryption_key_key ON agents (encryption_key)
 CREATE UNIQUE INDEX agents_device_serial_key ON agents (device_issuer_spki_sha256, device_serial)
     WHERE released_at IS NULL;
 CREATE INDEX agents_pending_idx ON agents (created_at, id) WHERE status = 'pending';
+CREATE INDEX agents_pending_token_idx ON agents (token_id) WHERE status = 'pending';
 
 -- Which CA issued: what a CA's retirement waits for.
 ALTER TABLE certificates ADD COLUMN authority_key_id bytea;
