@@ -64,9 +64,13 @@ class Lease:
     async def load(self) -> None:
         """Read every revocation there is; before this the front must not listen.
 
+        First the row that owes: what is committed between this reading and the first lease would
+        otherwise have a receipt without this front in it.
         Raises: psycopg.Error, TimeoutError.
         """
         async with listening(self._database_url) as connection:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                await self._write(connection, address="", until=self._clock())
             while rows := await self._read(connection):
                 for revocation in rows:
                     self._denied.add(revocation)
@@ -132,12 +136,15 @@ class Lease:
         now = self._clock()
         if not at_once and self._renewed_at and now - self._renewed_at < RENEW_EVERY:
             return
+        await self._write(connection, address=address, until=now + STALE_AFTER)
+        self._renewed_at = now
+
+    async def _write(self, connection: Connection, *, address: str, until: datetime) -> None:
         values = {
             "id": self._front_id,
             "address": address,
             "started_at": self._started_at,
-            "lease_until": now + STALE_AFTER,
+            "lease_until": until,
             "applied_seq": self._denied.applied_seq,
         }
         await connection.execute(_RENEW, values)
-        self._renewed_at = now
