@@ -60,6 +60,8 @@ class Lease:
         self._clock = clock
         self._started_at = clock()
         self._renewed_at: datetime | None = None
+        # What was done and is not written yet; kept over a lost connection.
+        self._receipts: list[tuple[object, ...]] = []
 
     async def load(self) -> None:
         """Read every revocation there is; before this the front must not listen.
@@ -100,9 +102,11 @@ class Lease:
         apply: Callable[[Revocation], int],
     ) -> None:
         self._renewed_at = None
+        if self._receipts:
+            await self._write_receipts(connection)
         while not stop.is_set():
+            applied = await self._apply_new(connection, apply)
             async with asyncio.timeout(_ANSWER_WITHIN_S):
-                applied = await self._apply_new(connection, apply)
                 await self._renew(connection, address, at_once=applied)
             async for _ in connection.notifies(timeout=POLL_EVERY.total_seconds(), stop_after=1):
                 break
@@ -113,24 +117,28 @@ class Lease:
         found = False
         while rows := await self._read(connection):
             found = True
-            receipts = []
             for revocation in rows:
                 denied_at = self._clock()
                 ended = apply(revocation)
-                receipts.append(
+                self._receipts.append(
                     (revocation.seq, self._front_id, denied_at, ended, self._clock())
                     if ended
                     else (revocation.seq, self._front_id, denied_at, 0, None)
                 )
             _log.info("revocations_applied", count=len(rows), up_to=rows[-1].seq)
-            async with connection.cursor() as cursor:
-                await cursor.executemany(_RECEIPT, receipts)
+            await self._write_receipts(connection)
         self._denied.confirm()
         return found
 
+    async def _write_receipts(self, connection: Connection) -> None:
+        async with asyncio.timeout(_ANSWER_WITHIN_S), connection.cursor() as cursor:
+            await cursor.executemany(_RECEIPT, self._receipts)
+        self._receipts.clear()
+
     async def _read(self, connection: Connection) -> list[Revocation]:
-        query = await connection.execute(_NEW, (self._denied.applied_seq, _ROWS_AT_ONCE))
-        return [Revocation(*row) for row in await query.fetchall()]
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            query = await connection.execute(_NEW, (self._denied.applied_seq, _ROWS_AT_ONCE))
+            return [Revocation(*row) for row in await query.fetchall()]
 
     async def _renew(self, connection: Connection, address: str, *, at_once: bool) -> None:
         now = self._clock()

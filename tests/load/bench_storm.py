@@ -2,9 +2,9 @@
 
 python tests/load/bench_storm.py [seconds a storm]
 
-All are connected when they are revoked. From then on each completes a real TLS handshake where it is
-given one. They wait as our agent does or come back at once; they share one address, as behind a
-NAT, or have one each. Beside them good agents stay connected, and newcomers come in.
+All are connected when they are revoked. From then on each completes a real TLS handshake where it
+is given one. They wait as our agent does or come back at once; they share one address, as behind
+a NAT, or have one each. Beside them good agents stay connected, and newcomers come in.
 """
 
 import asyncio
