@@ -12,6 +12,7 @@ from api.context import ApiContext
 from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
+from api.fleets.revocations import router as fleet_revocations
 from api.fleets.routes import router as fleets
 from api.ledger.routes import router as ledger
 from api.openapi import describe
@@ -32,6 +33,7 @@ ROUTERS = (
     second_factor,
     overview,
     fleets,
+    fleet_revocations,
     enrollment_tokens,
     agents,
     agent_admission,

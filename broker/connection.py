@@ -9,6 +9,7 @@ from typing import Final
 
 from broker.admission import Rights, Will
 from broker.limits import Limits
+from broker.strangers import network_of
 from tensorguard.pki.identity import AgentIdentity, Peer
 
 _DENIAL_WINDOW_S: Final = 60.0
@@ -27,6 +28,7 @@ class End(StrEnum):
     TAKEN_OVER = "taken over by a newer connection"
     REVOKED = "revoked"
     EXPIRED = "certificate expired"
+    UNCONFIRMED = "front without database"
     SHUTDOWN = "front stopped"
 
 
@@ -52,6 +54,8 @@ class Connection:
         self.rights = rights
         self.will = will
         self.reader, self._writer = streams
+        # Asked now: once it has ended the socket no longer tells.
+        self.network = network_of(self._writer.get_extra_info("peername"))
         self.ended: End | None = None
         self.on_end: Callable[[Connection, End], None] = _ignore
         self._is_held = False

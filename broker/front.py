@@ -38,6 +38,7 @@ from broker.metrics import FrontMetrics
 from broker.registry import Registry
 from broker.reports import Operation, Reports
 from broker.routing import Router
+from broker.strangers import Strangers, network_of
 from tensorguard.pki.errors import PkiError
 from tensorguard.pki.identity import Identity, Peer, verify_peer
 
@@ -77,6 +78,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         self.reports = Reports(
             setup.front_id, self.router, setup.metrics, setup.clock, setup.limits
         )
+        self.strangers = Strangers(setup.limits)
         self._listener: Listener | None = None
         self._stopping = False
         for role, count in (("agent", self._agents), ("hub", self._hubs)):
@@ -117,13 +119,19 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         concerned = self.registry.list_denied(revocation)
         for connection in concerned:
             connection.end(End.REVOKED)
+            if revocation.agent_id is not None:
+                self.strangers.kicked(connection.network)
         return len(concerned)
 
     def sweep(self) -> None:
-        """End what the clock ends: expired certificates and silent peers."""
+        """End what the clock ends: expired certificates, silent peers, unconfirmed agents."""
         now = self._setup.clock()
+        longest_s = self._limits.unconfirmed.total_seconds()
+        is_unconfirmed = self._setup.denied.unconfirmed_s > longest_s
         for connection in self.registry.list_all():
             reason = connection.overdue(now)
+            if reason is None and is_unconfirmed and not connection.is_hub:
+                reason = End.UNCONFIRMED
             if reason is not None:
                 connection.end(reason)
 
@@ -138,11 +146,13 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
     ) -> Listener:
         setup = self._setup
         sock = listening_socket(setup.host, setup.port)
-        self._listener = Listener(
-            sock, setup.tls, self._serve, self._handshake_failed, self._limits
+        self._listener = listener = Listener(
+            sock, setup.tls, self._serve, self._handshake_failed, self.strangers, self._limits
         )
-        self._metrics.pending.set_function(lambda: self._listener.pending if self._listener else 0)
-        return self._listener
+        self._metrics.pending.set_function(lambda: listener.pending)
+        self._metrics.held.set_function(lambda: listener.holding.held)
+        self._metrics.not_tried.set_function(lambda: listener.holding.total)
+        return listener
 
     async def _session_monitor(self) -> None:
         while True:
@@ -167,11 +177,14 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
             async with asyncio.timeout(self._limits.connect_timeout.total_seconds()):
                 connection = await self._admit(streams)
         except ConnectRefused as refusal:
+            if refusal.return_code != SERVER_UNAVAILABLE:
+                self.strangers.refused(_network_of(streams))
             await self._refuse(streams, refusal)
             return
         except (PacketRefused, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             reason = error.code if isinstance(error, PacketRefused) else "no-connect"
             self._metrics.handshakes_failed.labels(reason).inc()
+            self.strangers.refused(_network_of(streams))
             return
         finally:
             listener.settle()
@@ -234,6 +247,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
             taken.end(End.TAKEN_OVER)
         role = "hub" if connection.is_hub else "agent"
         self._metrics.connects.labels(role).inc()
+        self.strangers.admitted(connection.network)
         if connection.send(packets.connack(0)):
             self.reports.connected(connection)
 
@@ -259,9 +273,11 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         if was_last and not self._stopping:
             self.reports.disconnected(connection, reason)
 
-    def _handshake_failed(self, error: Exception) -> None:
+    def _handshake_failed(self, error: Exception, network: bytes) -> None:
         reason = tls.failure_reason(error)
         self._metrics.handshakes_failed.labels(reason).inc()
+        if reason in tls.REFUSED:
+            self.strangers.refused(network)
         if reason in tls.SUSPICIOUS:
             self.reports.denied("connect", reason)
 
@@ -270,3 +286,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
 
     def _hubs(self) -> int:
         return self.registry.hubs
+
+
+def _network_of(streams: Streams) -> bytes:
+    return network_of(streams[1].get_extra_info("peername"))

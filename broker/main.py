@@ -139,15 +139,19 @@ async def _serve(
 def _fitting(limits: Limits) -> Limits:
     """Raise the limit of open files as far as allowed, and hold no more connections than fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + limits.pending + _OTHER_DESCRIPTORS
+    wanted = limits.connections + _beside(limits)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
         soft = max(soft, allowed)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return limits
-    fitting = max(1, soft - limits.pending - _OTHER_DESCRIPTORS)
+    fitting = max(1, soft - _beside(limits))
     _log.warning(
         "fewer_connections_fit", wanted=limits.connections, connections=fitting, files=soft
     )
     return replace(limits, connections=fitting)
+
+
+def _beside(limits: Limits) -> int:
+    return limits.pending + limits.held + _OTHER_DESCRIPTORS

@@ -16,6 +16,16 @@ class FrontMetrics:
             "Connections in the TLS handshake or before CONNECT",
             registry=self.registry,
         )
+        self.held = Gauge(
+            "tensorguard_broker_held_connections",
+            "Connections held without a handshake, after too many refusals of their address",
+            registry=self.registry,
+        )
+        self.not_tried = Gauge(
+            "tensorguard_broker_handshakes_not_tried",
+            "Connections that were given no handshake since the start",
+            registry=self.registry,
+        )
         self.connects = Counter(
             "tensorguard_broker_connects", "Admitted connections", ["role"], registry=self.registry
         )

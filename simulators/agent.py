@@ -127,7 +127,7 @@ class SimulatedAgent:
         except LinkFailed as error:
             world.statistics.refused += 1
             world.statistics.reasons[error.message] += 1
-            self._feed(core.disconnected(world.moment()))
+            self._feed(core.disconnected(world.moment(), refused=error.refused))
             return
         self._link = link
         world.statistics.connects += 1

@@ -32,7 +32,11 @@ class ApiRefused(SimulatorError):
 
 
 class LinkFailed(SimulatorError):
-    """A connection to the broker could not be had, or has ended."""
+    """A connection to the broker could not be had, or has ended; `refused`: by CONNACK 5."""
 
     code = "link-failed"
     hint = "Check that the broker runs and that the agent is not revoked."
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused

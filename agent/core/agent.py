@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from agent.core import commands, heartbeats
-from agent.core.backoff import CONNECT, Uniform
+from agent.core.backoff import CONNECT, REFUSED_ATTEMPT, Uniform
 from agent.core.belief import Accept, Belief
 from agent.core.clock import Moment
 from agent.core.desired import UNKNOWN_PUBLISHER, DesiredMachine, Step
@@ -169,10 +169,13 @@ class AgentCore:
         self._sender.connected(turn)
         return self._finish(turn)
 
-    def disconnected(self, moment: Moment, *, renewed: bool = False) -> list[Effect]:
+    def disconnected(
+        self, moment: Moment, *, renewed: bool = False, refused: bool = False
+    ) -> list[Effect]:
         """There is no session (any more), or it could not be had: wait, then connect.
 
-        After our own change of certificate nothing was refused, so nothing is waited for.
+        After our own change of certificate nothing was refused, so nothing is waited for. `refused`
+        means "not authorized" (CONNACK 5): that will hardly be otherwise within minutes.
         """
         turn = self._turn(moment)
         if self.online and moment.monotonic_s - self._connected_s >= STABLE_AFTER_S:
@@ -183,6 +186,8 @@ class AgentCore:
         if renewed:
             turn.do(Connect())
         else:
+            if refused:
+                self._attempt = max(self._attempt, REFUSED_ATTEMPT)
             self._connect_s = moment.monotonic_s + CONNECT.delay_s(self._attempt, self._uniform)
             self._attempt += 1
         return self._finish(turn)

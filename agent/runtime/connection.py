@@ -38,11 +38,11 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """Called from the connection's thread; `ended` exactly once, last."""
+    """Called from the connection's thread; `ended` exactly once, last: why, and if refused."""
 
     connected: Callable[[], None]
     message: Callable[[str, bytes], None]
-    ended: Callable[[str], None]
+    ended: Callable[[str, bool], None]
 
 
 class Connection:
@@ -52,6 +52,7 @@ class Connection:
         self._broker = broker
         self._handlers = handlers
         self._reason = "closed"
+        self._refused = False
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=broker.client_id,
@@ -97,7 +98,7 @@ class Connection:
         except (OSError, ValueError) as error:
             self._reason = str(error) or type(error).__name__
         finally:
-            self._handlers.ended(self._reason)
+            self._handlers.ended(self._reason, self._refused)
 
     def _on_connect(
         self,
@@ -109,6 +110,7 @@ class Connection:
     ) -> None:
         if reason.is_failure:
             self._reason = f"the broker refused the connection: {reason}"
+            self._refused = reason == "Not authorized"
             return
         tls = client.socket()
         if self._broker.agent_time is not None and isinstance(tls, ssl.SSLSocket):

@@ -254,7 +254,9 @@ class AgentService:
                 message=lambda topic, payload: self._offer(
                     lambda moment: core.message(moment, topic, payload)
                 ),
-                ended=lambda reason: self._post(lambda moment: self._on_ended(moment, reason)),
+                ended=lambda reason, refused: self._post(
+                    lambda moment: self._on_ended(moment, reason, refused)
+                ),
             ),
         )
         connection.open()
@@ -263,11 +265,11 @@ class AgentService:
         log.info("connected", host=self._home.mqtt_host, port=self._home.mqtt_port)
         return self.core.connected(moment)
 
-    def _on_ended(self, moment: Moment, reason: str) -> list[fx.Effect]:
+    def _on_ended(self, moment: Moment, reason: str, refused: bool) -> list[fx.Effect]:
         log.warning("disconnected", reason=reason)
         self._connection = None
         renewed, self._renewed = self._renewed, False
-        return self.core.disconnected(moment, renewed=renewed)
+        return self.core.disconnected(moment, renewed=renewed, refused=refused)
 
     def _install(self, certificate: str) -> None:
         core = self.core

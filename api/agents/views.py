@@ -158,7 +158,11 @@ class FrontView(View):
 
 
 class ReceiptView(View):
-    """A revocation; `partial` while `waiting_for` names fronts that have not confirmed it."""
+    """A revocation; `partial` while `waiting_for` names fronts that have not confirmed it.
+
+    Those `not_answering` have lost their lease: they admit nobody, and end their sessions within
+    minutes.
+    """
 
     agent_id: UUID
     seq: int
@@ -168,6 +172,7 @@ class ReceiptView(View):
     revoked_by: str
     fronts: list[FrontView]
     waiting_for: list[str]
+    not_answering: list[str]
 
 
 class TelemetryPoint(View):

@@ -7,12 +7,15 @@ committed together. They raise a ServiceError to refuse; nothing they did stands
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
 from tensorguard.services import publishers
 from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
+from tensorguard.services.fleet_revocations import revoke_fleet
+from tensorguard.services.revocations import revoke_agent
 
 
 def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
@@ -20,6 +23,8 @@ def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
     return {
         ApprovalKind.REGISTER_PUBLISHER: _register_publisher,
         ApprovalKind.REVOKE_PUBLISHER: _revoke_publisher,
+        ApprovalKind.REVOKE_AGENT: _revoke_agent,
+        ApprovalKind.REVOKE_FLEET: _revoke_fleet,
     }
 
 
@@ -45,3 +50,31 @@ async def _revoke_publisher(
         session, request["kid"], reason=request["reason"], by=deciders.requested_by, now=now
     )
     return {"kid": publisher.kid}
+
+
+async def _revoke_agent(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    receipt = await revoke_agent(
+        session,
+        UUID(request["agent_id"]),
+        reason=request["reason"],
+        by=deciders.requested_by,
+        approved_by=deciders.approved_by,
+        now=now,
+    )
+    return {"agent_id": str(receipt.agent_id), "seq": receipt.seq}
+
+
+async def _revoke_fleet(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    receipt = await revoke_fleet(
+        session,
+        request["fleet"],
+        reason=request["reason"],
+        by=deciders.requested_by,
+        approved_by=deciders.approved_by,
+        now=now,
+    )
+    return {"fleet": receipt.fleet, "revocation_id": str(receipt.id), "agents": receipt.agents}

@@ -22,6 +22,16 @@ from tensorguard.services.event import Digest as Digest
 from tensorguard.services.event import Event as Event
 from tensorguard.services.event import Outcome as Outcome
 from tensorguard.services.event import Subject as Subject
+from tensorguard.services.revocation_events import (
+    AgentRevocationConfirmed as AgentRevocationConfirmed,
+)
+from tensorguard.services.revocation_events import AgentRevocationPartial as AgentRevocationPartial
+from tensorguard.services.revocation_events import AgentRevoked as AgentRevoked
+from tensorguard.services.revocation_events import (
+    FleetRevocationConfirmed as FleetRevocationConfirmed,
+)
+from tensorguard.services.revocation_events import FleetRevocationPartial as FleetRevocationPartial
+from tensorguard.services.revocation_events import FleetRevoked as FleetRevoked
 from tensorguard.services.second_person_events import ApprovalApproved as ApprovalApproved
 from tensorguard.services.second_person_events import ApprovalExpired as ApprovalExpired
 from tensorguard.services.second_person_events import ApprovalFailed as ApprovalFailed
@@ -171,28 +181,6 @@ class AgentRenewalDenied(Event, frozen=True, kw_only=True):
     agent_id: UUID
     request_id: UUID
     reason: str
-
-
-class AgentRevoked(Event, frozen=True, kw_only=True):
-    """`token_id` is the token that the agent came with: it asks for approval from now on."""
-
-    TYPE = "agent.revoked"
-    SUBJECT = ("agent", "agent_id")
-    agent_id: UUID
-    reason: str
-    seq: int | None = None
-    token_id: UUID | None = None
-
-
-class AgentRevocationConfirmed(Event, frozen=True, kw_only=True):
-    """The receipt: milliseconds from the request until each front had denied the agent."""
-
-    TYPE = "agent.revocation-confirmed"
-    SUBJECT = ("agent", "agent_id")
-    agent_id: UUID
-    seq: int
-    fronts_ms: Mapping[str, int]
-    disconnected: int
 
 
 class AgentTagsChanged(Event, frozen=True, kw_only=True):

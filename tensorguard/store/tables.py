@@ -450,6 +450,13 @@ fleet_revocations = Table(
     Column("revoked_by", Text, nullable=False),
     Column("approved_by", Text),
 )
+revocations_unconfirmed = Table(
+    "revocations_unconfirmed",
+    metadata,
+    Column("seq", BigInteger, ForeignKey("revocations.seq"), primary_key=True),
+    Column("fleet_revocation_id", Uuid, ForeignKey("fleet_revocations.id")),
+    Column("told_partial_at", Time),
+)
 packages = Table(
     "packages",
     metadata,
@@ -694,6 +701,7 @@ Index(
 Index("commands_agent_idx", commands.c.agent_id, commands.c.id)
 Index("dead_letters_agent_idx", dead_letters.c.agent_id, dead_letters.c.id)
 Index("revocations_agent_idx", revocations.c.agent_id)
+Index("revocations_revoked_at_idx", revocations.c.revoked_at)
 Index("packages_uploaded_idx", packages.c.uploaded_at, packages.c.digest)
 Index("deployments_state_idx", deployments.c.state, deployments.c.id)
 Index("deployment_agents_agent_idx", deployment_agents.c.agent_id)

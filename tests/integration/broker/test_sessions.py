@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import paho.mqtt.client as paho
 import pytest
 
 from broker.connection import End
-from broker.denyset import Revocation
+from broker.denyset import DenySet, Revocation
+from broker.limits import Limits
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site
@@ -201,6 +202,38 @@ async def test_a_session_ends_with_its_certificate(site: Site, platform: Platfor
     assert await wire.hear() is None
     assert (await hub.report("disconnected")).reason == End.EXPIRED
     assert await witness.ping()
+
+
+async def test_a_session_ends_within_a_second_of_its_certificate_by_the_real_clock(
+    open_site: OpenSite, platform: Platform
+) -> None:
+    agent = platform.agent(lifetime=timedelta(seconds=3))
+    async with open_site(sweep_every=Limits().sweep_every) as site:
+        hub = await site.hub()
+        wire = await site.agent(agent)
+        assert await wire.hear() is None
+        late = datetime.now(UTC) - agent.certificate.not_valid_after_utc
+        assert timedelta(0) <= late < timedelta(seconds=1.2)
+        assert (await hub.report("disconnected")).reason == End.EXPIRED
+        again = await site.open(agent)
+        assert await again.hear() is None, "TLS refuses it from then on"
+
+
+async def test_who_was_long_without_the_database_keeps_no_agent_but_its_hubs(
+    open_site: OpenSite, platform: Platform
+) -> None:
+    now = 0.0
+    denied = DenySet(monotonic=lambda: now)
+    denied.confirm()
+    async with open_site(denied=denied) as site:
+        hub, wire = await site.hub(), await site.agent(platform.agent())
+        now = Limits().unconfirmed.total_seconds() - 1
+        await asyncio.sleep(0.1)
+        assert await wire.ping(), "for five minutes live sessions stay"
+        now += 2
+        assert await wire.hear() is None
+        assert (await hub.report("disconnected")).reason == End.UNCONFIRMED
+        assert await hub.wire.ping()
 
 
 async def test_stopping_the_front_ends_sessions_without_their_wills(

@@ -112,6 +112,29 @@ CREATE TABLE fleet_revocations (
 );
 CREATE INDEX fleet_revocations_fleet_idx ON fleet_revocations (fleet, id);
 
+-- Revocations whose receipt is not complete in the ledger: an agent's, or a fleet's by its last.
+CREATE TABLE revocations_unconfirmed (
+    seq                 bigint PRIMARY KEY REFERENCES revocations,
+    fleet_revocation_id uuid REFERENCES fleet_revocations,
+    told_partial_at     timestamptz
+);
+INSERT INTO revocations_unconfirmed (seq)
+    SELECT seq FROM revocations r WHERE agent_id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM ledger_events e
+        WHERE e.type = 'agent.revocation-confirmed' AND e.subject_id = r.agent_id::text);
+-- What one person has revoked lately.
+CREATE INDEX revocations_revoked_at_idx ON revocations (revoked_at);
+
+-- Without a payload: the 10,000 revocations of a fleet wake each front once, not 10,000 times.
+CREATE OR REPLACE FUNCTION revocations_number() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(7290413);
+    NEW.seq := nextval('public.revocations_seq');
+    PERFORM pg_notify('tg_revocations', '');
+    RETURN NEW;
+END $$;
+
 -- Services that hold no CA key ask those that do for their certificate.
 CREATE TABLE service_certificates (
     id           uuid PRIMARY KEY,
@@ -128,5 +151,5 @@ CREATE INDEX service_certificates_open_idx ON service_certificates (requested_at
     WHERE answered_at IS NULL;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON
-    manufacturer_cas, recoveries, approvals, service_certificates TO tg_app;
+    manufacturer_cas, recoveries, approvals, service_certificates, revocations_unconfirmed TO tg_app;
 GRANT SELECT, INSERT ON fleet_revocations TO tg_app;
