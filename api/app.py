@@ -3,10 +3,12 @@
 from fastapi import FastAPI
 
 from api.agents.history import router as agent_history
+from api.agents.moves import router as agent_moves
 from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
 from api.application import build
 from api.context import ApiContext
+from api.crl.routes import router as crl
 from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
@@ -17,6 +19,7 @@ from api.operations.routes import router as operations
 from api.overview.routes import router as overview
 from api.packages.routes import router as packages
 from api.publishers.routes import router as publishers
+from api.recoveries.routes import router as recoveries
 from api.releases.routes import router as releases
 from api.session.routes import router as session
 from api.settings import ApiSettings, load_settings
@@ -31,6 +34,9 @@ ROUTERS = (
     enrollment_tokens,
     agents,
     agent_history,
+    agent_moves,
+    recoveries,
+    crl,
     publishers,
     packages,
     releases,

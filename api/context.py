@@ -16,6 +16,7 @@ from api.events.feed import Feed
 from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
+from tensorguard.services.crl import CrlCache
 from tensorguard.services.enrollment_failures import EnrollmentFailures
 from tensorguard.services.keyring import API_SECRETS, Keyring
 from tensorguard.services.passwords import HASHER
@@ -59,6 +60,7 @@ class ApiContext:
     attempts: Attempts = field(default_factory=Attempts)
     enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
     enrollment_budget: FailureBudget = field(default_factory=FailureBudget)
+    crl: CrlCache = field(default_factory=CrlCache)
 
 
 @asynccontextmanager

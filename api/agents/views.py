@@ -8,10 +8,12 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from api.fleets.views import Slug
 from api.views import Body, Reason, View
 
 Status = Literal["pending", "active", "rejected", "revoked"]
 Presence = Literal["never", "online", "late", "offline"]
+EnrolledBy = Literal["token", "mtls"]
 
 
 class RunningPackageView(View):
@@ -42,7 +44,10 @@ class AgentView(View):
     agent_version: str | None
     created_at: datetime
     enrolled_at: datetime | None
+    enrolled_by: EnrolledBy
     revoked_at: datetime | None
+    certificate_not_after: datetime | None
+    move_to: str | None
     revision: int
 
 
@@ -76,7 +81,6 @@ class AgentDetail(AgentView):
 
     status_reason: str | None
     facts: dict[str, Any]
-    enrolled_by: str
     token_id: UUID | None
     boot_id: UUID | None
     boot_count: int | None
@@ -95,6 +99,12 @@ class Revoke(Body):
     """Why the agent has to go: stands in the ledger for ever."""
 
     reason: Reason
+
+
+class Move(Body):
+    """The fleet to go to."""
+
+    fleet: Slug
 
 
 class FrontView(View):
@@ -186,7 +196,6 @@ def agent_detail(row: sa.RowMapping, certificates: list[sa.RowMapping]) -> Agent
             for name in (
                 "status_reason",
                 "facts",
-                "enrolled_by",
                 "token_id",
                 "boot_id",
                 "temperature_c",
