@@ -323,6 +323,7 @@ class AgentCore:
         """The signing request that MakeKey asked for."""
         turn = self._turn(moment)
         self._renewal.csr_made(turn, request_id, csr)
+        self._recovery.key_made(turn)
         return self._finish(turn)
 
     def certificate_installed(self, moment: Moment, certified: Certified) -> list[Effect]:

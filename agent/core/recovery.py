@@ -38,6 +38,10 @@ class CertificateRecovery:
         self._ask_s = turn.mono_s + _ANSWER_WITHIN_S
         turn.do(AskRecovery(renewal.request_id, renewal.csr))
 
+    def key_made(self, turn: Turn) -> None:
+        """There is something to ask with: soon, if it is needed."""
+        self._ask_s = turn.mono_s + RECOVERY.least_s * turn.uniform()
+
     def plan(self, turn: Turn, *, refusals: int) -> None:
         """Set when `tick` has something to do."""
         self.due_s = self._ask_s if self._is_lost(turn, refusals) else None

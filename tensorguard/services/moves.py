@@ -13,6 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from cryptography import x509
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.pki.identity import AgentIdentity, identity_from_certificate
@@ -217,7 +218,7 @@ async def _newest_commands(
 ) -> dict[UUID, sa.Row[Any]]:
     query = (
         sa.select(commands)
-        .distinct(commands.c.agent_id)
+        .ext(distinct_on(commands.c.agent_id))
         .where(
             commands.c.agent_id.in_(agent_ids),
             commands.c.kind == KIND,

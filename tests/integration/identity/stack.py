@@ -21,7 +21,7 @@ from argon2 import PasswordHasher
 from pydantic import SecretStr
 
 from agent.core.clock import Moment
-from agent.runtime.enroll import enroll
+from agent.runtime.enroll import Waiting, enroll
 from agent.runtime.service import AgentService
 from agent.runtime.service import now as system_moment
 from agent.runtime.statedir import StateDir
@@ -46,13 +46,15 @@ from tensorguard.services.keyring import Keyring
 from tensorguard.services.passwords import hash_password
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
+from tensorguard.store.maintenance import maintain
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
-from tests.integration.api.clients import Api
+from tests.integration.api.clients import Api, new_slug
 from tests.postgres import Database
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 PATIENCE_S = 20.0
 LONG = timedelta(days=200)
+AGE = timedelta(days=60)
 
 
 class Clock:
@@ -197,7 +199,8 @@ class Stack:
         assert made.status_code == 201, made.text
         directory = StateDir(self.folder / f"{name}-{len(list(self.folder.iterdir()))}")
         join = parse_join(made.json()["join"])
-        joined = await asyncio.to_thread(enroll, join, directory, name)
+        waiting = Waiting(now=self.clock)
+        joined = await asyncio.to_thread(enroll, join, directory, name, waiting)
         return directory, joined.identity.agent_id
 
     def start(self, directory: StateDir, agent_id: UUID) -> Running:
@@ -209,6 +212,20 @@ class Stack:
         running = Running(directory, agent_id, service, thread)
         self.agents.append(running)
         return running
+
+    async def turn_clock(self, by: timedelta) -> None:
+        """Let time have passed, with the partitions that upkeep would have made meanwhile."""
+        self.clock.offset += by
+        await asyncio.to_thread(maintain, self.database.owner_url, self.clock())
+
+    async def new_fleet(self) -> str:
+        """A fleet whose agents report each second."""
+        slug = new_slug()
+        made = await self.api.admin.post(
+            "/api/v1/fleets", json={"slug": slug, "name": slug, "heartbeat_interval_s": 1}
+        )
+        assert made.status_code == 201, made.text
+        return slug
 
     async def new_agent(self, fleet: str) -> Running:
         """Enrol, start, and wait until the agent is online."""
@@ -277,7 +294,7 @@ async def running_stack(database: Database, folder: Path) -> AsyncIterator[Stack
             kek=kek,
             trust_domain="tensorguard.local",
             root_dir=data,
-            now=clock(),
+            now=clock() - AGE,
             hash_with=lambda password: hash_password(password, CHEAP),
         )
     async with sessions() as session:

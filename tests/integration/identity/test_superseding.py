@@ -45,7 +45,7 @@ def copy_of(running: Running, to: Path) -> Path:
 async def test_after_a_renewal_the_old_certificate_is_denied_everywhere(
     stack: Stack, tmp_path: Path
 ) -> None:
-    fleet = await stack.api.new_fleet()
+    fleet = await stack.new_fleet()
     running = await stack.new_agent(fleet)
     old = copy_of(running, tmp_path / "old.pem")
     stack.renew_now(running)
@@ -68,7 +68,7 @@ async def _is_denied(stack: Stack, pem: Path, agent_id: UUID) -> bool:
 
 
 async def test_settling_twice_and_by_two_at_once_denies_once(stack: Stack) -> None:
-    fleet = await stack.api.new_fleet()
+    fleet = await stack.new_fleet()
     running = await stack.new_agent(fleet)
     stack.renew_now(running)
     await stack.until_superseded(running.agent_id, 1)
@@ -81,7 +81,7 @@ async def test_settling_twice_and_by_two_at_once_denies_once(stack: Stack) -> No
 
 
 async def test_a_connect_that_no_hub_heard_of_supersedes_when_one_comes(parts: Stack) -> None:
-    fleet = await parts.api.new_fleet()
+    fleet = await parts.new_fleet()
     async with parts.running_front():
         async with parts.running_hub():
             running = await parts.new_agent(fleet)
@@ -119,7 +119,7 @@ async def _promoted(running: Running) -> bool:
 async def test_a_copy_with_the_old_certificate_is_disconnected_when_the_new_one_comes(
     stack: Stack, tmp_path: Path
 ) -> None:
-    fleet = await stack.api.new_fleet()
+    fleet = await stack.new_fleet()
     directory, agent_id = await stack.enroll(fleet)
     context = ssl.create_default_context(cadata=stack.keyring.ca.certificate_pem)
     context.load_cert_chain(directory.path / "agent.pem")
@@ -145,7 +145,7 @@ async def test_a_copy_with_the_old_certificate_is_disconnected_when_the_new_one_
 async def test_a_renewal_that_races_a_revoke_never_leaves_a_certificate_that_a_front_admits(
     stack: Stack, tmp_path: Path
 ) -> None:
-    fleet = await stack.api.new_fleet()
+    fleet = await stack.new_fleet()
     issued = 0
     for attempt in range(RACES):
         directory, agent_id = await stack.enroll(fleet)
