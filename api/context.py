@@ -17,6 +17,7 @@ from api.events.feed import Feed
 from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
+from tensorguard.services.crl import CrlCache
 from tensorguard.services.enrollment_failures import EnrollmentFailures
 from tensorguard.services.keyring import API_SECRETS, Keyring
 from tensorguard.services.passwords import HASHER
@@ -66,6 +67,7 @@ class ApiContext:
     enrollment_budget: Budget = field(
         default_factory=lambda: Budget("enrollments", burst=3000, per_second=300)
     )
+    crl: CrlCache = field(default_factory=CrlCache)
 
 
 @asynccontextmanager

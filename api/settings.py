@@ -62,6 +62,8 @@ class ApiSettings(BaseSettings):
     session_idle: timedelta = timedelta(minutes=30)
     receipt_wait: timedelta = timedelta(seconds=1)
     """How long the answer to a revocation waits for the broker fronts."""
+    recovery_grace: timedelta = timedelta(days=30)
+    """How long after its certificate's end an agent may ask to come back."""
     max_connections: int = 2000
     package_limit_bytes: int = Field(default=16 * 1024**3, ge=1)
     """The largest package that may be uploaded."""

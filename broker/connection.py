@@ -62,6 +62,7 @@ class Connection:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
+        self.admitted_at: datetime | None = None
         longest_s = limits.keep_alive.total_seconds()
         # Section 3.1.2.10: one and a half times the keep-alive. 0 asks for none: ours applies.
         self._silence_s = 1.5 * min(keep_alive_s or longest_s, longest_s)

@@ -79,6 +79,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
             setup.front_id, self.router, setup.metrics, setup.clock, setup.limits
         )
         self.strangers = Strangers(setup.limits)
+        self.router.on_hubs_changed = lambda: self.reports.retell(self.registry.list_all())
         self._listener: Listener | None = None
         self._stopping = False
         for role, count in (("agent", self._agents), ("hub", self._hubs)):
@@ -242,6 +243,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         seen there or finds this connection in the registry.
         """
         connection.on_end = self._ended
+        connection.admitted_at = self._setup.clock()
         older = self.registry.add(connection)
         for taken in older:
             taken.end(End.TAKEN_OVER)

@@ -15,6 +15,7 @@ from hub.presence import PresenceSweeper
 from hub.rollouts import RolloutController
 from hub.sequencer import Sequencer
 from hub.settings import HubSettings
+from hub.settling import Settler
 from hub.upkeep import Upkeep
 from hub.uplink import MqttUplink
 from hub.work import Work
@@ -79,6 +80,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 clock=utc_now,
                 random=random.SystemRandom(),
             ).run,
+            "settler": Settler(sessions, keyring, work.new_connections, utc_now).run,
             "upkeep": Upkeep(sessions, keyring, work, utc_now).run,
             "certificate": certificate.keep_renewed,
         }

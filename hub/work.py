@@ -17,7 +17,8 @@ from hub.fleets import FleetConfigs
 from hub.heartbeats import StoredHeartbeat, store_heartbeats
 from hub.news import News
 from hub.presence import store_connections
-from hub.repairs import greet, repair
+from hub.repairs import greet, repair, repeat_orders
+from hub.settling import NewConnections
 from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
 from tensorguard.services.key_release import KeyRelease
@@ -56,6 +57,7 @@ class Work:
         self._poisoned = poisoned()
         self.configs = FleetConfigs.none()
         self.news = News()
+        self.new_connections = NewConnections()
 
     async def store(self, batch: Batch) -> Outcome:
         """Store the batch and commit; on an exception nothing of it has happened."""
@@ -71,16 +73,18 @@ class Work:
             moved_in = await self._store_deployments(session, batch, beats, now)
             await self._answer(session, batch, downlinks, now)
             await _store_replies(session, batch.replies, now)
-            await store_connections(session, batch.connected, batch.disconnected, batch.wills)
+            new = await store_connections(session, batch.connected, batch.disconnected, batch.wills)
             await store_dead_letters(session, batch.dead_letters, now)
             await tell_poisoned(session, letters, now)
             await tell_denials(session, denied, now)
             await greet(session, batch.connected, downlinks)
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
+            await repeat_orders(session, self._keyring, newest, downlinks, now)
         self._denials.settle(denied_tallies)
         self._poisoned.settle(letter_tallies)
         self.news.add(len(beats), moved_in)
+        self.new_connections.add(new)
         return Outcome(len(beats), events, downlinks.items)
 
     async def tell_tallies(self) -> None:

@@ -24,13 +24,26 @@ class CoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Certified:
+    """Whom a certificate names, and from when to when."""
+
+    identity: AgentIdentity
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who the agent is: identity, validity of its certificate, and the kid of its X25519 key."""
+    """Who the agent is: identity, validity of its certificate, and the kid of its X25519 key.
+
+    `next` is a newer certificate that has not connected yet.
+    """
 
     identity: AgentIdentity
     not_before: datetime
     not_after: datetime
     encryption_kid: str
+    next: Certified | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query, Response
+from pydantic import AwareDatetime
 
 from api.access import Requires
 from api.agents.sorting import Sort, parse_place, place_of
 from api.agents.views import (
     AgentDetail,
     AgentView,
+    EnrolledBy,
     Presence,
     ReceiptView,
     Revoke,
@@ -65,6 +67,8 @@ async def list_agents(
             description="Part of a name, or the beginning of an id.",
         ),
     ] = None,
+    enrolled_by: Annotated[EnrolledBy | None, Query()] = None,
+    certificate_expires_before: Annotated[AwareDatetime | None, Query()] = None,
     sort: Annotated[Sort, Query(description="`-` before it: the largest first.")] = "name",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -79,6 +83,8 @@ async def list_agents(
         trust_below=trust_below,
         selector=None if selector is None else parse_selector(selector),
         text=q,
+        enrolled_by=enrolled_by,
+        certificate_expires_before=certificate_expires_before,
     )
     rows = await list_agent_rows(session, wanted, sort=sort, after=after, limit=limit + 1)
     return page_of(rows, limit, view=agent_view, key=lambda row: place_of(sort, row))

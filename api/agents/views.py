@@ -9,11 +9,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from pydantic import Field, model_validator
 
+from api.fleets.views import Slug
 from api.views import Body, Reason, View
 from tensorguard.services.admission import MOST_AT_ONCE
 
 Status = Literal["pending", "active", "rejected", "revoked"]
 Presence = Literal["never", "online", "late", "offline"]
+EnrolledBy = Literal["token", "mtls"]
 
 
 class RunningPackageView(View):
@@ -44,7 +46,10 @@ class AgentView(View):
     agent_version: str | None
     created_at: datetime
     enrolled_at: datetime | None
+    enrolled_by: EnrolledBy
     revoked_at: datetime | None
+    certificate_not_after: datetime | None
+    move_to: str | None
     revision: int
 
 
@@ -78,7 +83,6 @@ class AgentDetail(AgentView):
 
     status_reason: str | None
     facts: dict[str, Any]
-    enrolled_by: str
     token_id: UUID | None
     token_revoked_at: datetime | None
     """When the token that the agent came with was revoked: an approval asks for a second look."""
@@ -145,6 +149,12 @@ class DecisionsView(View):
 
     decided: list[UUID]
     failed: list[UndecidedView]
+
+
+class Move(Body):
+    """The fleet to go to."""
+
+    fleet: Slug
 
 
 class FrontView(View):
@@ -241,7 +251,6 @@ def agent_detail(row: sa.RowMapping, certificates: list[sa.RowMapping]) -> Agent
             for name in (
                 "status_reason",
                 "facts",
-                "enrolled_by",
                 "token_id",
                 "token_revoked_at",
                 "released_at",

@@ -213,12 +213,23 @@ class FrontDenied(Message, frozen=True, kw_only=True):
 # Down
 
 
+class Boot(Message, frozen=True, kw_only=True):
+    """The start of an agent that the platform knows as its newest: id and count."""
+
+    id: UUID
+    count: Count
+
+
 class Ack(Message, frozen=True, kw_only=True):
-    """`ack`: every event of log_id up to `through` is committed; `rejected` will never be."""
+    """`ack`: every event of log_id up to `through` is committed; `rejected` will never be.
+
+    The one after a connect also has the newest `boot` that the platform knows.
+    """
 
     log_id: UUID
     through: Count
     rejected: list[Number] = []
+    boot: Boot | None = None
 
 
 class Checkpoint(Message, frozen=True, kw_only=True):
@@ -290,7 +301,7 @@ class Command(Signed, frozen=True, kw_only=True):
 
     agent_id: UUID
     command_id: UUID
-    kind: Literal["restart", "diagnostics", "collect-logs", "set-tags"]
+    kind: Literal["restart", "diagnostics", "collect-logs", "set-tags", "move"]
     arguments: dict[str, Any] = {}
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tensorguard.protocol import envelope, messages, topics
+from tensorguard.protocol import envelope, messages, recovery, topics
 from tensorguard.protocol.join import Join
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -30,6 +30,10 @@ DOCUMENTS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "enroll-request": messages.EnrollRequest,
     "enrolled": messages.Enrolled,
     "enrollment-pending": messages.EnrollmentPending,
+    "recovery-challenge": recovery.RecoveryChallenge,
+    "recover-request": recovery.RecoverRequest,
+    "recovery-pending": recovery.RecoveryPending,
+    "recovered": recovery.Recovered,
 }
 """Everything that an agent writes or reads, by the name of its schema."""
 

@@ -647,6 +647,7 @@ Index(
     unique=True,
     postgresql_where=_UNRELEASED,
 )
+Index("agents_moving_idx", agents.c.id, postgresql_where=text("move_to IS NOT NULL"))
 Index(
     "agents_pending_idx",
     agents.c.created_at,
@@ -690,6 +691,12 @@ Index("agents_fleet_idx", agents.c.fleet, agents.c.id)
 Index("agents_name_idx", agents.c.name, agents.c.id)
 Index("certificates_agent_id_idx", certificates.c.agent_id, certificates.c.issued_at)
 Index("certificates_spki_idx", certificates.c.spki_sha256)
+Index(
+    "certificates_live_idx",
+    certificates.c.agent_id,
+    certificates.c.issued_at,
+    postgresql_where=text("superseded_at IS NULL"),
+)
 Index("agent_status_presence_idx", agent_status.c.presence, agent_status.c.agent_id)
 Index("agent_status_trust_idx", agent_status.c.trust_score, agent_status.c.agent_id)
 Index("agent_status_running_idx", agent_status.c.running_digest, agent_status.c.agent_id)

@@ -279,3 +279,35 @@ async def test_paho_publishes_and_hears_as_an_agent_would(site: Site, platform: 
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+async def test_a_hub_that_joins_is_told_of_every_session_that_is_held_and_since_when(
+    site: Site, platform: Platform
+) -> None:
+    agents = [platform.agent() for _ in range(3)]
+    for agent in agents:
+        await site.agent(agent)
+    began = {one.client_id: one.admitted_at for one in site.front.registry.list_all()}
+    for name in ("hub-1", "hub-2"):
+        hub = await site.hub(name)
+        told = [await hub.report("connected") for _ in agents]
+        assert {str(one.agent_id): one.at for one in told} == began
+        assert {one.serial for one in told} == {
+            serial_text(agent.certificate.serial_number) for agent in agents
+        }
+        await hub.wire.say(packet(0xE0))
+        await site.until(lambda: not site.front.router.has_hub, "the hub has left")
+
+
+async def test_what_happened_without_a_hub_is_told_when_one_joins_the_newest_of_each_agent(
+    site: Site, platform: Platform
+) -> None:
+    gone, back = platform.agent(), platform.agent()
+    for agent in (gone, back):
+        wire = await site.agent(agent)
+        await wire.say(packet(0xE0))
+        await site.until(lambda: site.front.registry.agents == 0, "the agent has left")
+    await site.agent(back)
+    hub = await site.hub()
+    assert (await hub.report("disconnected")).agent_id == gone.agent_id
+    assert (await hub.report("connected")).agent_id == back.agent_id

@@ -40,11 +40,16 @@ CREATE UNIQUE INDEX agents_encryption_key_key ON agents (encryption_key)
     WHERE released_at IS NULL;
 CREATE UNIQUE INDEX agents_device_serial_key ON agents (device_issuer_spki_sha256, device_serial)
     WHERE released_at IS NULL;
+-- Asked at every heartbeat; those who are on their way are few.
+CREATE INDEX agents_moving_idx ON agents (id) WHERE move_to IS NOT NULL;
 CREATE INDEX agents_pending_idx ON agents (created_at, id) WHERE status = 'pending';
 CREATE INDEX agents_pending_token_idx ON agents (token_id) WHERE status = 'pending';
 
 -- Which CA issued: what a CA's retirement waits for.
 ALTER TABLE certificates ADD COLUMN authority_key_id bytea;
+-- Those of an agent that are still good: one, or two while it renews.
+CREATE INDEX certificates_live_idx ON certificates (agent_id, issued_at)
+    WHERE superseded_at IS NULL;
 
 -- An agent that was off past its certificate's end asks to come back, with a new key.
 CREATE TABLE recoveries (
