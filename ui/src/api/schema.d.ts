@@ -1726,7 +1726,7 @@ export interface components {
          * @description What a route may ask for.
          * @enum {string}
          */
-        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
+        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
         /**
          * PositionView
          * @description Where a stream of desired documents stands.
