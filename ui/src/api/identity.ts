@@ -62,15 +62,19 @@ export interface ManufacturerCa {
   name: string;
   state: "unproven" | "active" | "revoked";
   approval: "auto" | "manual";
-  serials: string[] | null;
+  serials_count: number | null;
   tags: Record<string, string>;
   agents: number;
   max_agents: number;
-  challenge: string;
+  challenge: string | null;
   challenge_expires_at: Moment;
   not_after: Moment;
   created_at: Moment;
   revoked_at: Moment | null;
+}
+
+export interface ManufacturerCaDetail extends ManufacturerCa {
+  serials: string[] | null;
 }
 
 export interface NewManufacturerCa {
@@ -183,11 +187,15 @@ interface Paths {
   "/api/v1/fleets/{fleet}/revocations": Get<Page<FleetRevocation>, Listing, "fleet">;
   "/api/v1/fleets/{fleet}/manufacturer-cas": Get<Page<ManufacturerCa>, Listing, "fleet"> &
     Post<NewManufacturerCa, ManufacturerCa, "fleet">;
-  "/api/v1/fleets/{fleet}/manufacturer-cas/{ca_id}": Delete<never, "fleet" | "ca_id">;
-  "/api/v1/fleets/{fleet}/manufacturer-cas/{ca_id}/prove": Post<
+  "/api/v1/fleets/{fleet}/manufacturer-cas/{manufacturer_ca_id}": Delete<
+    never,
+    "fleet" | "manufacturer_ca_id"
+  > &
+    Get<ManufacturerCaDetail, object, "fleet" | "manufacturer_ca_id">;
+  "/api/v1/fleets/{fleet}/manufacturer-cas/{manufacturer_ca_id}/prove": Post<
     { certificate: string },
     Approval,
-    "fleet" | "ca_id"
+    "fleet" | "manufacturer_ca_id"
   >;
   "/api/v1/recoveries": Get<Page<Recovery>, Listing & { state?: RecoveryState }>;
   "/api/v1/recoveries/{recovery_id}/approve": Post<Nothing, Recovery, "recovery_id">;
@@ -201,6 +209,7 @@ interface Paths {
   "/api/v1/session/second-factor/confirm": Post<{ code: string }, never>;
   "/api/v1/session/step-up": Post<{ code: string }, { stepped_up_until: Moment }>;
   "/api/v1/users/{user_id}/second-factor": Delete<never, "user_id">;
+  "/api/v1/publishers/{kid}/revoke": Post<Reason, Approval, "kid">;
   "/api/v1/trust": Get<Trust>;
 }
 
