@@ -12,6 +12,15 @@ export interface AgentGains {
   move_to: string | null;
 }
 
+export interface AgentDetailGains extends AgentGains {
+  released_at: Moment | null;
+  token_revoked_at: Moment | null;
+}
+
+export interface ReceiptGains {
+  not_answering: string[];
+}
+
 export interface AgentQueryGains {
   certificate_expires_before?: string;
   enrolled_by?: "token" | "mtls";
@@ -96,6 +105,7 @@ export interface FleetRevocation {
   approved_by: string | null;
   denied_at_every_front: boolean;
   waiting_for: string[];
+  not_answering: string[];
   disconnected: number;
   took_ms: number | null;
   state: "complete" | "partial";

@@ -2,11 +2,12 @@ import { keepPreviousData, useQuery } from "@tanstack/vue-query";
 import { computed, type MaybeRefOrGetter, toValue } from "vue";
 
 import { api, type Schemas, unwrap } from "./client";
-import { type AgentGains, type ApprovalState, identity } from "./identity";
+import { type AgentDetailGains, type AgentGains, type ApprovalState, identity, type ReceiptGains } from "./identity";
 import { may } from "@/session/session";
 
 export type Agent = Schemas["AgentView"] & Partial<AgentGains>;
-export type AgentDetail = Schemas["AgentDetail"] & Partial<AgentGains>;
+export type AgentDetail = Schemas["AgentDetail"] & Partial<AgentDetailGains>;
+export type Receipt = Schemas["ReceiptView"] & Partial<ReceiptGains>;
 export type Fleet = Schemas["FleetView"];
 export type Deployment = Schemas["DeploymentView"];
 export type DeploymentDetail = Schemas["DeploymentDetail"];

@@ -18,11 +18,13 @@ export function factsLine(facts: Record<string, unknown>): string {
 }
 
 /** By what the device came, to show where an operator looks it up. */
-export function originOf(agent: { enrolled_by: string; token_id: string | null }): {
-  text: string;
-  id: string | null;
-} {
+export function originOf(agent: {
+  enrolled_by: string;
+  token_id: string | null;
+  token_revoked_at?: string | null;
+}): { text: string; id: string | null; isRevoked: boolean } {
+  const isRevoked = (agent.token_revoked_at ?? null) !== null;
   return agent.enrolled_by === "mtls"
-    ? { text: "Manufacturer certificate", id: null }
-    : { text: "Token", id: agent.token_id };
+    ? { text: "Manufacturer certificate", id: null, isRevoked }
+    : { text: "Token", id: agent.token_id, isRevoked };
 }
