@@ -19,14 +19,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from tests.e2e.conftest import PASSWORD
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
+from tests.integration.platform.running import RunningPlatform, run_json
 from tests.integration.platform.waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("chromium"), pytest.mark.timeout(300)]
 Journey = Callable[..., dict[str, Any]]
 Account = dict[str, str]
+Hire = Callable[[str], Account]
 
 DEVICES = 30
 """More than a page shows."""
@@ -39,12 +40,19 @@ def fleet(operator: Operator) -> str:
     return slug
 
 
-def hire(operator: Operator, role: str) -> Account:
-    """A person of whom nobody has heard before."""
-    email = f"{role}-{secrets.token_hex(4)}@example.org"
-    person = {"email": email, "name": f"A new {role}", "role": role, "password": PASSWORD}
-    operator.post("users", person)
-    return {"email": email, "password": PASSWORD}
+@pytest.fixture
+def hire(platform: RunningPlatform) -> Hire:
+    """Makes people behind whom nobody else is: on the platform's own machine."""
+
+    def hire(role: str) -> Account:
+        email = f"{role}-{secrets.token_hex(4)}@example.org"
+        made = run_json(
+            *("admin", "user", "create", "--email", email, "--role", role),
+            *("--data-dir", str(platform.data)),
+        )
+        return {"email": email, "password": made["password"]}
+
+    return hire
 
 
 def test_devices_that_wait_are_let_in_and_turned_away_many_at_once(
@@ -64,7 +72,7 @@ def test_devices_that_wait_are_let_in_and_turned_away_many_at_once(
 
 
 def test_a_fleet_is_revoked_by_two_people_with_a_second_factor(
-    journey: Journey, operator: Operator, fleet: str, tmp_path: Path
+    journey: Journey, operator: Operator, hire: Hire, fleet: str, tmp_path: Path
 ) -> None:
     connected, away = Device(tmp_path / "connected"), Device(tmp_path / "away")
     for device in (connected, away):
@@ -74,8 +82,8 @@ def test_a_fleet_is_revoked_by_two_people_with_a_second_factor(
             "fleet-kill",
             fleet=fleet,
             agents=2,
-            requester=hire(operator, "admin"),
-            approver=hire(operator, "compliance"),
+            requester=hire("admin"),
+            approver=hire("compliance"),
         )
         assert session.ends.get(timeout=5)
     assert measured["seenAfterMs"] < 10_000
@@ -84,14 +92,14 @@ def test_a_fleet_is_revoked_by_two_people_with_a_second_factor(
 
 
 def test_a_makers_ca_is_proven_by_the_commands_that_the_page_shows(
-    journey: Journey, operator: Operator, fleet: str, tmp_path: Path
+    journey: Journey, operator: Operator, hire: Hire, fleet: str, tmp_path: Path
 ) -> None:
     write_ca(tmp_path)
     journey(
         "manufacturer",
         fleet=fleet,
-        requester=hire(operator, "admin"),
-        approver=hire(operator, "admin"),
+        requester=hire("admin"),
+        approver=hire("admin"),
     )
     entries = operator.entries(type="manufacturer-ca", fleet=fleet)
     assert [entry["type"].removeprefix("manufacturer-ca.") for entry in entries] == [
@@ -103,12 +111,12 @@ def test_a_makers_ca_is_proven_by_the_commands_that_the_page_shows(
 
 
 def test_a_code_is_asked_for_in_time_and_what_was_typed_goes_on(
-    journey: Journey, operator: Operator
+    journey: Journey, operator: Operator, hire: Hire
 ) -> None:
     first, second = (ask_for_publisher(operator) for _ in range(2))
     journey(
         "step-up",
-        person=hire(operator, "admin"),
+        person=hire("admin"),
         approvalId=first["id"],
         secondApprovalId=second["id"],
     )

@@ -8,7 +8,7 @@ export default async function journey({ page, facts, signIn }) {
   // A token that lets nobody in without a person.
   await page.goto(`/fleets/${facts.fleet}`);
   await page.getByRole("button", { name: "New token" }).click();
-  await dialog.getByLabel(/^Manual/).check();
+  await dialog.getByRole("radio", { name: /Manual/ }).check();
   await dialog.getByLabel("Agents that may use it").fill("7");
   await dialog.getByLabel("Only from this network").fill("10.20.0.0/16");
   await dialog.getByRole("button", { name: "Make token" }).click();

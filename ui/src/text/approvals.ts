@@ -76,8 +76,10 @@ export function isApproval(answer: object): answer is Approval {
   return "request_sha256" in answer;
 }
 
-/** Who, where the api says "user:<id>"; a bare id is a user's. */
-export function actorOf(text: string): { kind: string; id: string } {
-  const [kind = "", ...rest] = text.split(":");
-  return rest.length === 0 ? { kind: "user", id: text } : { kind, id: rest.join(":") };
+const UUID = /^[0-9a-f-]{36}$/;
+
+/** Who, from the id alone: an account's is a UUID; else it is the name of a part of the platform. */
+export function actorOf(id: string): { kind: string; id: string } {
+  if (UUID.test(id)) return { kind: "user", id };
+  return id === "command-line" ? { kind: "on", id: "the platform's machine" } : { kind: "system", id };
 }
