@@ -91,7 +91,7 @@ describe("what people type", () => {
 describe("what the URL asks for", () => {
   it("is passed on where the api knows it", () => {
     expect(
-      agentQuery({ q: "pump", fleet: "f", presence: "online", trust: "watch", sort: "-cpu" }),
+      agentQuery({ q: "pump", fleet: "f", presence: "online", trust: "watch", sort: "-cpu" }, 0),
     ).toMatchObject({
       q: "pump",
       fleet: "f",
@@ -103,14 +103,14 @@ describe("what the URL asks for", () => {
   });
 
   it("is left out where somebody made it up", () => {
-    const query = agentQuery({ presence: "asleep", trust: "constructor", sort: "toString" });
+    const query = agentQuery({ presence: "asleep", trust: "constructor", sort: "toString" }, 0);
     expect(Object.values(query).filter((value) => value !== undefined)).toEqual([]);
   });
 
   it("has bands that leave no score out and none twice", () => {
     for (let score = 0; score <= 100; score += 1) {
       const bands = ["trusted", "watch", "quarantined", "compromised"].filter((trust) => {
-        const { trust_at_least: least, trust_below: below } = agentQuery({ trust });
+        const { trust_at_least: least, trust_below: below } = agentQuery({ trust }, 0);
         return score >= (least ?? 0) && score < (below ?? 101);
       });
       expect(bands).toEqual([bandOf(score)]);

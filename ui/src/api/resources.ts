@@ -2,10 +2,12 @@ import { keepPreviousData, useQuery } from "@tanstack/vue-query";
 import { computed, type MaybeRefOrGetter, toValue } from "vue";
 
 import { api, type Schemas, unwrap } from "./client";
+import { type AgentDetailGains, type AgentGains, type ApprovalState, identity, type ReceiptGains } from "./identity";
 import { may } from "@/session/session";
 
-export type Agent = Schemas["AgentView"];
-export type AgentDetail = Schemas["AgentDetail"];
+export type Agent = Schemas["AgentView"] & Partial<AgentGains>;
+export type AgentDetail = Schemas["AgentDetail"] & Partial<AgentDetailGains>;
+export type Receipt = Schemas["ReceiptView"] & Partial<ReceiptGains>;
 export type Fleet = Schemas["FleetView"];
 export type Deployment = Schemas["DeploymentView"];
 export type DeploymentDetail = Schemas["DeploymentDetail"];
@@ -97,5 +99,22 @@ export function useDeployments(
     enabled: computed(() => may("deployments:read")),
     placeholderData: keepPreviousData,
     meta: { live: { kinds: ["deployment"] } },
+  });
+}
+
+const EXPIRY_SEEN_WITHIN_MS = 60_000;
+
+/** What waits for a second person, or waited. */
+export function useApprovals(
+  query: MaybeRefOrGetter<{ state?: ApprovalState; limit?: number; cursor?: string }>,
+) {
+  return useQuery({
+    queryKey: ["approvals", computed(() => toValue(query))],
+    queryFn: ({ signal }) =>
+      unwrap(identity.GET("/api/v1/approvals", { signal, params: { query: toValue(query) } })),
+    enabled: computed(() => may("approvals:read")),
+    placeholderData: keepPreviousData,
+    refetchInterval: EXPIRY_SEEN_WITHIN_MS,
+    meta: { live: { kinds: ["approval"] } },
   });
 }
