@@ -61,10 +61,10 @@ class ApiContext:
     enrollments: Enrollments
     attempts: Attempts = field(default_factory=Attempts)
     enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
-    enrollment_failure_budget: Budget = field(
+    enrollment_budget: Budget = field(
         default_factory=lambda: Budget("failed enrollments", burst=300, per_second=5)
     )
-    enrollment_budget: Budget = field(
+    enrollment_rate: Budget = field(
         default_factory=lambda: Budget("enrollments", burst=3000, per_second=300)
     )
     crl: CrlCache = field(default_factory=CrlCache)

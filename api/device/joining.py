@@ -30,16 +30,16 @@ async def enroll(request: Request, context: Context, now: Now) -> Response:
     """Make an agent of the device: 201 with its identity, or 202 while an operator decides."""
     check_json(request)
     peer_ip = peer_address(request, context.settings)
-    for budget in (context.enrollment_failure_budget, context.enrollment_budget):
+    for budget in (context.enrollment_budget, context.enrollment_rate):
         budget.check(peer_ip, now)
-    context.enrollment_budget.spend(peer_ip, now)
+    context.enrollment_rate.spend(peer_ip, now)
     try:
         message = codec.decode(EnrollRequest, await request.body())
         answer = await context.enrollments.enroll(check_request(message, peer_ip=peer_ip))
     except Exception as error:
         code = getattr(error, "code", None)
         if isinstance(code, str) and not isinstance(error, Overloaded):
-            context.enrollment_failure_budget.spend(peer_ip, now)
+            context.enrollment_budget.spend(peer_ip, now)
             context.enrollment_failures.count(code, peer_ip, now)
         raise
     status = 202 if isinstance(answer, EnrollmentPending) else 201

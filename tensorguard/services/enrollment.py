@@ -4,19 +4,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-import sqlalchemy as sa
 from cryptography import x509
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.pki.identity import authority_key_id, key_sha256, serial_text
-from tensorguard.pki.issuer import AGENT_LIFETIME, certificate_pem
+from tensorguard.pki.issuer import AGENT_LIFETIME
 from tensorguard.protocol.messages import EnrollRequest, MqttAddress
 from tensorguard.services.applicants import Applicant, check_request
 from tensorguard.services.applicants import check_facts as check_facts
 from tensorguard.services.enrollment_batch import Answer, EnrollmentBatch, Outcome
+from tensorguard.services.enrollment_rows import insert_certificates
 from tensorguard.services.errors import EnrollmentRefused
 from tensorguard.services.keyring import Keyring
-from tensorguard.store import tables
 
 
 async def enroll(
@@ -64,15 +62,4 @@ async def store_certificate(
     session: AsyncSession, agent_id: UUID, certificate: x509.Certificate, *, now: datetime
 ) -> None:
     """Store a certificate that was issued to an agent; every renewal does the same."""
-    await session.execute(
-        sa.insert(tables.certificates).values(
-            serial=serial_text(certificate.serial_number),
-            agent_id=agent_id,
-            spki_sha256=key_sha256(certificate.public_key()),
-            certificate=certificate_pem(certificate),
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            issued_at=now,
-            authority_key_id=authority_key_id(certificate),
-        )
-    )
+    await insert_certificates(session, {agent_id: certificate}, now=now)

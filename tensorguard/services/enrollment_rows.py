@@ -127,7 +127,7 @@ async def insert_agents(
 async def insert_certificates(
     session: AsyncSession, issued: Mapping[UUID, x509.Certificate], *, now: datetime
 ) -> None:
-    """Store the first certificates of agents, which are enrolled with that."""
+    """Store certificates, by agent; whoever gets its first is enrolled with that."""
     if not issued:
         return
     found = list(issued.items())

@@ -184,7 +184,7 @@ async def test_a_network_that_asks_too_often_is_slowed_down_even_where_it_may(
     context: ApiContext,
 ) -> None:
     budget = Budget("enrollments", burst=3, per_second=0.001)
-    async with Api(dataclasses.replace(context, enrollment_budget=budget)) as api:
+    async with Api(dataclasses.replace(context, enrollment_rate=budget)) as api:
         join = await join_string(api, await api.new_fleet())
         request = codec.encode(Device().request(join))
         statuses = [(await _join(api, request)).status_code for _ in range(5)]
