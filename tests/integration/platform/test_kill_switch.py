@@ -73,6 +73,37 @@ def test_a_revoked_agent_is_disconnected_and_refused_everywhere(
         assert entry["fleet"] == fleet
 
 
+def test_without_a_hub_the_agent_is_out_nevertheless_and_the_receipt_follows(
+    platform: RunningPlatform, operator: Operator, enrolled: Enrolled
+) -> None:
+    device = enrolled()
+    with device.session() as session:
+        session.publish("heartbeat", device.heartbeat())
+        hub = platform.service("hub")
+        hub.suspend()
+        try:
+            began = time.monotonic()
+            receipt = operator.post(f"agents/{device.agent_id}/revoke", {"reason": "stolen"})
+            session.ends.get(timeout=10)
+            assert time.monotonic() - began < 5
+            assert (receipt["state"], receipt["fronts"][0]["disconnected"]) == ("complete", 1)
+            status, said = run_mosquitto(
+                mosquitto("mosquitto_pub", device, "-t", device.up("heartbeat"), "-m", "{}")
+            )
+            assert status == 5, said
+        finally:
+            hub.resume()
+    entry = operator.wait_entry("agent.revocation-confirmed", subject=device.agent_id)
+    assert entry["details"]["disconnected"] == 1
+    assert not operator.entries(type="agent.revocation-partial", subject=device.agent_id)
+
+
+def test_a_fleet_takes_a_person_with_a_second_factor(operator: Operator, fleet: str) -> None:
+    answer = operator.http.post(f"/api/v1/fleets/{fleet}/revoke", json={"reason": "breach"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "person-required")
+    assert operator.get(f"fleets/{fleet}/revocations")["items"] == []
+
+
 def _download(device: Device, url: str) -> httpx.Response:
     """The first bytes of a package."""
     with device.https() as http:
