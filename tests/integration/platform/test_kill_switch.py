@@ -14,7 +14,7 @@ from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
 from tests.integration.platform.programs import mosquitto, run_mosquitto
 from tests.integration.platform.publishing import Publisher
-from tests.integration.platform.running import RunningPlatform
+from tests.integration.platform.running import RunningPlatform, run_json
 
 pytestmark = pytest.mark.xdist_group("platform")
 
@@ -102,6 +102,25 @@ def test_a_fleet_takes_a_person_with_a_second_factor(operator: Operator, fleet: 
     answer = operator.http.post(f"/api/v1/fleets/{fleet}/revoke", json={"reason": "breach"})
     assert (answer.status_code, answer.json()["code"]) == (403, "person-required")
     assert operator.get(f"fleets/{fleet}/revocations")["items"] == []
+
+
+def test_the_command_line_revokes_an_agent_and_a_fleet_without_a_second_person(
+    platform: RunningPlatform, operator: Operator, fleet: str, enrolled: Enrolled
+) -> None:
+    first, second, third = enrolled(), enrolled(), enrolled()
+    options = ("--reason", "stolen", "--data-dir", str(platform.data))
+    with first.session() as one, second.session() as two, third.session() as three:
+        assert run_json("admin", "revoke", "agent", first.agent_id, *options)["seq"] > 0
+        one.ends.get(timeout=10)
+        assert two.ends.empty()
+        assert run_json("admin", "revoke", "fleet", fleet, *options)["agents"] == 2
+        for session in (two, three):
+            session.ends.get(timeout=10)
+    entry = operator.wait_entry("fleet.revocation-confirmed", subject=fleet)
+    assert (entry["details"]["agents"], entry["details"]["disconnected"]) == (2, 2)
+    (receipt,) = operator.get(f"fleets/{fleet}/revocations")["items"]
+    assert (receipt["state"], receipt["revoked_by"]) == ("complete", "command-line")
+    assert receipt["took_ms"] < 2000
 
 
 def _download(device: Device, url: str) -> httpx.Response:
