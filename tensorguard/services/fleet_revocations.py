@@ -96,10 +96,15 @@ async def revoke_fleet(
     Raises: FleetNotFound.
     """
     await check_fleet(session, fleet)
-    # Tokens and CAs first, as enrollment does: who is joining now has joined when this goes on.
-    tokens = await _revoke_tokens(session, fleet, now)
+    # Locked in the order of enrollment: CAs, agents, tokens. Who is joining at this moment holds
+    # a CA or a token, so that after these nobody does, and the agents that came in are looked for.
     cas = await _ask_for_approval(session, fleet)
     active, pending = await _end_agents(session, fleet, reason, now)
+    tokens = await _revoke_tokens(session, fleet, now)
+    for found, late in zip(
+        (active, pending), await _end_agents(session, fleet, reason, now), strict=True
+    ):
+        found += late
     revocation_id = new_id()
     order: dict[str, Any] = {
         "by": by,

@@ -81,15 +81,14 @@ async def revoke_agent(
 
     Raises: AgentNotFound.
     """
-    token_id = await _lock_token(session, agent_id)
-    query = sa.select(agents.c.status, agents.c.fleet)
+    query = sa.select(agents.c.status, agents.c.fleet, agents.c.token_id)
     row = (
         await session.execute(query.where(agents.c.id == agent_id).with_for_update())
     ).one_or_none()
     if row is None:
         raise AgentNotFound(f"there is no agent {agent_id}")
     if row.status != "revoked":
-        await _mark(session, agent_id, token_id, reason, now)
+        await _mark(session, agent_id, row.token_id, reason, now)
         seq = await _number(session, agent_id, reason, by, now)
         event = AgentRevoked(
             by=by,
@@ -97,7 +96,7 @@ async def revoke_agent(
             agent_id=agent_id,
             reason=reason,
             seq=seq,
-            token_id=token_id,
+            token_id=row.token_id,
             approved_by=None if approved_by is None else approved_by.id,
         )
         await ledger.record(session, event, now=now)
@@ -155,14 +154,6 @@ async def list_waiting(
 def milliseconds(took: timedelta) -> int:
     """Whole milliseconds; clocks that differ make nothing faster than at once."""
     return max(0, round(took / timedelta(milliseconds=1)))
-
-
-async def _lock_token(session: AsyncSession, agent_id: UUID) -> UUID | None:
-    """Lock the token that the agent came with: before the agent's row, as enrollment does."""
-    token = enrollment_tokens.c
-    query = sa.select(token.id).join(agents, agents.c.token_id == token.id)
-    locked = query.where(agents.c.id == agent_id).with_for_update(of=enrollment_tokens)
-    return (await session.execute(locked)).scalar_one_or_none()
 
 
 async def _mark(
