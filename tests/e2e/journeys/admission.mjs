@@ -36,7 +36,7 @@ export default async function journey({ page, facts, signIn }) {
     await devices.getByRole("checkbox", { name: `Select ${name}`, exact: true }).uncheck();
   }
   await approve.click();
-  await dialog.getByText(`Approve ${facts.names.length - 2} agents?`).waitFor();
+  await dialog.getByRole("heading", { name: `Approve ${facts.names.length - 2} agents?` }).waitFor();
   await dialog.getByTestId("confirm").click();
   await page.getByText(`${facts.names.length - 2} agents approved.`).waitFor();
   await devices.getByRole("row").nth(2).waitFor();

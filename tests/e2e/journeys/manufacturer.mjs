@@ -55,7 +55,9 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await row.getByText("Active").waitFor();
   await row.getByText("0 of 100").waitFor();
   await row.getByText("2 serials").click();
-  assert.equal(await row.getByLabel("Serial numbers that may enrol").inputValue(), "SN-1\nSN-2");
+  const serials = row.getByLabel("Serial numbers that may enrol");
+  await serials.and(page.locator("[aria-busy=false]")).waitFor();
+  assert.equal(await serials.inputValue(), "SN-1\nSN-2");
   assert.equal(await page.locator("i").count(), 0);
   await row.getByRole("button", { name: /^Revoke/ }).click();
   await dialog.getByTestId("confirm").click();

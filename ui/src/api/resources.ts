@@ -2,12 +2,11 @@ import { keepPreviousData, useQuery } from "@tanstack/vue-query";
 import { computed, type MaybeRefOrGetter, toValue } from "vue";
 
 import { api, type Schemas, unwrap } from "./client";
-import { type AgentDetailGains, type AgentGains, type ApprovalState, identity, type ReceiptGains } from "./identity";
 import { may } from "@/session/session";
 
-export type Agent = Schemas["AgentView"] & Partial<AgentGains>;
-export type AgentDetail = Schemas["AgentDetail"] & Partial<AgentDetailGains>;
-export type Receipt = Schemas["ReceiptView"] & Partial<ReceiptGains>;
+export type Agent = Schemas["AgentView"];
+export type AgentDetail = Schemas["AgentDetail"];
+export type Receipt = Schemas["ReceiptView"];
 export type Fleet = Schemas["FleetView"];
 export type Deployment = Schemas["DeploymentView"];
 export type DeploymentDetail = Schemas["DeploymentDetail"];
@@ -15,6 +14,12 @@ export type Package = Schemas["PackageView"];
 export type PackageDetail = Schemas["PackageDetail"];
 export type Release = Schemas["ReleaseView"];
 export type Publisher = Schemas["PublisherView"];
+export type Approval = Schemas["ApprovalView"];
+export type ApprovalState = Approval["state"];
+export type Recovery = Schemas["RecoveryView"];
+export type RecoveryState = Recovery["state"];
+export type FleetRevocation = Schemas["FleetRevocationView"];
+export type Decisions = Schemas["DecisionsView"];
 export type Overview = Schemas["OverviewView"];
 
 const EVERYTHING = 500;
@@ -111,7 +116,7 @@ export function useApprovals(
   return useQuery({
     queryKey: ["approvals", computed(() => toValue(query))],
     queryFn: ({ signal }) =>
-      unwrap(identity.GET("/api/v1/approvals", { signal, params: { query: toValue(query) } })),
+      unwrap(api.GET("/api/v1/approvals", { signal, params: { query: toValue(query) } })),
     enabled: computed(() => may("approvals:read")),
     placeholderData: keepPreviousData,
     refetchInterval: EXPIRY_SEEN_WITHIN_MS,

@@ -1,8 +1,7 @@
 import { computed, ref, watch } from "vue";
 
 import { loadSession, session } from "./session";
-import { type Demand, onSecondFactorDemanded, unwrap } from "@/api/client";
-import { identity } from "@/api/identity";
+import { api, type Demand, onSecondFactorDemanded, unwrap } from "@/api/client";
 
 const demanded = ref<Demand>();
 const isOpened = ref(false);
@@ -35,26 +34,26 @@ function settle(isMet: boolean): void {
 
 /** Show a code, for what asked for one. Throws ApiProblem. */
 export async function stepUp(code: string): Promise<void> {
-  await unwrap(identity.POST("/api/v1/session/step-up", { body: { code } }));
+  await unwrap(api.POST("/api/v1/session/step-up", { body: { code } }));
   settle(true);
   await loadSession();
 }
 
 /** Ask for a secret to keep. Throws ApiProblem. */
 export function beginSecondFactor(password: string): Promise<{ secret: string; uri: string }> {
-  return unwrap(identity.POST("/api/v1/session/second-factor", { body: { password } }));
+  return unwrap(api.POST("/api/v1/session/second-factor", { body: { password } }));
 }
 
 /** Prove that the secret is kept: from then on it counts. Throws ApiProblem. */
 export async function confirmSecondFactor(code: string): Promise<void> {
-  await unwrap(identity.POST("/api/v1/session/second-factor/confirm", { body: { code } }));
+  await unwrap(api.POST("/api/v1/session/second-factor/confirm", { body: { code } }));
   await loadSession();
   if (asksForSetUp.value) settle(true);
 }
 
 /** Throws ApiProblem. */
 export async function removeSecondFactor(code: string): Promise<void> {
-  await unwrap(identity.DELETE("/api/v1/session/second-factor", { body: { code } }));
+  await unwrap(api.DELETE("/api/v1/session/second-factor", { body: { code } }));
   await loadSession();
 }
 

@@ -1,10 +1,9 @@
 import { computed, ref, shallowRef } from "vue";
 
 import { api, onSessionEnded, type Schemas, unwrap } from "@/api/client";
-import type { SessionGains } from "@/api/identity";
 import { isProblem } from "@/api/problem";
 
-export type Session = Schemas["SessionView"] & Partial<SessionGains>;
+export type Session = Schemas["SessionView"];
 export type Permission = Session["permissions"][number];
 export type Role = Session["role"];
 

@@ -1,5 +1,5 @@
 import { countOf, words } from "./format";
-import type { Approval, ApprovalState } from "@/api/identity";
+import type { Approval, ApprovalState } from "@/api/resources";
 import type { Tone } from "@/components/UiBadge.vue";
 
 interface KindText {

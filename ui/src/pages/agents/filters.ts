@@ -1,10 +1,8 @@
-import type { AgentQueryGains } from "@/api/identity";
 import type { operations } from "@/api/schema";
 import { expiresBefore } from "@/text/certificates";
 import { BAND_NAMES, type Band } from "@/text/trust";
 
-type Query = NonNullable<operations["list_agents_api_v1_agents_get"]["parameters"]["query"]> &
-  AgentQueryGains;
+type Query = NonNullable<operations["list_agents_api_v1_agents_get"]["parameters"]["query"]>;
 type Sort = NonNullable<Query["sort"]>;
 
 export const FILTERS = ["q", "fleet", "presence", "trust", "status", "expires", "selector"] as const;
