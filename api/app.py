@@ -14,6 +14,7 @@ from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
 from api.fleets.routes import router as fleets
 from api.ledger.routes import router as ledger
+from api.manufacturers.routes import router as manufacturers
 from api.openapi import describe
 from api.operations.routes import router as operations
 from api.overview.routes import router as overview
@@ -33,6 +34,7 @@ ROUTERS = (
     overview,
     fleets,
     enrollment_tokens,
+    manufacturers,
     agents,
     agent_admission,
     agent_history,

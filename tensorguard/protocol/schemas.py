@@ -28,8 +28,10 @@ DOCUMENTS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "envelope": envelope.Envelope,
     "join": Join,
     "enroll-request": messages.EnrollRequest,
+    "device-enroll-request": messages.DeviceEnrollRequest,
     "enrolled": messages.Enrolled,
     "enrollment-pending": messages.EnrollmentPending,
+    "enrollment-refused": messages.EnrollmentRefused,
 }
 """Everything that an agent writes or reads, by the name of its schema."""
 

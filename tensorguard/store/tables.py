@@ -640,6 +640,7 @@ Index(
     unique=True,
     postgresql_where=_UNRELEASED,
 )
+Index("agents_manufacturer_idx", agents.c.manufacturer_ca_id, postgresql_where=_UNRELEASED)
 Index(
     "agents_pending_idx",
     agents.c.created_at,
