@@ -98,6 +98,20 @@ class PlatformBusy(AgentError):
         self.retry_after_s = retry_after_s
 
 
+class DeviceCertificateUnusable(AgentError):
+    """The certificate or key that the manufacturer gave this device cannot be used."""
+
+    code = "device-certificate-unusable"
+    hint = "Name PEM files with --device-cert and --device-key; keys in a TPM are not supported."
+
+
+class BadEnrollmentUrl(AgentError):
+    """The platform's enrollment URL, CA file or pin is not one."""
+
+    code = "bad-enrollment-url"
+    hint = "Give --url mqtts://HOST:PORT, and --ca FILE or --ca-pin with 64 hex digits."
+
+
 class BadAnswer(AgentError):
     """The platform answered something that must not be believed."""
 

@@ -17,6 +17,7 @@ from api.events.routes import router as events
 from api.fleets.revocations import router as fleet_revocations
 from api.fleets.routes import router as fleets
 from api.ledger.routes import router as ledger
+from api.manufacturers.routes import router as manufacturers
 from api.openapi import describe
 from api.operations.routes import router as operations
 from api.overview.routes import router as overview
@@ -38,6 +39,7 @@ ROUTERS = (
     fleets,
     fleet_revocations,
     enrollment_tokens,
+    manufacturers,
     agents,
     agent_admission,
     agent_history,

@@ -52,6 +52,8 @@ class ApiSettings(BaseSettings):
     device: Listen = ListenAddress("127.0.0.1", 8443)
     mqtt: Listen = ListenAddress("127.0.0.1", 8883)
     """Where the broker front listens: goes into the answer to an enrollment."""
+    broker_enroll: Listen | None = None
+    """Where devices enrol with a manufacturer's certificate: told to operators."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
@@ -104,8 +106,19 @@ class ApiSettings(BaseSettings):
     @property
     def device_url(self) -> str:
         """The URL that goes into join strings."""
+        return f"https://{self._public_name}:{self.device.port}"
+
+    @property
+    def enroll_url(self) -> str | None:
+        """The URL where devices enrol with a manufacturer's certificate; None: nowhere."""
+        if self.broker_enroll is None:
+            return None
+        return f"mqtts://{self._public_name}:{self.broker_enroll.port}"
+
+    @property
+    def _public_name(self) -> str:
         name = self.public_names[0]
-        return f"https://{f'[{name}]' if ':' in name else name}:{self.device.port}"
+        return f"[{name}]" if ":" in name else name
 
 
 class BadSettings(Exception):

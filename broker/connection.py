@@ -29,6 +29,7 @@ class End(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "certificate expired"
     UNCONFIRMED = "front without database"
+    TIME_LIMIT = "connected for too long"
     SHUTDOWN = "front stopped"
 
 
@@ -61,7 +62,7 @@ class Connection:
         self._is_held = False
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self.heard_at = self._loop.time()
+        self._opened_at = self.heard_at = self._loop.time()
         self.admitted_at: datetime | None = None
         longest_s = limits.keep_alive.total_seconds()
         # Section 3.1.2.10: one and a half times the keep-alive. 0 asks for none: ours applies.
@@ -135,6 +136,9 @@ class Connection:
         """Return why the connection has to end by the clock, or None."""
         if now >= self.peer.not_after:
             return End.EXPIRED
+        most = self._limits.connection_time
+        if most is not None and self._loop.time() - self._opened_at > most.total_seconds():
+            return End.TIME_LIMIT
         if not self._is_held and self._loop.time() - self.heard_at > self._silence_s:
             return End.IDLE
         return None

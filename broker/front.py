@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import structlog
 from amqtt.broker import Broker
@@ -40,7 +40,7 @@ from broker.reports import Operation, Reports
 from broker.routing import Router
 from broker.strangers import Strangers, network_of
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import Identity, Peer, verify_peer
+from tensorguard.pki.identity import Holder, Peer, verify_peer
 
 _log = structlog.get_logger()
 
@@ -64,7 +64,10 @@ class FrontSetup:
 class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
     """One listener for agents and hubs; start it, and shut it down."""
 
-    def __init__(self, setup: FrontSetup) -> None:
+    newcomer: ClassVar[str] = "agent"
+    """What metrics call whoever is no hub."""
+
+    def __init__(self, setup: FrontSetup, router: Router | None = None) -> None:
         bind = f"{setup.host}:{setup.port}"
         # `plugins` empty: amqtt's defaults would let everybody in and publish to $SYS.
         super().__init__(
@@ -74,7 +77,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         self._limits = setup.limits
         self._metrics = setup.metrics
         self.registry = Registry()
-        self.router = Router(setup.limits, setup.metrics)
+        self.router = router or Router(setup.limits, setup.metrics)
         self.reports = Reports(
             setup.front_id, self.router, setup.metrics, setup.clock, setup.limits
         )
@@ -82,7 +85,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         self.router.on_hubs_changed = lambda: self.reports.retell(self.registry.list_all())
         self._listener: Listener | None = None
         self._stopping = False
-        for role, count in (("agent", self._agents), ("hub", self._hubs)):
+        for role, count in ((self.newcomer, self._agents), ("hub", self._hubs)):
             setup.metrics.connections.labels(role).set_function(count)
 
     @property
@@ -190,7 +193,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         finally:
             listener.settle()
         conversation = Conversation(
-            connection, self.router, self.reports, self._metrics, self._limits
+            connection, self.router, self.reports, self._metrics, self._limits, self._relay
         )
         try:
             await conversation.run()
@@ -222,14 +225,22 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         return connection
 
     def _verify(self, writer: asyncio.StreamWriter) -> Peer:
-        setup = self._setup
         leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         try:
-            return verify_peer(leaf or b"", setup.cas(), setup.trust_domain, setup.clock())
+            return self._believe(leaf or b"")
         except PkiError as error:
             raise ConnectRefused(error.code, return_code=NOT_AUTHORIZED) from error
 
-    def _check_room(self, identity: Identity, client_id: str, *, is_hub: bool) -> None:
+    def _believe(self, leaf: bytes) -> Peer:
+        """Say who shows this certificate, whose chain OpenSSL has verified. Raises: PkiError."""
+        setup = self._setup
+        return verify_peer(leaf, setup.cas(), setup.trust_domain, setup.clock())
+
+    def _relay(self, _connection: Connection, message: packets.Publish) -> UpMessage:
+        """Return what a hub is to receive of a message that its sender may publish."""
+        return UpMessage(message.topic, message.payload, message.qos)
+
+    def _check_room(self, identity: Holder, client_id: str, *, is_hub: bool) -> None:
         if self._stopping:
             raise ConnectRefused("front-stops", return_code=SERVER_UNAVAILABLE)
         is_full = self.registry.agents >= self._limits.connections
@@ -247,7 +258,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         older = self.registry.add(connection)
         for taken in older:
             taken.end(End.TAKEN_OVER)
-        role = "hub" if connection.is_hub else "agent"
+        role = "hub" if connection.is_hub else self.newcomer
         self._metrics.connects.labels(role).inc()
         self.strangers.admitted(connection.network)
         if connection.send(packets.connack(0)):

@@ -27,6 +27,8 @@ class Limits:
     # MQTT 3.1.1 cannot tell a client to ping more often, so silence ends at 1.5 times the smaller.
     keep_alive: timedelta = timedelta(seconds=1200)
     sweep_every: timedelta = timedelta(seconds=1)
+    # How long a connection may last, for those who have only one thing to say.
+    connection_time: timedelta | None = None
 
     # CONNECT, SUBSCRIBE and UNSUBSCRIBE: ours have less than 1 KiB.
     control_bytes: int = 4096

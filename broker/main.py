@@ -14,6 +14,8 @@ import structlog
 from cryptography import x509
 
 from broker.denyset import DenySet
+from broker.enrollment import LIMITS as ENROLLMENT
+from broker.enrollment import serving_enrollment
 from broker.front import Front, FrontSetup
 from broker.lease import Lease
 from broker.limits import Limits
@@ -30,8 +32,8 @@ from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
 _log = structlog.get_logger()
 _READ_TRUST_EVERY_S: Final = 60.0
-# Sockets of the database, logs, the metrics listener, the loop itself.
-_OTHER_DESCRIPTORS: Final = 100
+# Sockets of the database, logs, the metrics listener, the loop itself; devices that enrol.
+_OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending
 
 
 async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
@@ -98,20 +100,19 @@ async def _serve(
 ) -> None:
     host, port = settings.address
     denied, metrics = DenySet(), FrontMetrics()
-    front = Front(
-        FrontSetup(
-            front_id=settings.broker_front_id,
-            host=host,
-            port=port,
-            trust_domain=trust_domain,
-            tls=lambda: trust.context,
-            cas=lambda: trust.cas,
-            denied=denied,
-            limits=_fitting(Limits(connections=settings.broker_connections)),
-            metrics=metrics,
-            clock=lambda: datetime.now(UTC),
-        )
+    setup = FrontSetup(
+        front_id=settings.broker_front_id,
+        host=host,
+        port=port,
+        trust_domain=trust_domain,
+        tls=lambda: trust.context,
+        cas=lambda: trust.cas,
+        denied=denied,
+        limits=_fitting(Limits(connections=settings.broker_connections)),
+        metrics=metrics,
+        clock=lambda: datetime.now(UTC),
     )
+    front = Front(setup)
     lease = Lease(settings.database_url, settings.broker_front_id, denied)
     try:
         await lease.load()
@@ -124,6 +125,16 @@ async def _serve(
             await stack.enter_async_context(serving_metrics(address, metrics.registry, healthy))
         await front.start()
         stack.push_async_callback(front.shutdown)
+        if settings.broker_enroll is not None:
+            enrolling = serving_enrollment(
+                split_address(settings.broker_enroll),
+                setup,
+                front,
+                database_url=settings.database_url,
+                certificate=certificate,
+                platform_cas=lambda: trust.cas,
+            )
+            await stack.enter_async_context(enrolling)
         async with asyncio.TaskGroup() as tasks:
             where = f"{front.address[0]}:{front.address[1]}"
             tasks.create_task(lease.run(stop, address=where, apply=front.apply), name="lease")

@@ -18,7 +18,7 @@ from broker.hub import UpMessage
 from broker.limits import Limits
 from broker.metrics import FrontMetrics
 from broker.routing import Router
-from tensorguard.pki.identity import AgentIdentity, Identity, serial_text
+from tensorguard.pki.identity import AgentIdentity, Holder, serial_text
 from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected, Message
 from tensorguard.protocol.topics import FrontKind, FrontTopic
@@ -84,7 +84,7 @@ class Reports:
         self,
         operation: Operation,
         reason: str,
-        identity: Identity | None = None,
+        identity: Holder | None = None,
         *,
         topic: str | None = None,
         count: int = 1,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from hub.enrollments import DeviceEnrollments
 from hub.ingest import Ingest
 from hub.news import Newscaster
 from hub.outbox import Outbox
@@ -59,7 +60,10 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             intake_limit=settings.intake_limit,
             downlink_limit=settings.downlink_limit,
         )
-        work = Work(sessions, keyring, kek, utc_now)
+        enrollments = DeviceEnrollments(
+            sessions, keyring, settings.mqtt_address, settings.device_url
+        )
+        work = Work(sessions, keyring, kek, utc_now, enrollments)
         ingest = Ingest(
             source,
             work,

@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tensorguard.protocol.messages import MqttAddress
+
 
 class HubSettings(BaseSettings):
     """Frozen; built once in main and handed down."""
@@ -23,3 +25,19 @@ class HubSettings(BaseSettings):
     # What one hub holds in memory at most: above it, it stops reading from the broker.
     intake_limit: int = Field(default=5_000, ge=1, le=100_000)
     downlink_limit: int = Field(default=20_000, ge=1, le=1_000_000)
+
+    @property
+    def mqtt_address(self) -> MqttAddress:
+        """Where devices find the broker front."""
+        return MqttAddress(host=self._public_name, port=int(self.mqtt.rpartition(":")[2]))
+
+    @property
+    def device_url(self) -> str:
+        """Where devices find the api."""
+        name = self._public_name
+        host = f"[{name}]" if ":" in name else name
+        return f"https://{host}:{self.device.rpartition(':')[2]}"
+
+    @property
+    def _public_name(self) -> str:
+        return self.public_host.split(",")[0].strip()

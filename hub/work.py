@@ -12,6 +12,7 @@ from hub.batch import Batch, From
 from hub.dead_letters import poison_counts, poisoned, store_dead_letters, tell_poisoned
 from hub.denials import denial_counts, denials, tell_denials
 from hub.downlink import Downlink, Downlinks
+from hub.enrollments import DeviceEnrollments
 from hub.events import store_events
 from hub.fleets import FleetConfigs
 from hub.heartbeats import StoredHeartbeat, store_heartbeats
@@ -48,7 +49,9 @@ class Work:
         keyring: Keyring,
         kek: KeyProvider,
         clock: Callable[[], datetime],
+        enrollments: DeviceEnrollments | None = None,
     ) -> None:
+        self._enrollments = enrollments
         self._sessions = sessions
         self._keyring = keyring
         self._key_release = KeyRelease(keyring, kek)
@@ -65,6 +68,8 @@ class Work:
         denied, denied_tallies = self._denials.count(denial_counts(batch.denied), now)
         letters, letter_tallies = self._poisoned.count(poison_counts(batch.dead_letters), now)
         downlinks = Downlinks()
+        if self._enrollments is not None and batch.enrolls:
+            await self._enrollments.answer(batch.enrolls, downlinks, now)
         async with self._sessions() as session, session.begin():
             beats = await store_heartbeats(
                 await driver_connection(session), batch.heartbeats, self.configs.intervals
@@ -90,6 +95,8 @@ class Work:
     async def tell_tallies(self) -> None:
         """Write down what agents did wrong until a minute ago, whether messages come or not."""
         now = self._clock()
+        if self._enrollments is not None:
+            await self._enrollments.tell_failures(now)
         denied, letters = self._denials.due(now), self._poisoned.due(now)
         if denied or letters:
             async with self._sessions() as session, session.begin():

@@ -31,7 +31,7 @@ class Broker:
     port: int
     client_id: str
     filters: tuple[str, ...]
-    will: Publish
+    will: Publish | None
     tls: ssl.SSLContext
     agent_time: datetime | None = None  # where the system clock is known to be behind
 
@@ -63,7 +63,8 @@ class Connection:
         self._client.connect_timeout = CONNECT_TIMEOUT_S
         self._client.max_queued_messages_set(MAX_QUEUED)
         self._client.tls_set_context(broker.tls)
-        self._client.will_set(broker.will.topic, broker.will.payload, qos=1, retain=False)
+        if broker.will is not None:
+            self._client.will_set(broker.will.topic, broker.will.payload, qos=1, retain=False)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message

@@ -87,6 +87,8 @@ class AgentDetail(AgentView):
     token_revoked_at: datetime | None
     """When the token that the agent came with was revoked: an approval asks for a second look."""
     released_at: datetime | None
+    manufacturer_ca_id: UUID | None
+    device_serial: str | None
     boot_id: UUID | None
     boot_count: int | None
     temperature_c: float | None
@@ -254,6 +256,8 @@ def agent_detail(row: sa.RowMapping, certificates: list[sa.RowMapping]) -> Agent
                 "token_id",
                 "token_revoked_at",
                 "released_at",
+                "manufacturer_ca_id",
+                "device_serial",
                 "boot_id",
                 "temperature_c",
                 "accelerators",

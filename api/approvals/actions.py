@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
-from tensorguard.services import publishers
+from tensorguard.services import manufacturers, publishers
 from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
 from tensorguard.services.fleet_revocations import revoke_fleet
 from tensorguard.services.revocations import revoke_agent
@@ -21,11 +21,22 @@ from tensorguard.services.revocations import revoke_agent
 def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
     """Return what carries out each kind in this process."""
     return {
+        ApprovalKind.REGISTER_MANUFACTURER: _activate_manufacturer,
         ApprovalKind.REGISTER_PUBLISHER: _register_publisher,
         ApprovalKind.REVOKE_PUBLISHER: _revoke_publisher,
         ApprovalKind.REVOKE_AGENT: _revoke_agent,
         ApprovalKind.REVOKE_FLEET: _revoke_fleet,
     }
+
+
+async def _activate_manufacturer(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    ca_id = UUID(request["manufacturer_ca_id"])
+    await manufacturers.activate_manufacturer(
+        session, ca_id, by=deciders.requested_by, approved_by=deciders.approved_by, now=now
+    )
+    return {"manufacturer_ca_id": str(ca_id)}
 
 
 async def _register_publisher(

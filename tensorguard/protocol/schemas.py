@@ -28,12 +28,14 @@ DOCUMENTS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "envelope": envelope.Envelope,
     "join": Join,
     "enroll-request": messages.EnrollRequest,
+    "device-enroll-request": messages.DeviceEnrollRequest,
     "enrolled": messages.Enrolled,
     "enrollment-pending": messages.EnrollmentPending,
     "recovery-challenge": recovery.RecoveryChallenge,
     "recover-request": recovery.RecoverRequest,
     "recovery-pending": recovery.RecoveryPending,
     "recovered": recovery.Recovered,
+    "enrollment-refused": messages.EnrollmentRefused,
 }
 """Everything that an agent writes or reads, by the name of its schema."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import structlog
 from cryptography import x509
@@ -55,7 +56,8 @@ class ServiceCertificate:
         self._dns_names, self._ip_addresses = split_hosts(hosts)
         self._lifetime = lifetime
         self._clock = clock
-        self._contexts: list[ssl.SSLContext] = []
+        # Weakly: whoever trusts other CAs from now on drops its old context.
+        self._contexts: WeakKeyDictionary[ssl.SSLContext, bytes] = WeakKeyDictionary()
         self.renew()
 
     @property
@@ -85,22 +87,35 @@ class ServiceCertificate:
         self._issued_at = now
         self._certificate = certificate
         self._pem = key_pem + certificate_pem(certificate).encode("ascii")
-        for context in self._contexts:
-            _load_chain(context, self._pem)
+        for context, chain in self._contexts.items():
+            _load_chain(context, self._pem + chain)
 
-    def server_context(self, client_cas: Sequence[x509.Certificate] = ()) -> ssl.SSLContext:
-        """A context for listening; with `client_cas` every client must prove to be theirs."""
+    def server_context(
+        self,
+        client_cas: Sequence[x509.Certificate] | None = None,
+        *,
+        ours: bool = True,
+        chain: Sequence[x509.Certificate] = (),
+    ) -> ssl.SSLContext:
+        """A context for listening; with `client_cas` every client must prove to be theirs.
+
+        No CA at all lets nobody in. CAs that are not `ours` need neither be self-signed nor write
+        everything that RFC 5280 asks for. `chain` is sent along, for clients that know a pin.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         # Without tickets every connection proves its key again, and none is resumed after its
         # certificate's end.
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
-        if client_cas:
+        if client_cas is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            context.verify_flags |= ssl.VERIFY_X509_STRICT
+            context.verify_flags |= (
+                ssl.VERIFY_X509_STRICT if ours else ssl.VERIFY_X509_PARTIAL_CHAIN
+            )
+        if client_cas:
             context.load_verify_locations(cadata=_pem_of(client_cas))
-        return self._present(context)
+        return self._present(context, _pem_of(chain).encode("ascii"))
 
     def client_context(self, server_cas: Sequence[x509.Certificate]) -> ssl.SSLContext:
         """A context for connecting: checks the server's chain and host name, shows our own."""
@@ -134,9 +149,9 @@ class ServiceCertificate:
         left = (self.renew_at - self._clock()).total_seconds()
         return min(max(left, 0.0), _LONGEST_WAIT_S)
 
-    def _present(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        _load_chain(context, self._pem)
-        self._contexts.append(context)
+    def _present(self, context: ssl.SSLContext, chain: bytes = b"") -> ssl.SSLContext:
+        _load_chain(context, self._pem + chain)
+        self._contexts[context] = chain
         return context
 
 

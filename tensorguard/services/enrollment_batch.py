@@ -110,7 +110,7 @@ class EnrollmentBatch:
             if not self._is_same(number, agent):
                 self._outcomes[number] = _taken()
             elif agent.status == "pending":
-                self._outcomes[number] = self._pending(agent.id, agent.created_at)
+                self._outcomes[number] = pending_answer(agent.id, agent.created_at, self.now)
             elif agent.status == "rejected":
                 reason = agent.status_reason or "-"
                 self._outcomes[number] = EnrollmentRejected(f"this device was rejected: {reason}")
@@ -190,7 +190,7 @@ class EnrollmentBatch:
         pems = await self._certify({n: (agent.id, agent.fleet) for n, agent in active.items()})
         for number, agent in new.items():
             self._outcomes[number] = (
-                self._pending(agent.id, self.now)
+                pending_answer(agent.id, self.now, self.now)
                 if agent.pending
                 else await self._enrolled(agent.id, agent.fleet, pems[agent.id])
             )
@@ -269,12 +269,6 @@ class EnrollmentBatch:
         ]
         await ledger.record_many(self.session, events, now=self.now)
 
-    def _pending(self, agent_id: UUID, since: datetime) -> EnrollmentPending:
-        # A tenth of the time that it waits: soon at first, and ten thousand do not become a load.
-        tenth_s = round((self.now - since).total_seconds() / 10)
-        poll_after_s = min(max(POLL_AFTER_S, tenth_s), LONGEST_POLL_S)
-        return EnrollmentPending(agent_id=agent_id, poll_after_s=poll_after_s)
-
     async def _enrolled(self, agent_id: UUID, fleet: str, certificate: str) -> Enrolled:
         if fleet not in self._configs:
             config = await get_config_envelope(self.session, self.keyring, fleet, now=self.now)
@@ -290,6 +284,14 @@ class EnrollmentBatch:
             config=self._configs[fleet],
             trust=self._trust,
         )
+
+
+def pending_answer(agent_id: UUID, since: datetime, now: datetime) -> EnrollmentPending:
+    """What a device is told that has waited for an operator since then."""
+    # A tenth of the time that it waits: soon at first, and ten thousand do not become a load.
+    tenth_s = round((now - since).total_seconds() / 10)
+    poll_after_s = min(max(POLL_AFTER_S, tenth_s), LONGEST_POLL_S)
+    return EnrollmentPending(agent_id=agent_id, poll_after_s=poll_after_s)
 
 
 def _taken() -> KeyAlreadyEnrolled:

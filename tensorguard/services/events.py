@@ -31,6 +31,16 @@ from tensorguard.services.event import Digest as Digest
 from tensorguard.services.event import Event as Event
 from tensorguard.services.event import Outcome as Outcome
 from tensorguard.services.event import Subject as Subject
+from tensorguard.services.manufacturer_events import (
+    ManufacturerCaActivated as ManufacturerCaActivated,
+)
+from tensorguard.services.manufacturer_events import ManufacturerCaProven as ManufacturerCaProven
+from tensorguard.services.manufacturer_events import (
+    ManufacturerCaRegistered as ManufacturerCaRegistered,
+)
+from tensorguard.services.manufacturer_events import (
+    ManufacturerCaRevoked as ManufacturerCaRevoked,
+)
 from tensorguard.services.revocation_events import (
     AgentRevocationConfirmed as AgentRevocationConfirmed,
 )
@@ -121,10 +131,13 @@ class TokenRevoked(Event, frozen=True, kw_only=True):
 
 
 class AgentEnrolled(Event, frozen=True, kw_only=True):
+    """With a token, or with a certificate that a manufacturer CA has issued."""
+
     TYPE = "agent.enrolled"
     SUBJECT = ("agent", "agent_id")
     agent_id: UUID
-    token_id: UUID
+    token_id: UUID | None = None
+    manufacturer_ca_id: UUID | None = None
     serial: str
 
 
@@ -135,6 +148,7 @@ class AgentPending(Event, frozen=True, kw_only=True):
     SUBJECT = ("agent", "agent_id")
     agent_id: UUID
     token_id: UUID | None = None
+    manufacturer_ca_id: UUID | None = None
 
 
 class AgentApproved(Event, frozen=True, kw_only=True):

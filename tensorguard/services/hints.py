@@ -68,6 +68,7 @@ _KINDS: Final[Mapping[str, HintKind]] = {
     "deployment": HintKind.DEPLOYMENT,
     "fleet": HintKind.FLEET,
     "token": HintKind.FLEET,
+    "manufacturer-ca": HintKind.FLEET,
     "package": HintKind.PACKAGE,
     "publisher": HintKind.PACKAGE,
     "release": HintKind.RELEASE,
@@ -98,7 +99,11 @@ def hints_of(events: Iterable[Event]) -> list[Hint]:
         kind = _KINDS.get(subject.kind)
         if kind is None or isinstance(event, _NOT_TOLD):
             continue
-        named = {"token": event.fleet, "publisher": None}.get(subject.kind, subject.id)
+        named = {
+            "token": event.fleet,
+            "manufacturer-ca": event.fleet,
+            "publisher": None,
+        }.get(subject.kind, subject.id)
         found[Hint(kind, named, event.fleet)] = None
     return [*found, OVERVIEW] if found else []
 

@@ -109,6 +109,8 @@ _DETAIL = (
     agents.c.token_id,
     enrollment_tokens.c.revoked_at.label("token_revoked_at"),
     agents.c.released_at,
+    agents.c.manufacturer_ca_id,
+    agents.c.device_serial,
     agent_state.c.boot_id,
     agent_state.c.boot_count,
     agent_state.c.temperature_c,

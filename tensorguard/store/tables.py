@@ -648,6 +648,7 @@ Index(
     postgresql_where=_UNRELEASED,
 )
 Index("agents_moving_idx", agents.c.id, postgresql_where=text("move_to IS NOT NULL"))
+Index("agents_manufacturer_idx", agents.c.manufacturer_ca_id, postgresql_where=_UNRELEASED)
 Index(
     "agents_pending_idx",
     agents.c.created_at,

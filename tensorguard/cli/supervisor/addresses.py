@@ -17,7 +17,7 @@ from tensorguard.cli.supervisor.errors import BadAddress, BadSettings, PortTaken
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PUBLIC_HOST = "127.0.0.1,localhost"
-_DEFAULT_PORTS = {"http": 8080, "device": 8443, "mqtt": 8883}
+_DEFAULT_PORTS = {"http": 8080, "device": 8443, "mqtt": 8883, "enroll_mqtt": 8884}
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
 
@@ -58,6 +58,8 @@ class Addresses:
     device: str
     mqtt: str
     public_host: str
+    enroll_mqtt: str = ""
+    """Empty where an earlier version has stored the others: chosen at the next start."""
 
     @property
     def public_name(self) -> str:
@@ -77,6 +79,7 @@ class Wishes:
     http: str | None = None
     device: str | None = None
     mqtt: str | None = None
+    enroll_mqtt: str | None = None
     public_host: str | None = None
     is_http_protected: bool = False
     """A certificate, or a proxy in front, lets the people's listener leave loopback."""
@@ -97,7 +100,7 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
     if stored is not None and bind != LOOPBACK and public_host != stored.public_host:
         stored, notes = _leave_loopback(stored, wishes, bind)
     for name, port in _DEFAULT_PORTS.items():
-        wish = getattr(wishes, name) or (getattr(stored, name) if stored else None)
+        wish = getattr(wishes, name) or (getattr(stored, name) if stored else None) or None
         taken = [Address.parse(text).port for text in chosen.values()]
         if wish is None:
             host = LOOPBACK if name == "http" else bind
@@ -129,7 +132,8 @@ def load_addresses(path: Path) -> Addresses | None:
     """What an earlier start has stored. Raises: BadSettings."""
     try:
         facts = json.loads(path.read_text())
-        return Addresses(**{field.name: str(facts[field.name]) for field in fields(Addresses)})
+        known = {"enroll_mqtt": ""} | facts
+        return Addresses(**{field.name: str(known[field.name]) for field in fields(Addresses)})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -155,7 +159,7 @@ def _choose_free(first: Address, taken: list[int]) -> Address:
 
 def _check(name: str, wish: Address, taken: list[int]) -> Address:
     if wish.port in taken:
-        raise BadAddress(f"--{name} {wish} is used twice.")
+        raise BadAddress(f"{_option(name)} {wish} is used twice.")
     try:
         return Address(wish.host, wish.try_to_listen())
     except PermissionError as error:
@@ -168,8 +172,12 @@ def _check(name: str, wish: Address, taken: list[int]) -> Address:
             raise BadAddress(f"Cannot listen on {wish}: {error.strerror}.") from error
         raise PortTaken(
             f"{wish} is taken by {holder}.",
-            hint=f"Stop it, or choose another port with --{name} (joined agents know the old one).",
+            hint=f"Stop it, or choose another port with {_option(name)}; devices know the old one.",
         ) from error
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _find_holder(port: int) -> str | None:

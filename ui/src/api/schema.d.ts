@@ -678,6 +678,74 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/fleets/{fleet}/manufacturer-cas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Manufacturers
+         * @description List a fleet's manufacturer CAs in the order of registration, revoked ones too.
+         */
+        get: operations["list_manufacturers_api_v1_fleets__fleet__manufacturer_cas_get"];
+        put?: never;
+        /**
+         * Register Manufacturer
+         * @description Register a CA; the `challenge` has to be signed with its key within a day.
+         */
+        post: operations["register_manufacturer_api_v1_fleets__fleet__manufacturer_cas_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/manufacturer-cas/{manufacturer_ca_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Manufacturer
+         * @description Return one manufacturer CA with its list of serial numbers.
+         */
+        get: operations["get_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Revoke Manufacturer
+         * @description Let none of its devices enrol any more; agents that came by it stay.
+         */
+        delete: operations["revoke_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/manufacturer-cas/{manufacturer_ca_id}/prove": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Prove Manufacturer
+         * @description Answer the challenge; a second person decides whether the CA's devices may enrol.
+         */
+        post: operations["prove_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__prove_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/fleets/{fleet}/revocations": {
         parameters: {
             query?: never;
@@ -1396,6 +1464,8 @@ export interface components {
              */
             created_at: string;
             desired: components["schemas"]["DesiredView"] | null;
+            /** Device Serial */
+            device_serial: string | null;
             /** Disk Percent */
             disk_percent: number | null;
             /** Enrolled At */
@@ -1421,6 +1491,8 @@ export interface components {
             id: string;
             /** Last Heartbeat At */
             last_heartbeat_at: string | null;
+            /** Manufacturer Ca Id */
+            manufacturer_ca_id: string | null;
             /** Memory Percent */
             memory_percent: number | null;
             /** Metrics */
@@ -2154,6 +2226,170 @@ export interface components {
             waiting: number;
         };
         /**
+         * ManufacturerCreate
+         * @description A CA that issues devices' certificates directly, and what its devices get.
+         */
+        ManufacturerCreate: {
+            /**
+             * Approval
+             * @default manual
+             * @enum {string}
+             */
+            approval: "auto" | "manual";
+            /**
+             * Certificate
+             * @description One certificate, PEM.
+             */
+            certificate: string;
+            /** Max Agents */
+            max_agents: number;
+            /** Name */
+            name: string;
+            /** Serials */
+            serials?: string[] | null;
+            /** Tags */
+            tags?: {
+                [key: string]: string;
+            };
+        };
+        /**
+         * ManufacturerDetail
+         * @description A manufacturer CA with its list of serial numbers.
+         */
+        ManufacturerDetail: {
+            /** Activated At */
+            activated_at: string | null;
+            /** Agents */
+            agents: number;
+            /**
+             * Approval
+             * @enum {string}
+             */
+            approval: "auto" | "manual";
+            /** Ca Pin */
+            ca_pin: string;
+            /** Certificate */
+            certificate: string;
+            /** Challenge */
+            challenge: string | null;
+            /**
+             * Challenge Expires At
+             * Format: date-time
+             */
+            challenge_expires_at: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Enroll Url */
+            enroll_url: string | null;
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Max Agents */
+            max_agents: number;
+            /** Name */
+            name: string;
+            /**
+             * Not After
+             * Format: date-time
+             */
+            not_after: string;
+            /** Revoked At */
+            revoked_at: string | null;
+            /** Serials */
+            serials: string[] | null;
+            /** Serials Count */
+            serials_count: number | null;
+            /** Spki Sha256 */
+            spki_sha256: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "unproven" | "active" | "revoked";
+            /** Tags */
+            tags: {
+                [key: string]: string;
+            };
+        };
+        /**
+         * ManufacturerView
+         * @description A manufacturer CA; `agents` have come by it and were not released.
+         *
+         *     `challenge` is null once it is answered for good. Devices enrol at `enroll_url`, where they find
+         *     the platform CA that `ca_pin` names.
+         */
+        ManufacturerView: {
+            /** Activated At */
+            activated_at: string | null;
+            /** Agents */
+            agents: number;
+            /**
+             * Approval
+             * @enum {string}
+             */
+            approval: "auto" | "manual";
+            /** Ca Pin */
+            ca_pin: string;
+            /** Certificate */
+            certificate: string;
+            /** Challenge */
+            challenge: string | null;
+            /**
+             * Challenge Expires At
+             * Format: date-time
+             */
+            challenge_expires_at: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Enroll Url */
+            enroll_url: string | null;
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Max Agents */
+            max_agents: number;
+            /** Name */
+            name: string;
+            /**
+             * Not After
+             * Format: date-time
+             */
+            not_after: string;
+            /** Revoked At */
+            revoked_at: string | null;
+            /** Serials Count */
+            serials_count: number | null;
+            /** Spki Sha256 */
+            spki_sha256: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "unproven" | "active" | "revoked";
+            /** Tags */
+            tags: {
+                [key: string]: string;
+            };
+        };
+        /**
          * Move
          * @description The fleet to go to.
          */
@@ -2358,6 +2594,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[ManufacturerView] */
+        Page_ManufacturerView_: {
+            /** Items */
+            items: components["schemas"]["ManufacturerView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[PackageView] */
         Page_PackageView_: {
             /** Items */
@@ -2463,6 +2706,17 @@ export interface components {
             title: string;
             /** Type */
             type: string;
+        };
+        /**
+         * Proof
+         * @description A certificate that the CA has issued directly, with CN = the challenge.
+         */
+        Proof: {
+            /**
+             * Certificate
+             * @description One certificate, PEM.
+             */
+            certificate: string;
         };
         /**
          * PublisherRegister
@@ -4410,6 +4664,181 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_manufacturers_api_v1_fleets__fleet__manufacturer_cas_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ManufacturerView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    register_manufacturer_api_v1_fleets__fleet__manufacturer_cas_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ManufacturerCreate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ManufacturerDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                fleet: string;
+                manufacturer_ca_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ManufacturerDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revoke_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                fleet: string;
+                manufacturer_ca_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    prove_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__prove_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                fleet: string;
+                manufacturer_ca_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Proof"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
             };
             /** @description Any error, as RFC 9457 problem details. */
             default: {

@@ -23,6 +23,13 @@ CREATE TABLE manufacturer_cas (
 CREATE INDEX manufacturer_cas_fleet_idx ON manufacturer_cas (fleet, id);
 CREATE UNIQUE INDEX manufacturer_cas_active_key ON manufacturer_cas (spki_sha256)
     WHERE state = 'active';
+CREATE FUNCTION tell_manufacturers() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('tg_manufacturers', NEW.id::text);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER manufacturer_cas_told AFTER INSERT OR UPDATE OF state ON manufacturer_cas
+    FOR EACH ROW EXECUTE FUNCTION tell_manufacturers();
 
 -- A device enrols once by each of its keys and by (issuer, serial number), until an operator
 -- releases the agent that it was.
@@ -42,6 +49,7 @@ CREATE UNIQUE INDEX agents_device_serial_key ON agents (device_issuer_spki_sha25
     WHERE released_at IS NULL;
 -- Asked at every heartbeat; those who are on their way are few.
 CREATE INDEX agents_moving_idx ON agents (id) WHERE move_to IS NOT NULL;
+CREATE INDEX agents_manufacturer_idx ON agents (manufacturer_ca_id) WHERE released_at IS NULL;
 CREATE INDEX agents_pending_idx ON agents (created_at, id) WHERE status = 'pending';
 CREATE INDEX agents_pending_token_idx ON agents (token_id) WHERE status = 'pending';
 
