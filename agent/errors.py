@@ -87,6 +87,31 @@ class EnrollmentNotApproved(AgentError):
     hint = "Have it approved, and run the same command again: nothing is used up by waiting."
 
 
+class PlatformBusy(AgentError):
+    """The platform asks to come back later."""
+
+    code = "platform-busy"
+    hint = "Run the same command again in a while: nothing is lost."
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeviceCertificateUnusable(AgentError):
+    """The certificate or key that the manufacturer gave this device cannot be used."""
+
+    code = "device-certificate-unusable"
+    hint = "Name PEM files with --device-cert and --device-key; keys in a TPM are not supported."
+
+
+class BadEnrollmentUrl(AgentError):
+    """The platform's enrollment URL, CA file or pin is not one."""
+
+    code = "bad-enrollment-url"
+    hint = "Give --url mqtts://HOST:PORT, and --ca FILE or --ca-pin with 64 hex digits."
+
+
 class BadAnswer(AgentError):
     """The platform answered something that must not be believed."""
 

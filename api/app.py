@@ -2,22 +2,28 @@
 
 from fastapi import FastAPI
 
+from api.agents.admission import router as agent_admission
 from api.agents.history import router as agent_history
+from api.agents.moves import router as agent_moves
 from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
 from api.application import build
 from api.approvals.routes import router as approvals
 from api.context import ApiContext
+from api.crl.routes import router as crl
 from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
+from api.fleets.revocations import router as fleet_revocations
 from api.fleets.routes import router as fleets
 from api.ledger.routes import router as ledger
+from api.manufacturers.routes import router as manufacturers
 from api.openapi import describe
 from api.operations.routes import router as operations
 from api.overview.routes import router as overview
 from api.packages.routes import router as packages
 from api.publishers.routes import router as publishers
+from api.recoveries.routes import router as recoveries
 from api.releases.routes import router as releases
 from api.session.routes import router as session
 from api.session.second_factor import router as second_factor
@@ -32,9 +38,15 @@ ROUTERS = (
     second_factor,
     overview,
     fleets,
+    fleet_revocations,
     enrollment_tokens,
+    manufacturers,
     agents,
+    agent_admission,
     agent_history,
+    agent_moves,
+    recoveries,
+    crl,
     publishers,
     packages,
     releases,

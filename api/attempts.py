@@ -66,28 +66,29 @@ class _Bucket:
     filled_at: datetime
 
 
-class FailureBudget:
-    """Failures that a network may cause: many at once, few for long; refilled by time alone.
+class Budget:
+    """What a network may cause: much at once, little for long; refilled by time alone.
 
-    For proofs that cannot be guessed, where failures cost work and nothing else.
+    For what costs work and nothing else, such as failed proofs that cannot be guessed.
     """
 
-    def __init__(self, burst: int = 300, per_second: float = 5.0) -> None:
+    def __init__(self, what: str, *, burst: int, per_second: float) -> None:
+        self._what = what
         self._burst = float(burst)
         self._per_second = per_second
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def check(self, address: str, now: datetime) -> None:
-        """Let an attempt through while the network has failures left.
+        """Let an attempt through while the network has something left.
 
         Raises: TooManyRequests.
         """
         bucket = self._buckets.get(network_of(address))
         if bucket is not None and self._left(bucket, now) < 1:
-            raise TooManyRequests("too many failed attempts", retry_after_s=1)
+            raise TooManyRequests(f"too many {self._what}", retry_after_s=1)
 
     def spend(self, address: str, now: datetime) -> None:
-        """Count a failure."""
+        """Count one."""
         network = network_of(address)
         bucket = self._buckets.pop(network, None)
         left = self._burst if bucket is None else self._left(bucket, now)

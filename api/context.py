@@ -10,12 +10,14 @@ import structlog
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
-from api.attempts import Attempts, FailureBudget
+from api.attempts import Attempts, Budget
 from api.downloads import Downloads
+from api.enrollments import Enrollments
 from api.events.feed import Feed
 from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
+from tensorguard.services.crl import CrlCache
 from tensorguard.services.enrollment_failures import EnrollmentFailures
 from tensorguard.services.keyring import API_SECRETS, Keyring
 from tensorguard.services.passwords import HASHER
@@ -56,9 +58,16 @@ class ApiContext:
     files: PackageFiles
     downloads: Downloads
     feed: Feed
+    enrollments: Enrollments
     attempts: Attempts = field(default_factory=Attempts)
     enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
-    enrollment_budget: FailureBudget = field(default_factory=FailureBudget)
+    enrollment_budget: Budget = field(
+        default_factory=lambda: Budget("failed enrollments", burst=300, per_second=5)
+    )
+    enrollment_rate: Budget = field(
+        default_factory=lambda: Budget("enrollments", burst=3000, per_second=300)
+    )
+    crl: CrlCache = field(default_factory=CrlCache)
 
 
 @asynccontextmanager
@@ -94,13 +103,16 @@ async def open_context(
             files=files,
             downloads=Downloads(settings.downloads_per_fleet),
             feed=Feed(sessions, clock, idle=settings.session_idle),
+            enrollments=Enrollments(sessions, keyring, settings.mqtt_address, clock),
         )
         stop = asyncio.Event()
         flushing = asyncio.create_task(_flush_counters(context, stop), name="counters")
+        enrolling = asyncio.create_task(context.enrollments.run(), name="enrollments")
         try:
             yield context
         finally:
             stop.set()
+            enrolling.cancel()
             await context.feed.close()
             await flushing
     finally:

@@ -7,7 +7,10 @@ from typing import Final
 import structlog
 from prometheus_client import Histogram
 from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import answer
 
 log = structlog.get_logger()
 
@@ -56,7 +59,10 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_guarded)
+            if _is_ambiguous(scope):
+                await _ambiguous()(scope, receive, send_guarded)
+            else:
+                await self._app(scope, receive, send_guarded)
         finally:
             self._record(scope, status, time.perf_counter() - started)
 
@@ -72,3 +78,18 @@ class Edge:
             status=status,
             took_ms=round(took_s * 1000, 1),
         )
+
+
+def _is_ambiguous(scope: Scope) -> bool:
+    """Tell whether a proxy may see another end of the body than we do (RFC 9112 section 6.3)."""
+    names = {name for name, _ in scope["headers"]}
+    return {b"content-length", b"transfer-encoding"} <= names
+
+
+def _ambiguous() -> Response:
+    return answer(
+        "bad-request",
+        "the request has both a Content-Length and a Transfer-Encoding",
+        hint="Send one of the two.",
+        headers={"Connection": "close"},
+    )

@@ -75,6 +75,17 @@ class TooManyRequests(ApiError):
         self.retry_after_s = retry_after_s
 
 
+class Overloaded(ApiError):
+    """As much of this is under way as the process takes at a time."""
+
+    code = "overloaded"
+    hint = "Try again after as long as the Retry-After header says, and a random while longer."
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class RevisionRequired(ApiError):
     """An update without If-Match could overwrite what somebody else has just changed."""
 

@@ -50,6 +50,7 @@ STATUS: Final[Mapping[str, int]] = {
     "too-many-requests": 429,
     "internal-error": 500,
     "not-ready": 503,
+    "overloaded": 503,
     # the database
     "store-error": 500,
     "database-unreachable": 503,
@@ -57,6 +58,7 @@ STATUS: Final[Mapping[str, int]] = {
     # use cases: what their kind (below) says wrongly
     "enrollment-token-unknown": 401,
     "key-already-enrolled": 409,
+    "enrollment-queue-full": 503,
     "bad-idempotency-key": 422,
     # libraries without kinds
     "bad-message": 422,

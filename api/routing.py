@@ -74,22 +74,23 @@ _PROBLEM = {
 }
 
 
-def _context(request: Request) -> ApiContext:
+async def _context(request: Request) -> ApiContext:
     context = request.state.context
     assert isinstance(context, ApiContext)
     return context
 
 
-def _session(request: Request) -> AsyncSession:
+async def _session(request: Request) -> AsyncSession:
     session = request.state.session
     assert isinstance(session, AsyncSession)
     return session
 
 
-def _now(request: Request) -> datetime:
-    return _context(request).clock()
+async def _now(request: Request) -> datetime:
+    return (await _context(request)).clock()
 
 
+# Each `async`: FastAPI runs what is not in a thread, which costs more than these do.
 Context = Annotated[ApiContext, Depends(_context)]
 Session = Annotated[AsyncSession, Depends(_session)]
 """The request's transaction: committed when the endpoint returns, rolled back when it raises."""

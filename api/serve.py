@@ -20,7 +20,6 @@ from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.services.certificates import ServiceCertificate
 from tensorguard.services.certifier import Certifier
 from tensorguard.services.following import KeyringFollower
-from tensorguard.services.service_certificates import allowed_hosts
 
 log = structlog.get_logger()
 
@@ -99,7 +98,7 @@ async def serving(context: ApiContext) -> AsyncIterator[Listening]:
         context.sessions,
         context.keyring,
         database_url,
-        allowed_hosts(settings.public_host, settings.mqtt.host, settings.front_hosts),
+        settings.hosts_of_fronts,
         context.clock,
     )
     stop = asyncio.Event()

@@ -8,6 +8,9 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tensorguard.protocol.messages import MqttAddress
+from tensorguard.services.service_certificates import allowed_hosts
+
 
 class ListenAddress(NamedTuple):
     """A host and a port to listen on."""
@@ -52,6 +55,8 @@ class ApiSettings(BaseSettings):
     """Where the broker front listens: goes into the answer to an enrollment."""
     front_hosts: str = ""
     """Further names and addresses that broker fronts may be certified for."""
+    broker_enroll: Listen | None = None
+    """Where devices enrol with a manufacturer's certificate: told to operators."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
@@ -62,6 +67,8 @@ class ApiSettings(BaseSettings):
     session_idle: timedelta = timedelta(minutes=30)
     receipt_wait: timedelta = timedelta(seconds=1)
     """How long the answer to a revocation waits for the broker fronts."""
+    recovery_grace: timedelta = timedelta(days=30)
+    """How long after its certificate's end an agent may ask to come back."""
     max_connections: int = 2000
     package_limit_bytes: int = Field(default=16 * 1024**3, ge=1)
     """The largest package that may be uploaded."""
@@ -95,10 +102,32 @@ class ApiSettings(BaseSettings):
         return [name.strip() for name in self.public_host.split(",") if name.strip()]
 
     @property
+    def mqtt_address(self) -> MqttAddress:
+        """Where agents find their broker front."""
+        return MqttAddress(host=self.public_names[0], port=self.mqtt.port)
+
+    @property
+    def hosts_of_fronts(self) -> frozenset[str]:
+        """What broker fronts may be certified for."""
+        listening = [self.mqtt.host, self.broker_enroll.host if self.broker_enroll else ""]
+        return allowed_hosts(self.public_host, self.front_hosts, *listening)
+
+    @property
     def device_url(self) -> str:
         """The URL that goes into join strings."""
+        return f"https://{self._public_name}:{self.device.port}"
+
+    @property
+    def enroll_url(self) -> str | None:
+        """The URL where devices enrol with a manufacturer's certificate; None: nowhere."""
+        if self.broker_enroll is None:
+            return None
+        return f"mqtts://{self._public_name}:{self.broker_enroll.port}"
+
+    @property
+    def _public_name(self) -> str:
         name = self.public_names[0]
-        return f"https://{f'[{name}]' if ':' in name else name}:{self.device.port}"
+        return f"[{name}]" if ":" in name else name
 
 
 class BadSettings(Exception):

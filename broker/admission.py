@@ -7,7 +7,13 @@ from broker.denyset import DenySet
 from broker.errors import ConnectRefused
 from broker.limits import Limits
 from broker.packets import Connect
-from tensorguard.pki.identity import AgentIdentity, Identity, Peer, ServiceIdentity
+from tensorguard.pki.identity import (
+    AgentIdentity,
+    DeviceIdentity,
+    Holder,
+    Peer,
+    ServiceIdentity,
+)
 from tensorguard.protocol import topics
 
 # CONNACK return codes, MQTT 3.1.1 table 3.1.
@@ -47,7 +53,7 @@ class Will:
     qos: int
 
 
-def rights_of(identity: Identity) -> Rights:
+def rights_of(identity: Holder) -> Rights:
     """Render the protocol's topic rules for one identity.
 
     Raises: ConnectRefused for services that have no business at a broker.
@@ -58,6 +64,13 @@ def rights_of(identity: Identity) -> Rights:
             publish=topics.publishable(fleet, agent_id),
             subscribe=frozenset(topics.subscribable(fleet, agent_id)),
             will_topic=topics.will_topic(fleet, agent_id),
+        )
+    if isinstance(identity, DeviceIdentity):
+        device = identity.certificate_sha256
+        return Rights(
+            publish=frozenset({topics.device_up(device)}),
+            subscribe=frozenset({topics.device_down(device)}),
+            will_topic=None,
         )
     if identity.name == _HUB:
         return Rights(publish=None, subscribe=frozenset(topics.HUB_FILTERS), will_topic=None)
@@ -96,7 +109,9 @@ def check_connect(connect: Connect, peer: Peer, rights: Rights, limits: Limits) 
     return Will(connect.will_topic, connect.will_payload, connect.will_qos)
 
 
-def _is_own_client_id(client_id: str, identity: Identity) -> bool:
+def _is_own_client_id(client_id: str, identity: Holder) -> bool:
+    if isinstance(identity, DeviceIdentity):
+        return client_id == identity.certificate_sha256
     if isinstance(identity, ServiceIdentity):
         # Several hubs may run at once: each has a name of its own after the service's.
         return client_id == identity.name or client_id.startswith(f"{identity.name}-")

@@ -9,6 +9,7 @@ from typing import Final
 
 from broker.admission import Rights, Will
 from broker.limits import Limits
+from broker.strangers import network_of
 from tensorguard.pki.identity import AgentIdentity, Peer
 
 _DENIAL_WINDOW_S: Final = 60.0
@@ -27,6 +28,8 @@ class End(StrEnum):
     TAKEN_OVER = "taken over by a newer connection"
     REVOKED = "revoked"
     EXPIRED = "certificate expired"
+    UNCONFIRMED = "front without database"
+    TIME_LIMIT = "connected for too long"
     SHUTDOWN = "front stopped"
 
 
@@ -52,12 +55,15 @@ class Connection:
         self.rights = rights
         self.will = will
         self.reader, self._writer = streams
+        # Asked now: once it has ended the socket no longer tells.
+        self.network = network_of(self._writer.get_extra_info("peername"))
         self.ended: End | None = None
         self.on_end: Callable[[Connection, End], None] = _ignore
         self._is_held = False
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self.heard_at = self._loop.time()
+        self._opened_at = self.heard_at = self._loop.time()
+        self.admitted_at: datetime | None = None
         longest_s = limits.keep_alive.total_seconds()
         # Section 3.1.2.10: one and a half times the keep-alive. 0 asks for none: ours applies.
         self._silence_s = 1.5 * min(keep_alive_s or longest_s, longest_s)
@@ -130,6 +136,9 @@ class Connection:
         """Return why the connection has to end by the clock, or None."""
         if now >= self.peer.not_after:
             return End.EXPIRED
+        most = self._limits.connection_time
+        if most is not None and self._loop.time() - self._opened_at > most.total_seconds():
+            return End.TIME_LIMIT
         if not self._is_held and self._loop.time() - self.heard_at > self._silence_s:
             return End.IDLE
         return None

@@ -1,6 +1,7 @@
 """What is said after CONNACK: publishes, subscriptions and pings, one packet after the other."""
 
 import asyncio
+from collections.abc import Callable
 
 from amqtt.mqtt.packet import DISCONNECT, PINGREQ, PUBACK, PUBLISH, SUBSCRIBE, UNSUBSCRIBE
 
@@ -13,6 +14,8 @@ from broker.metrics import FrontMetrics
 from broker.packets import Packet, Publish
 from broker.reports import Operation, Reports
 from broker.routing import Router
+
+Relay = Callable[[Connection, Publish], UpMessage]
 
 
 class Conversation:
@@ -28,12 +31,14 @@ class Conversation:
         reports: Reports,
         metrics: FrontMetrics,
         limits: Limits,
+        relay: Relay,
     ) -> None:
         self._connection = connection
         self._router = router
         self._reports = reports
         self._metrics = metrics
         self._limits = limits
+        self._relay = relay
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
@@ -98,7 +103,7 @@ class Conversation:
     async def _take_up(self, message: Publish) -> None:
         connection = self._connection
         self._metrics.up_in.inc()
-        up = UpMessage(message.topic, message.payload, message.qos)
+        up = self._relay(connection, message)
         if not self._router.offer_up(connection.client_id, up, or_drop=False):
             with connection.held():
                 await self._router.put_up(connection.client_id, up)

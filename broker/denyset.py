@@ -10,6 +10,8 @@ from uuid import UUID
 from tensorguard.pki.identity import AgentIdentity, Peer, serial_text
 
 STALE_AFTER: Final = timedelta(seconds=5)
+# Linux's monotonic clock stands still while the machine sleeps, and revocations go on.
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class DenySet:
         self,
         *,
         stale_after: timedelta | None = STALE_AFTER,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = lambda: time.clock_gettime(_CLOCK),
     ) -> None:
         self.applied_seq = 0
         self._agents: set[UUID] = set()
@@ -60,6 +62,13 @@ class DenySet:
         if self._confirmed_at is None:
             return True
         return self._monotonic() - self._confirmed_at > self._stale_after.total_seconds()
+
+    @property
+    def unconfirmed_s(self) -> float:
+        """Seconds in which a revocation may have been missed; 0 where the set never goes stale."""
+        if self._stale_after is None or self._confirmed_at is None:
+            return 0.0
+        return self._monotonic() - self._confirmed_at
 
     def denies(self, peer: Peer) -> bool:
         """Tell whether the peer's agent is revoked or its certificate superseded."""

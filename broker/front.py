@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import structlog
 from amqtt.broker import Broker
@@ -38,8 +38,9 @@ from broker.metrics import FrontMetrics
 from broker.registry import Registry
 from broker.reports import Operation, Reports
 from broker.routing import Router
+from broker.strangers import Strangers, network_of
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import Identity, Peer, verify_peer
+from tensorguard.pki.identity import Holder, Peer, verify_peer
 
 _log = structlog.get_logger()
 
@@ -63,7 +64,10 @@ class FrontSetup:
 class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
     """One listener for agents and hubs; start it, and shut it down."""
 
-    def __init__(self, setup: FrontSetup) -> None:
+    newcomer: ClassVar[str] = "agent"
+    """What metrics call whoever is no hub."""
+
+    def __init__(self, setup: FrontSetup, router: Router | None = None) -> None:
         bind = f"{setup.host}:{setup.port}"
         # `plugins` empty: amqtt's defaults would let everybody in and publish to $SYS.
         super().__init__(
@@ -73,13 +77,15 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         self._limits = setup.limits
         self._metrics = setup.metrics
         self.registry = Registry()
-        self.router = Router(setup.limits, setup.metrics)
+        self.router = router or Router(setup.limits, setup.metrics)
         self.reports = Reports(
             setup.front_id, self.router, setup.metrics, setup.clock, setup.limits
         )
+        self.strangers = Strangers(setup.limits)
+        self.router.on_hubs_changed = lambda: self.reports.retell(self.registry.list_all())
         self._listener: Listener | None = None
         self._stopping = False
-        for role, count in (("agent", self._agents), ("hub", self._hubs)):
+        for role, count in ((self.newcomer, self._agents), ("hub", self._hubs)):
             setup.metrics.connections.labels(role).set_function(count)
 
     @property
@@ -117,13 +123,19 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         concerned = self.registry.list_denied(revocation)
         for connection in concerned:
             connection.end(End.REVOKED)
+            if revocation.agent_id is not None:
+                self.strangers.kicked(connection.network)
         return len(concerned)
 
     def sweep(self) -> None:
-        """End what the clock ends: expired certificates and silent peers."""
+        """End what the clock ends: expired certificates, silent peers, unconfirmed agents."""
         now = self._setup.clock()
+        longest_s = self._limits.unconfirmed.total_seconds()
+        is_unconfirmed = self._setup.denied.unconfirmed_s > longest_s
         for connection in self.registry.list_all():
             reason = connection.overdue(now)
+            if reason is None and is_unconfirmed and not connection.is_hub:
+                reason = End.UNCONFIRMED
             if reason is not None:
                 connection.end(reason)
 
@@ -138,11 +150,13 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
     ) -> Listener:
         setup = self._setup
         sock = listening_socket(setup.host, setup.port)
-        self._listener = Listener(
-            sock, setup.tls, self._serve, self._handshake_failed, self._limits
+        self._listener = listener = Listener(
+            sock, setup.tls, self._serve, self._handshake_failed, self.strangers, self._limits
         )
-        self._metrics.pending.set_function(lambda: self._listener.pending if self._listener else 0)
-        return self._listener
+        self._metrics.pending.set_function(lambda: listener.pending)
+        self._metrics.held.set_function(lambda: listener.holding.held)
+        self._metrics.not_tried.set_function(lambda: listener.holding.total)
+        return listener
 
     async def _session_monitor(self) -> None:
         while True:
@@ -167,16 +181,19 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
             async with asyncio.timeout(self._limits.connect_timeout.total_seconds()):
                 connection = await self._admit(streams)
         except ConnectRefused as refusal:
+            if refusal.return_code != SERVER_UNAVAILABLE:
+                self.strangers.refused(_network_of(streams))
             await self._refuse(streams, refusal)
             return
         except (PacketRefused, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             reason = error.code if isinstance(error, PacketRefused) else "no-connect"
             self._metrics.handshakes_failed.labels(reason).inc()
+            self.strangers.refused(_network_of(streams))
             return
         finally:
             listener.settle()
         conversation = Conversation(
-            connection, self.router, self.reports, self._metrics, self._limits
+            connection, self.router, self.reports, self._metrics, self._limits, self._relay
         )
         try:
             await conversation.run()
@@ -208,14 +225,22 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         return connection
 
     def _verify(self, writer: asyncio.StreamWriter) -> Peer:
-        setup = self._setup
         leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         try:
-            return verify_peer(leaf or b"", setup.cas(), setup.trust_domain, setup.clock())
+            return self._believe(leaf or b"")
         except PkiError as error:
             raise ConnectRefused(error.code, return_code=NOT_AUTHORIZED) from error
 
-    def _check_room(self, identity: Identity, client_id: str, *, is_hub: bool) -> None:
+    def _believe(self, leaf: bytes) -> Peer:
+        """Say who shows this certificate, whose chain OpenSSL has verified. Raises: PkiError."""
+        setup = self._setup
+        return verify_peer(leaf, setup.cas(), setup.trust_domain, setup.clock())
+
+    def _relay(self, _connection: Connection, message: packets.Publish) -> UpMessage:
+        """Return what a hub is to receive of a message that its sender may publish."""
+        return UpMessage(message.topic, message.payload, message.qos)
+
+    def _check_room(self, identity: Holder, client_id: str, *, is_hub: bool) -> None:
         if self._stopping:
             raise ConnectRefused("front-stops", return_code=SERVER_UNAVAILABLE)
         is_full = self.registry.agents >= self._limits.connections
@@ -229,11 +254,13 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         seen there or finds this connection in the registry.
         """
         connection.on_end = self._ended
+        connection.admitted_at = self._setup.clock()
         older = self.registry.add(connection)
         for taken in older:
             taken.end(End.TAKEN_OVER)
-        role = "hub" if connection.is_hub else "agent"
+        role = "hub" if connection.is_hub else self.newcomer
         self._metrics.connects.labels(role).inc()
+        self.strangers.admitted(connection.network)
         if connection.send(packets.connack(0)):
             self.reports.connected(connection)
 
@@ -259,9 +286,11 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         if was_last and not self._stopping:
             self.reports.disconnected(connection, reason)
 
-    def _handshake_failed(self, error: Exception) -> None:
+    def _handshake_failed(self, error: Exception, network: bytes) -> None:
         reason = tls.failure_reason(error)
         self._metrics.handshakes_failed.labels(reason).inc()
+        if reason in tls.REFUSED:
+            self.strangers.refused(network)
         if reason in tls.SUSPICIOUS:
             self.reports.denied("connect", reason)
 
@@ -270,3 +299,7 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
 
     def _hubs(self) -> int:
         return self.registry.hubs
+
+
+def _network_of(streams: Streams) -> bytes:
+    return network_of(streams[1].get_extra_info("peername"))

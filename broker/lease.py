@@ -60,13 +60,19 @@ class Lease:
         self._clock = clock
         self._started_at = clock()
         self._renewed_at: datetime | None = None
+        # What was done and is not written yet; kept over a lost connection.
+        self._receipts: list[tuple[object, ...]] = []
 
     async def load(self) -> None:
         """Read every revocation there is; before this the front must not listen.
 
+        First the row that owes: what is committed between this reading and the first lease would
+        otherwise have a receipt without this front in it.
         Raises: psycopg.Error, TimeoutError.
         """
         async with listening(self._database_url) as connection:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                await self._write(connection, address="", until=self._clock())
             while rows := await self._read(connection):
                 for revocation in rows:
                     self._denied.add(revocation)
@@ -96,9 +102,11 @@ class Lease:
         apply: Callable[[Revocation], int],
     ) -> None:
         self._renewed_at = None
+        if self._receipts:
+            await self._write_receipts(connection)
         while not stop.is_set():
+            applied = await self._apply_new(connection, apply)
             async with asyncio.timeout(_ANSWER_WITHIN_S):
-                applied = await self._apply_new(connection, apply)
                 await self._renew(connection, address, at_once=applied)
             async for _ in connection.notifies(timeout=POLL_EVERY.total_seconds(), stop_after=1):
                 break
@@ -109,35 +117,42 @@ class Lease:
         found = False
         while rows := await self._read(connection):
             found = True
-            receipts = []
             for revocation in rows:
                 denied_at = self._clock()
                 ended = apply(revocation)
-                receipts.append(
+                self._receipts.append(
                     (revocation.seq, self._front_id, denied_at, ended, self._clock())
                     if ended
                     else (revocation.seq, self._front_id, denied_at, 0, None)
                 )
             _log.info("revocations_applied", count=len(rows), up_to=rows[-1].seq)
-            async with connection.cursor() as cursor:
-                await cursor.executemany(_RECEIPT, receipts)
+            await self._write_receipts(connection)
         self._denied.confirm()
         return found
 
+    async def _write_receipts(self, connection: Connection) -> None:
+        async with asyncio.timeout(_ANSWER_WITHIN_S), connection.cursor() as cursor:
+            await cursor.executemany(_RECEIPT, self._receipts)
+        self._receipts.clear()
+
     async def _read(self, connection: Connection) -> list[Revocation]:
-        query = await connection.execute(_NEW, (self._denied.applied_seq, _ROWS_AT_ONCE))
-        return [Revocation(*row) for row in await query.fetchall()]
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            query = await connection.execute(_NEW, (self._denied.applied_seq, _ROWS_AT_ONCE))
+            return [Revocation(*row) for row in await query.fetchall()]
 
     async def _renew(self, connection: Connection, address: str, *, at_once: bool) -> None:
         now = self._clock()
         if not at_once and self._renewed_at and now - self._renewed_at < RENEW_EVERY:
             return
+        await self._write(connection, address=address, until=now + STALE_AFTER)
+        self._renewed_at = now
+
+    async def _write(self, connection: Connection, *, address: str, until: datetime) -> None:
         values = {
             "id": self._front_id,
             "address": address,
             "started_at": self._started_at,
-            "lease_until": now + STALE_AFTER,
+            "lease_until": until,
             "applied_seq": self._denied.applied_seq,
         }
         await connection.execute(_RENEW, values)
-        self._renewed_at = now

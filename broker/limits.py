@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tensorguard.protocol.codec import MAX_PAYLOAD_BYTES
+from tensorguard.services.fronts import SESSIONS_END_AFTER
 
 # Topic, its length, packet id: what a PUBLISH carries beside its payload.
 _PUBLISH_HEADER_BYTES = 512
@@ -26,6 +27,8 @@ class Limits:
     # MQTT 3.1.1 cannot tell a client to ping more often, so silence ends at 1.5 times the smaller.
     keep_alive: timedelta = timedelta(seconds=1200)
     sweep_every: timedelta = timedelta(seconds=1)
+    # How long a connection may last, for those who have only one thing to say.
+    connection_time: timedelta | None = None
 
     # CONNECT, SUBSCRIBE and UNSUBSCRIBE: ours have less than 1 KiB.
     control_bytes: int = 4096
@@ -38,6 +41,28 @@ class Limits:
     denials_per_minute: int = 100
     # A device that does not read what it is sent is closed; the next heartbeat repairs the rest.
     unsent_bytes: int = 256 * 1024
+
+    # Refused handshakes of one address (an IPv6 /64), of all behind its NAT together: the admitted
+    # count for nothing. At 2 ms of CPU each.
+    refusals_per_s: float = 10.0
+    refusal_burst: int = 100
+    # More refused handshakes than this, from anywhere: an address that has had none admitted for
+    # `storm_trust` waits after each refusal, twice as long as before.
+    storm_refusals_per_s: float = 20.0
+    storm_refusal_burst: int = 200
+    storm_trust: timedelta = timedelta(minutes=10)
+    storm_wait: timedelta = timedelta(seconds=30)
+    storm_wait_most: timedelta = timedelta(minutes=5)
+    # Addresses that are remembered, those refused or admitted last.
+    sources: int = 20_000
+    # Who may not try hangs so long: a socket without TLS and without a reader costs next to
+    # nothing, and keeps its peer from coming back at once.
+    hold: timedelta = timedelta(seconds=5)
+    held: int = 2000
+
+    # Without the database for so long, nobody who is connected is known to be unrevoked. The
+    # kill switch's receipt counts on it (tensorguard/services/fronts.py).
+    unconfirmed: timedelta = SESSIONS_END_AFTER
 
     hub_in_flight: int = 2000
     hub_queue_messages: int = 10_000

@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from broker.errors import ListenFailed
+from broker.holding import Holding
 from broker.limits import Limits
+from broker.strangers import Strangers, network_of
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _log = structlog.get_logger()
@@ -24,7 +26,8 @@ class Listener:
 
     asyncio's own server starts a handshake for everybody at once. Here at most `limits.pending`
     peers are between accept and admission; the rest wait in the kernel, and whoever dawdles makes
-    room. Has what amqtt expects of a server: `close` and `wait_closed`.
+    room. Whom `strangers` gives no handshake is held without one. Has what amqtt expects of a
+    server: `close` and `wait_closed`.
     """
 
     def __init__(
@@ -32,15 +35,18 @@ class Listener:
         sock: socket.socket,
         tls: Callable[[], ssl.SSLContext],
         serve: Callable[[Streams], Awaitable[None]],
-        on_failure: Callable[[Exception], None],
+        on_failure: Callable[[Exception, bytes], None],
+        strangers: Strangers,
         limits: Limits,
     ) -> None:
         self._socket = sock
         self._tls = tls
         self._serve = serve
         self._on_failure = on_failure
+        self._strangers = strangers
         self._limits = limits
         self._loop = asyncio.get_running_loop()
+        self.holding = Holding(limits.held, limits.hold, self._loop)
         self._tasks: set[asyncio.Task[None]] = set()
         # Not admitted yet, oldest first, with the time of their accept.
         self._pending: dict[asyncio.Task[None], float] = {}
@@ -68,6 +74,7 @@ class Listener:
         """Accept no more; peers that are not admitted yet are dropped."""
         self._accepting.cancel()
         self._socket.close()
+        self.holding.close()
         for task in list(self._pending):
             task.cancel()
 
@@ -83,13 +90,17 @@ class Listener:
         while True:
             await self._make_room()
             try:
-                sock, _ = await self._loop.sock_accept(self._socket)
+                sock, peer = await self._loop.sock_accept(self._socket)
             except OSError as error:
                 # Out of descriptors, or the peer is gone already: neither ends the listener.
                 _log.warning("accept_failed", error=str(error))
                 await asyncio.sleep(_ACCEPT_RETRY_S)
                 continue
-            task = self._loop.create_task(self._handle(sock))
+            network = network_of(peer)
+            if not self._strangers.may_try(network):
+                self.holding.add(sock)
+                continue
+            task = self._loop.create_task(self._handle(sock, network))
             self._tasks.add(task)
             self._pending[task] = self._loop.time()
             task.add_done_callback(self._forget)
@@ -112,14 +123,14 @@ class Listener:
                 async with asyncio.timeout(patience_s):
                     await self._settled.wait()
 
-    async def _handle(self, sock: socket.socket) -> None:
+    async def _handle(self, sock: socket.socket, network: bytes) -> None:
         try:
             streams = await self._handshake(sock)
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            self._on_failure(error)
+            self._on_failure(error, network)
             return
         except asyncio.CancelledError:
-            self._on_failure(TimeoutError("evicted"))
+            self._on_failure(TimeoutError("evicted"), network)
             raise
         try:
             await self._serve(streams)

@@ -14,6 +14,8 @@ import structlog
 
 from broker.certificate import FrontCertificate
 from broker.denyset import DenySet
+from broker.enrollment import LIMITS as ENROLLMENT
+from broker.enrollment import serving_enrollment
 from broker.front import Front, FrontSetup
 from broker.lease import Lease
 from broker.limits import Limits
@@ -26,8 +28,8 @@ from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable
 
 _log = structlog.get_logger()
-# Sockets of the database, logs, the metrics listener, the loop itself.
-_OTHER_DESCRIPTORS: Final = 100
+# Sockets of the database, logs, the metrics listener, the loop itself; devices that enrol.
+_OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending
 
 
 async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
@@ -93,20 +95,19 @@ async def _serve(
 ) -> None:
     host, port = settings.address
     denied, metrics = DenySet(), FrontMetrics()
-    front = Front(
-        FrontSetup(
-            front_id=settings.broker_front_id,
-            host=host,
-            port=port,
-            trust_domain=trust.trust_domain,
-            tls=lambda: trust.context,
-            cas=lambda: trust.cas,
-            denied=denied,
-            limits=_fitting(Limits(connections=settings.broker_connections)),
-            metrics=metrics,
-            clock=lambda: datetime.now(UTC),
-        )
+    setup = FrontSetup(
+        front_id=settings.broker_front_id,
+        host=host,
+        port=port,
+        trust_domain=trust.trust_domain,
+        tls=lambda: trust.context,
+        cas=lambda: trust.cas,
+        denied=denied,
+        limits=_fitting(Limits(connections=settings.broker_connections)),
+        metrics=metrics,
+        clock=lambda: datetime.now(UTC),
     )
+    front = Front(setup)
     lease = Lease(settings.database_url, settings.broker_front_id, denied)
     try:
         await lease.load()
@@ -119,6 +120,16 @@ async def _serve(
             await stack.enter_async_context(serving_metrics(address, metrics.registry, healthy))
         await front.start()
         stack.push_async_callback(front.shutdown)
+        if settings.broker_enroll is not None:
+            enrolling = serving_enrollment(
+                split_address(settings.broker_enroll),
+                setup,
+                front,
+                database_url=settings.database_url,
+                certificate=certificate,
+                platform_cas=lambda: trust.cas,
+            )
+            await stack.enter_async_context(enrolling)
         async with asyncio.TaskGroup() as tasks:
             where = f"{front.address[0]}:{front.address[1]}"
             tasks.create_task(lease.run(stop, address=where, apply=front.apply), name="lease")
@@ -133,15 +144,19 @@ async def _serve(
 def _fitting(limits: Limits) -> Limits:
     """Raise the limit of open files as far as allowed, and hold no more connections than fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + limits.pending + _OTHER_DESCRIPTORS
+    wanted = limits.connections + _beside(limits)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
         soft = max(soft, allowed)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return limits
-    fitting = max(1, soft - limits.pending - _OTHER_DESCRIPTORS)
+    fitting = max(1, soft - _beside(limits))
     _log.warning(
         "fewer_connections_fit", wanted=limits.connections, connections=fitting, files=soft
     )
     return replace(limits, connections=fitting)
+
+
+def _beside(limits: Limits) -> int:
+    return limits.pending + limits.held + _OTHER_DESCRIPTORS

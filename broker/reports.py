@@ -1,9 +1,14 @@
-"""What the front tells the hub: who came, who went, and what was refused, counted."""
+"""What the front tells the hub: who came, who went, and what was refused, counted.
+
+A hub that is away, or full, is told later: the newest of each agent. One that joins is told of
+every session that is held, and since when, so that nothing it has missed stays wrong.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Final, Literal
 
 import structlog
@@ -13,7 +18,7 @@ from broker.hub import UpMessage
 from broker.limits import Limits
 from broker.metrics import FrontMetrics
 from broker.routing import Router
-from tensorguard.pki.identity import AgentIdentity, Identity, serial_text
+from tensorguard.pki.identity import AgentIdentity, Holder, serial_text
 from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected, Message
 from tensorguard.protocol.topics import FrontKind, FrontTopic
@@ -21,6 +26,8 @@ from tensorguard.protocol.topics import FrontKind, FrontTopic
 _log = structlog.get_logger()
 Operation = Literal["connect", "publish", "subscribe", "will", "retain", "oversize"]
 _TEXT_LIMIT: Final = 200
+# Of sessions told later, in one interval: room stays for what agents say meanwhile.
+_RETOLD_AT_ONCE: Final = 2000
 
 
 @dataclass(slots=True)
@@ -49,19 +56,13 @@ class Reports:
         self._clock = clock
         self._limits = limits
         self._denials: dict[_Key, _Denials] = {}
+        self._untold: dict[str, FrontConnected | FrontDisconnected] = {}
 
     def connected(self, connection: Connection) -> None:
         """Tell that an agent's connection was admitted."""
-        agent = connection.agent
-        if agent is not None:
-            report = FrontConnected(
-                fleet=agent.fleet,
-                agent_id=agent.agent_id,
-                serial=serial_text(connection.peer.serial),
-                peer=connection.address,
-                at=self._clock(),
-            )
-            self._publish(FrontKind.CONNECTED, report, connection.client_id)
+        report = self._held(connection)
+        if report is not None:
+            self._tell(connection.client_id, report)
 
     def disconnected(self, connection: Connection, reason: End) -> None:
         """Tell that an agent's last connection here has ended."""
@@ -70,13 +71,20 @@ class Reports:
             report = FrontDisconnected(
                 fleet=agent.fleet, agent_id=agent.agent_id, reason=reason, at=self._clock()
             )
-            self._publish(FrontKind.DISCONNECTED, report, connection.client_id)
+            self._tell(connection.client_id, report)
+
+    def retell(self, held: Sequence[Connection]) -> None:
+        """Tell of all these sessions again, in the next intervals."""
+        for connection in held:
+            report = self._held(connection)
+            if report is not None:
+                self._untold.setdefault(connection.client_id, report)
 
     def denied(
         self,
         operation: Operation,
         reason: str,
-        identity: Identity | None = None,
+        identity: Holder | None = None,
         *,
         topic: str | None = None,
         count: int = 1,
@@ -92,7 +100,7 @@ class Reports:
         seen.topic = topic or seen.topic
 
     async def run(self) -> None:
-        """Send the sums at their interval; without a hub they wait."""
+        """Send the sums, and what was not told yet, at their interval; without a hub they wait."""
         while True:
             await asyncio.sleep(self._limits.report_every.total_seconds())
             try:
@@ -101,9 +109,13 @@ class Reports:
                 _log.exception("denials_not_reported")
 
     def flush(self) -> None:
-        """Send the sums now, as far as the hub takes them."""
+        """Send what waits now, as far as the hub takes it."""
         if not self._router.has_hub:
             return
+        for client_id, news in list(islice(self._untold.items(), _RETOLD_AT_ONCE)):
+            if not self._offer(client_id, news):
+                return
+            del self._untold[client_id]
         now = self._clock()
         for (operation, reason, agent), seen in list(self._denials.items()):
             report = FrontDenied(
@@ -118,6 +130,29 @@ class Reports:
             if not self._publish(FrontKind.DENIED, report, agent.common_name if agent else ""):
                 return
             del self._denials[operation, reason, agent]
+
+    def _held(self, connection: Connection) -> FrontConnected | None:
+        agent = connection.agent
+        if agent is None or connection.admitted_at is None:
+            return None
+        return FrontConnected(
+            fleet=agent.fleet,
+            agent_id=agent.agent_id,
+            serial=serial_text(connection.peer.serial),
+            peer=connection.address,
+            at=connection.admitted_at,
+        )
+
+    def _tell(self, client_id: str, report: FrontConnected | FrontDisconnected) -> None:
+        """Tell at once, or keep the newest of each agent, of as many as the front may hold."""
+        self._untold.pop(client_id, None)
+        if not self._offer(client_id, report) and len(self._untold) < self._limits.connections:
+            self._untold[client_id] = report
+
+    def _offer(self, client_id: str, report: FrontConnected | FrontDisconnected) -> bool:
+        is_connected = isinstance(report, FrontConnected)
+        kind = FrontKind.CONNECTED if is_connected else FrontKind.DISCONNECTED
+        return self._publish(kind, report, client_id)
 
     def _publish(self, kind: FrontKind, report: Message, speaker: str) -> bool:
         topic = str(FrontTopic(self._front_id, kind))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -13,7 +14,6 @@ from broker.limits import Limits
 from broker.metrics import FrontMetrics
 
 _log = structlog.get_logger()
-_ANYTHING_BELOW: Final = "/#"
 # A fleet's message goes to thousands: the loop serves others in between.
 _FAN_OUT_SLICE: Final = 200
 _NO_HUB_LOG_S: Final = 60.0
@@ -28,6 +28,8 @@ class Router:
         # Topic without its kind -> who subscribed to everything below it, oldest first.
         self._down: dict[str, dict[Connection, None]] = {}
         self._hubs: list[HubLink] = []
+        # Called when there is another set of hubs: what was on its way to one may be lost.
+        self.on_hubs_changed: Callable[[], None] = _ignore
         self._dropped_unlogged = 0
         self._drop_logged_at = float("-inf")
         metrics.hub_queue.set_function(lambda: sum(hub.queued for hub in self._hubs))
@@ -47,6 +49,7 @@ class Router:
             if self.find_link(connection) is None:
                 self._hubs.append(HubLink(connection, self._limits, self._metrics))
                 _log.info("hub_joined", hub=connection.client_id, hubs=len(self._hubs))
+                self.on_hubs_changed()
             return 1
         self._down.setdefault(_below(topic_filter), {})[connection] = None
         # Desired state repairs what is lost on the way down, so that QoS 0 is enough.
@@ -117,6 +120,7 @@ class Router:
             lost = link.close()
             self._metrics.dropped.labels("hub-gone").inc(lost)
             _log.info("hub_left", hub=connection.client_id, lost=lost, hubs=len(self._hubs))
+            self.on_hubs_changed()
 
     def _count_drop(self, reason: str) -> None:
         self._metrics.dropped.labels(reason).inc()
@@ -127,5 +131,10 @@ class Router:
             self._dropped_unlogged, self._drop_logged_at = 0, now
 
 
+def _ignore() -> None:
+    """Nobody wants to know."""
+
+
 def _below(topic_filter: str) -> str:
-    return topic_filter.removesuffix(_ANYTHING_BELOW)
+    # Its last level is `#` or the only kind that there is.
+    return topic_filter.rpartition("/")[0]

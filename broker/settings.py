@@ -15,6 +15,11 @@ class BrokerSettings(BaseSettings):
         default="127.0.0.1,localhost", description="names and addresses that agents connect to"
     )
 
+    broker_enroll: str | None = Field(
+        default=None,
+        description="host:port where devices enrol with a manufacturer's certificate",
+    )
+
     # Several fronts on one database need a name each.
     broker_front_id: str = Field(default="front-1", pattern=r"^[a-z0-9-]{1,64}$")
     broker_connections: int = Field(default=10_000, ge=1, le=100_000)
@@ -31,7 +36,10 @@ class BrokerSettings(BaseSettings):
     def certificate_hosts(self) -> list[str]:
         """Every name under which a client may look for this front."""
         names = [name.strip() for name in self.public_host.split(",")]
-        return [name for name in (*names, self.address[0], "localhost", "127.0.0.1") if name]
+        hosts = [self.address[0]]
+        if self.broker_enroll is not None:
+            hosts.append(split_address(self.broker_enroll)[0])
+        return [name for name in (*names, *hosts, "localhost", "127.0.0.1") if name]
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -7,6 +7,8 @@ from typing import Final
 SUSPICIOUS: Final = frozenset(
     {"no-certificate", "untrusted-certificate", "expired", "not-yet-valid", "wrong-purpose"}
 )
+# The peer's own doing, in contrast to a front that is too busy or a connection that was lost.
+REFUSED: Final = SUSPICIOUS | {"tls-version", "no-shared-cipher", "tls-error"}
 # X509_V_ERR_... of openssl/x509_vfy.h.
 _VERIFY_REASONS: Final = {9: "not-yet-valid", 10: "expired", 26: "wrong-purpose"}
 _TLS_REASONS: Final = {

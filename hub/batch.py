@@ -17,6 +17,7 @@ from tensorguard.protocol.messages import (
     FrontConnected,
     FrontDenied,
     FrontDisconnected,
+    FrontEnroll,
     Heartbeat,
     KeyRequest,
     Message,
@@ -89,6 +90,7 @@ class Batch:
     connected: list[tuple[str, FrontConnected]] = field(default_factory=list)
     disconnected: list[tuple[str, FrontDisconnected]] = field(default_factory=list)
     denied: list[tuple[str, FrontDenied]] = field(default_factory=list)
+    enrolls: list[FrontEnroll] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
@@ -151,6 +153,8 @@ def _sort_front(batch: Batch, uplink: Uplink, topic: FrontTopic) -> None:
             batch.disconnected.append((topic.front_id, message))
         case FrontDenied():
             batch.denied.append((topic.front_id, message))
+        case FrontEnroll():
+            batch.enrolls.append(message)
 
 
 class Poison(ProtocolError):

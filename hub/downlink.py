@@ -29,6 +29,11 @@ class Downlinks:
         payload = message if isinstance(message, bytes) else codec.encode(message)
         self.items.append(Downlink(topics.down(fleet, agent_id, kind), payload))
 
+    def to_device(self, certificate_sha256: str, message: Message) -> None:
+        """Queue an answer for a device that asks to join."""
+        topic = topics.device_down(certificate_sha256)
+        self.items.append(Downlink(topic, codec.encode(message)))
+
     def to_fleet(self, fleet: str, kind: DownKind, message: Message | bytes) -> None:
         """Queue a message for every agent of a fleet."""
         payload = message if isinstance(message, bytes) else codec.encode(message)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from hub.enrollments import DeviceEnrollments
 from hub.ingest import Ingest
 from hub.news import Newscaster
 from hub.outbox import Outbox
@@ -15,6 +16,7 @@ from hub.presence import PresenceSweeper
 from hub.rollouts import RolloutController
 from hub.sequencer import Sequencer
 from hub.settings import HubSettings
+from hub.settling import Settler
 from hub.upkeep import Upkeep
 from hub.uplink import MqttUplink
 from hub.work import Work
@@ -24,7 +26,6 @@ from tensorguard.services.certificates import ServiceCertificate
 from tensorguard.services.certifier import Certifier
 from tensorguard.services.following import KeyringFollower
 from tensorguard.services.keyring import Keyring
-from tensorguard.services.service_certificates import allowed_hosts
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
@@ -61,20 +62,15 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             intake_limit=settings.intake_limit,
             downlink_limit=settings.downlink_limit,
         )
+        enrollments = DeviceEnrollments(
+            sessions, keyring, settings.mqtt_address, settings.device_url
+        )
 
         def follow() -> None:
             certificate.use(keyring.ca)
             source.use(certificate.client_context(keyring.trust.cas))
 
-        follower = KeyringFollower(keyring, kek, sessions, settings.database_url, [follow])
-        certifier = Certifier(
-            sessions,
-            keyring,
-            settings.database_url,
-            allowed_hosts(settings.public_host, host, settings.front_hosts),
-            utc_now,
-        )
-        work = Work(sessions, keyring, kek, utc_now)
+        work = Work(sessions, keyring, kek, utc_now, enrollments)
         ingest = Ingest(
             source,
             work,
@@ -95,11 +91,14 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 clock=utc_now,
                 random=random.SystemRandom(),
             ).run,
+            "settler": Settler(sessions, keyring, work.new_connections, utc_now).run,
             "upkeep": Upkeep(sessions, keyring, work, utc_now).run,
             "certificate": certificate.keep_renewed,
-            "keyring": follower.run,
+            "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,
             # Before there is a front: without its certificate it does not listen.
-            "certifier": certifier.run,
+            "certifier": Certifier(
+                sessions, keyring, settings.database_url, settings.hosts_of_fronts, utc_now
+            ).run,
         }
         async with source, asyncio.TaskGroup() as tasks:
             ending = asyncio.Event()

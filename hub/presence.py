@@ -7,6 +7,7 @@ both against `agent_status` and writes the few rows that differ: no index follow
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
@@ -64,12 +65,15 @@ _CONNECT = sa.text("""
     FROM unnest(CAST(:agents AS uuid[]), CAST(:fronts AS text[]), CAST(:times AS timestamptz[]))
          AS c (agent_id, front_id, at)
     WHERE t.agent_id = c.agent_id
-      AND c.at > coalesce(greatest(t.connected_at, t.disconnected_at), '-infinity')
+      AND (c.at > coalesce(greatest(t.connected_at, t.disconnected_at), '-infinity')
+           -- told again by a front that was taken for gone
+           OR c.at = t.connected_at AND t.front_id IS NULL AND t.disconnected_at IS NULL)
 """)
 _FIRST_CONNECT = sa.text("""
     UPDATE certificates SET first_connected_at = c.at
     FROM unnest(CAST(:serials AS text[]), CAST(:times AS timestamptz[])) AS c (serial, at)
     WHERE certificates.serial = c.serial AND certificates.first_connected_at IS NULL
+    RETURNING certificates.agent_id
 """)
 # Only the front that holds the session may say that it ended: news of an old session, told late by
 # another front, must not make an agent look dead.
@@ -78,6 +82,18 @@ _DISCONNECT = sa.text("""
     FROM unnest(CAST(:agents AS uuid[]), CAST(:fronts AS text[]), CAST(:times AS timestamptz[]))
          AS c (agent_id, front_id, at)
     WHERE t.agent_id = c.agent_id AND t.front_id = c.front_id AND t.connected_at <= c.at
+""")
+# A front that is gone told nothing of the ends of its sessions: they are nobody's, and the deadline
+# of the heartbeat decides. One that began anew under its name does not hold what was there before.
+_DISOWN = sa.text("""
+    WITH gone AS (
+        SELECT t.agent_id FROM agent_status t
+        WHERE t.front_id IS NOT NULL AND NOT EXISTS (
+            SELECT FROM broker_fronts f
+            WHERE f.id = t.front_id AND f.lease_until > :now AND f.started_at <= t.connected_at)
+        ORDER BY t.agent_id FOR UPDATE SKIP LOCKED
+    )
+    UPDATE agent_status t SET front_id = NULL FROM gone WHERE t.agent_id = gone.agent_id
 """)
 _WILL = sa.text("""
     UPDATE agent_status t SET disconnected_at = w.at
@@ -93,8 +109,12 @@ async def store_connections(
     connected: Sequence[tuple[str, FrontConnected]],
     disconnected: Sequence[tuple[str, FrontDisconnected]],
     wills: Sequence[From[Will]],
-) -> None:
-    """Write down which front holds which agent, and which connections ended."""
+) -> list[UUID]:
+    """Write down which front holds which agent, and which connections ended.
+
+    Returns the agents that have connected with a certificate for the first time.
+    """
+    new: list[UUID] = []
     if connected:
         by_time = sorted(connected, key=lambda news: news[1].at)
         newest = {message.agent_id: (front, message) for front, message in by_time}
@@ -105,7 +125,7 @@ async def store_connections(
             "serials": arrays.of_text(sorted(first)),
             "times": arrays.of_plain(first[serial] for serial in sorted(first)),
         }
-        await session.execute(_FIRST_CONNECT, serials)
+        new = sorted((await session.execute(_FIRST_CONNECT, serials)).scalars())
     if disconnected:
         ends = sorted(disconnected, key=lambda news: news[1].at)
         ended = {(message.agent_id, front): (front, message) for front, message in ends}
@@ -118,6 +138,16 @@ async def store_connections(
             "times": arrays.of_plain(one.received_at for _, one in last),
         }
         await session.execute(_WILL, columns)
+    return new
+
+
+async def disown_sessions(session: AsyncSession, now: datetime) -> int:
+    """Forget who holds the sessions of fronts whose lease has ended; return how many.
+
+    What such an agent's own heartbeats say stays: it is offline at their deadline, if not back.
+    """
+    result = await session.execute(_DISOWN, {"now": now})
+    return int(result.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
 
 def _columns(

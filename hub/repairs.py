@@ -11,9 +11,9 @@ from hub import arrays
 from hub.batch import From
 from hub.downlink import Downlinks
 from hub.fleets import FleetConfigs
-from tensorguard.protocol.messages import Ack, FrontConnected, Heartbeat
+from tensorguard.protocol.messages import Ack, Boot, FrontConnected, Heartbeat
 from tensorguard.protocol.topics import DownKind
-from tensorguard.services import desired
+from tensorguard.services import desired, moves
 from tensorguard.services.keyring import Keyring
 
 # Never had a desired document: below every (epoch, revision).
@@ -26,8 +26,9 @@ _BEHIND = sa.text("""
     WHERE (d.epoch, d.revision) <> (h.epoch, h.revision)
 """)
 _WATERMARKS = sa.text("""
-    SELECT DISTINCT ON (agent_id) agent_id, log_id, through FROM agent_logs
-    WHERE agent_id = ANY(:agents) ORDER BY agent_id, opened_at DESC
+    SELECT DISTINCT ON (l.agent_id) l.agent_id, l.log_id, l.through, s.boot_id, s.boot_count
+    FROM agent_logs l LEFT JOIN agent_state s ON s.agent_id = l.agent_id
+    WHERE l.agent_id = ANY(:agents) ORDER BY l.agent_id, l.opened_at DESC
 """)
 
 
@@ -69,18 +70,36 @@ async def _find_behind(session: AsyncSession, heartbeats: Sequence[From[Heartbea
     return list((await session.execute(_BEHIND, columns)).scalars())
 
 
+async def repeat_orders(
+    session: AsyncSession,
+    keyring: Keyring,
+    heartbeats: Sequence[From[Heartbeat]],
+    downlinks: Downlinks,
+    now: datetime,
+) -> None:
+    """Queue the order to move again for agents that were heard and have not moved."""
+    fleets = {one.agent_id: one.fleet for one in heartbeats}
+    if not fleets:
+        return
+    orders = await moves.list_orders(session, keyring, list(fleets), now=now)
+    for agent_id, envelope in orders.items():
+        downlinks.to_agent(fleets[agent_id], agent_id, DownKind.COMMAND, envelope)
+
+
 async def greet(
     session: AsyncSession,
     connected: Sequence[tuple[str, FrontConnected]],
     downlinks: Downlinks,
 ) -> None:
-    """Queue the watermark of its newest log for each agent that connected.
+    """Queue the watermark of its newest log, and its newest boot, for each agent that connected.
 
-    An agent whose outbox is below it was restored from an old image, and starts a new log.
+    An agent whose outbox or boot count is below was restored from an old image: it starts a new
+    log, and counts on from there, so that its heartbeats are taken.
     """
     if not connected:
         return
     fleets = {message.agent_id: message.fleet for _, message in connected}
     for row in await session.execute(_WATERMARKS, {"agents": list(fleets)}):
-        ack = Ack(log_id=row.log_id, through=row.through)
+        boot = None if row.boot_id is None else Boot(id=row.boot_id, count=row.boot_count)
+        ack = Ack(log_id=row.log_id, through=row.through, boot=boot)
         downlinks.to_agent(fleets[row.agent_id], row.agent_id, DownKind.ACK, ack)

@@ -6,6 +6,9 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tensorguard.protocol.messages import MqttAddress
+from tensorguard.services.service_certificates import allowed_hosts
+
 
 class HubSettings(BaseSettings):
     """Frozen; built once in main and handed down."""
@@ -16,6 +19,7 @@ class HubSettings(BaseSettings):
     data_dir: Path
     mqtt: str = Field(default="127.0.0.1:8883", description="host:port of the broker front")
     public_host: str = "127.0.0.1"
+    broker_enroll: str = Field(default="", description="host:port where devices enrol over MQTT")
     front_hosts: str = Field(
         default="", description="further names that broker fronts may be certified for"
     )
@@ -26,3 +30,25 @@ class HubSettings(BaseSettings):
     # What one hub holds in memory at most: above it, it stops reading from the broker.
     intake_limit: int = Field(default=5_000, ge=1, le=100_000)
     downlink_limit: int = Field(default=20_000, ge=1, le=1_000_000)
+
+    @property
+    def mqtt_address(self) -> MqttAddress:
+        """Where devices find the broker front."""
+        return MqttAddress(host=self._public_name, port=int(self.mqtt.rpartition(":")[2]))
+
+    @property
+    def device_url(self) -> str:
+        """Where devices find the api."""
+        name = self._public_name
+        host = f"[{name}]" if ":" in name else name
+        return f"https://{host}:{self.device.rpartition(':')[2]}"
+
+    @property
+    def hosts_of_fronts(self) -> frozenset[str]:
+        """What broker fronts may be certified for."""
+        listening = (address.rpartition(":")[0] for address in (self.mqtt, self.broker_enroll))
+        return allowed_hosts(self.public_host, self.front_hosts, *listening)
+
+    @property
+    def _public_name(self) -> str:
+        return self.public_host.split(",")[0].strip()

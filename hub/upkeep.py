@@ -10,16 +10,16 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.dead_letters import forget_dead_letters
-from hub.presence import pause
+from hub.presence import disown_sessions, pause
 from hub.work import Work
 from tensorguard.services import ledger
 from tensorguard.services.approvals import expire_approvals
+from tensorguard.services.confirmations import confirm_revocations
 from tensorguard.services.event import Actor
 from tensorguard.services.events import AgentFlooding
 from tensorguard.services.fleets import get_config_envelope
 from tensorguard.services.hints import forget_hints
 from tensorguard.services.keyring import Keyring
-from tensorguard.services.revocations import confirm_revocations
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.tables import agent_requests
 
@@ -93,6 +93,10 @@ class Upkeep:
             await confirm_revocations(session, now=now)
         async with self._sessions() as session, session.begin():
             await expire_approvals(session, now=now)
+        async with self._sessions() as session, session.begin():
+            disowned = await disown_sessions(session, now)
+        if disowned:
+            log.info("sessions_disowned", agents=disowned)
         async with self._sessions() as session, session.begin():
             await forget_dead_letters(session, now)
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR

@@ -12,12 +12,14 @@ from hub.batch import Batch, From
 from hub.dead_letters import poison_counts, poisoned, store_dead_letters, tell_poisoned
 from hub.denials import denial_counts, denials, tell_denials
 from hub.downlink import Downlink, Downlinks
+from hub.enrollments import DeviceEnrollments
 from hub.events import store_events
 from hub.fleets import FleetConfigs
 from hub.heartbeats import StoredHeartbeat, store_heartbeats
 from hub.news import News
 from hub.presence import store_connections
-from hub.repairs import greet, repair
+from hub.repairs import greet, repair, repeat_orders
+from hub.settling import NewConnections
 from hub.trust_hints import TrustHints
 from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
@@ -48,7 +50,9 @@ class Work:
         keyring: Keyring,
         kek: KeyProvider,
         clock: Callable[[], datetime],
+        enrollments: DeviceEnrollments | None = None,
     ) -> None:
+        self._enrollments = enrollments
         self._sessions = sessions
         self._keyring = keyring
         self._key_release = KeyRelease(keyring, kek)
@@ -58,6 +62,7 @@ class Work:
         self._trust_hints = TrustHints()
         self.configs = FleetConfigs.none()
         self.news = News()
+        self.new_connections = NewConnections()
 
     async def store(self, batch: Batch) -> Outcome:
         """Store the batch and commit; on an exception nothing of it has happened."""
@@ -65,6 +70,8 @@ class Work:
         denied, denied_tallies = self._denials.count(denial_counts(batch.denied), now)
         letters, letter_tallies = self._poisoned.count(poison_counts(batch.dead_letters), now)
         downlinks = Downlinks()
+        if self._enrollments is not None and batch.enrolls:
+            await self._enrollments.answer(batch.enrolls, downlinks, now)
         async with self._sessions() as session, session.begin():
             beats = await store_heartbeats(
                 await driver_connection(session), batch.heartbeats, self.configs.intervals
@@ -73,22 +80,26 @@ class Work:
             moved_in = await self._store_deployments(session, batch, beats, now)
             await self._answer(session, batch, downlinks, now)
             await _store_replies(session, batch.replies, now)
-            await store_connections(session, batch.connected, batch.disconnected, batch.wills)
+            new = await store_connections(session, batch.connected, batch.disconnected, batch.wills)
             await store_dead_letters(session, batch.dead_letters, now)
             await tell_poisoned(session, letters, now)
             await tell_denials(session, denied, now)
             await greet(session, batch.connected, downlinks)
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
+            await repeat_orders(session, self._keyring, newest, downlinks, now)
             self._trust_hints.tell(newest, self._keyring.trust.version, downlinks, now)
         self._denials.settle(denied_tallies)
         self._poisoned.settle(letter_tallies)
         self.news.add(len(beats), moved_in)
+        self.new_connections.add(new)
         return Outcome(len(beats), events, downlinks.items)
 
     async def tell_tallies(self) -> None:
         """Write down what agents did wrong until a minute ago, whether messages come or not."""
         now = self._clock()
+        if self._enrollments is not None:
+            await self._enrollments.tell_failures(now)
         denied, letters = self._denials.due(now), self._poisoned.due(now)
         if denied or letters:
             async with self._sessions() as session, session.begin():

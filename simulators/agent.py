@@ -19,13 +19,19 @@ from agent.core.outbox import Outbox
 from agent.core.settings import Credentials, Telemetry
 from agent.core.state import AgentState
 from agent.runtime import keys
+from agent.runtime.renew import certified
 from simulators.errors import LinkFailed
 from simulators.identities import HeldEvents, Home
 from simulators.link import Link, open_link
 from simulators.packages import Input, Job
 from simulators.world import World
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, authority_key_id, verify_peer
+from tensorguard.pki.identity import (
+    AgentIdentity,
+    authority_key_id,
+    identity_from_certificate,
+    verify_peer,
+)
 from tensorguard.pki.issuer import certificate_pem
 from tensorguard.pki.keys import kid_of
 from tensorguard.protocol import codec
@@ -44,6 +50,7 @@ class SimulatedAgent:
         "_base",
         "_highest",
         "_link",
+        "_pem",
         "_pending_key",
         "_stage",
         "_timer",
@@ -62,6 +69,7 @@ class SimulatedAgent:
         self._timer: asyncio.TimerHandle | None = None
         self._at_s = 0.0
         self._highest = 0
+        self._pem = world.store.pem(home.agent_id)
         self._pending_key: ec.EllipticCurvePrivateKey | None = None
         rolls = Random(f"{world.seed}:{home.number}")  # noqa: S311  # telemetry, not secrets
         self._base = (rolls.uniform(5, 60), rolls.uniform(20, 80), rolls.uniform(10, 90))
@@ -118,7 +126,7 @@ class SimulatedAgent:
         try:
             link = await open_link(
                 world.endpoint(self.home, core.trust),
-                world.store.pem(self.home.agent_id),
+                self._pem,
                 self,
                 client_id=core.client_id,
                 filters=core.filters,
@@ -127,7 +135,9 @@ class SimulatedAgent:
         except LinkFailed as error:
             world.statistics.refused += 1
             world.statistics.reasons[error.message] += 1
-            self._feed(core.disconnected(world.moment(), disbelieved=error.disbelieved))
+            moment = world.moment()
+            refused, disbelieved = error.refused, error.disbelieved
+            self._feed(core.disconnected(moment, refused=refused, disbelieved=disbelieved))
             return
         self._link = link
         world.statistics.connects += 1
@@ -157,14 +167,16 @@ class SimulatedAgent:
         world, home = self._world, self.home
         leaf = x509.load_pem_x509_certificate(world.store.pem(home.agent_id).read_bytes())
         public = X25519PrivateKey.from_private_bytes(home.encryption_key).public_key()
+        identity = identity_from_certificate(leaf)
+        assert isinstance(identity, AgentIdentity)
         return AgentCore(
             world.settings,
             Credentials(
-                AgentIdentity(home.trust_domain, home.fleet, home.agent_id),
+                identity,
                 leaf.not_valid_before_utc,
                 leaf.not_valid_after_utc,
                 kid_of(public.public_bytes_raw()),
-                authority_key_id(leaf),
+                issuer=authority_key_id(leaf),
             ),
             state,
             outbox,
@@ -199,7 +211,8 @@ class SimulatedAgent:
                 self._highest = 0
             case fx.Persist():
                 world.dirty.add(self.home.number)
-            case fx.Connect():
+            case fx.Connect(certificate):
+                self._pem = world.store.pem(self.home.agent_id, next=certificate == "next")
                 world.waiting.put_nowait(self)
             case fx.Disconnect(reason):
                 if self._link is not None:
@@ -219,7 +232,11 @@ class SimulatedAgent:
                 csr = keys.make_csr(self._pending_key)
                 world.loop.call_soon(self._input, partial(_csr_made, core, request_id, csr))
             case fx.InstallCertificate():
-                world.loop.call_soon(self._install, effect.certificate)
+                world.loop.call_soon(self._install, effect)
+            case fx.PromoteCertificate():
+                world.store.promote_pem(self.home.agent_id)
+            case fx.AskRecovery():
+                pass  # a simulation does not last as long as a certificate
             case fx.Diagnose(command_id):
                 facts: dict[str, str | int] = {"simulated": "yes", "number": self.home.number}
                 world.loop.call_soon(
@@ -296,27 +313,27 @@ class SimulatedAgent:
             if self.core.state.reason and stage != "succeeded":
                 self._world.statistics.reasons[self.core.state.reason[:120]] += 1
 
-    def _install(self, pem: str) -> None:
+    def _install(self, effect: fx.InstallCertificate) -> None:
         world, core, key = self._world, self.core, self._pending_key
         trust = core.trust
         try:
-            leaf = x509.load_pem_x509_certificate(pem.encode())
+            leaf = x509.load_pem_x509_certificate(effect.certificate.encode())
             now = max(world.moment().system, leaf.not_valid_before_utc)
-            verify_peer(leaf.public_bytes(Encoding.DER), trust.cas, trust.trust_domain, now)
+            der = leaf.public_bytes(Encoding.DER)
+            peer = verify_peer(der, trust.cas, trust.trust_domain, now)
+            key = key if peer.identity == effect.identity else None
         except (PkiError, ValueError):
             key = None
         if key is None or leaf.public_key() != key.public_key():
             self._input(core.certificate_refused)
             return
         new = keys.private_pem(key) + certificate_pem(leaf).encode()
-        world.store.write_pem(self.home.agent_id, new)
+        world.store.write_pem(self.home.agent_id, new, next=True)
         self._pending_key = None
         self._input(
             lambda moment: core.certificate_installed(
                 moment,
-                leaf.not_valid_before_utc,
-                leaf.not_valid_after_utc,
-                authority_key_id(leaf),
+                certified(leaf, effect.identity),
             )
         )
 

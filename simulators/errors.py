@@ -32,12 +32,13 @@ class ApiRefused(SimulatorError):
 
 
 class LinkFailed(SimulatorError):
-    """A connection to the broker could not be had, or has ended."""
+    """A connection to the broker could not be had, or has ended; `refused`: by CONNACK 5."""
 
     code = "link-failed"
     hint = "Check that the broker runs and that the agent is not revoked."
 
-    def __init__(self, message: str, *, disbelieved: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, disbelieved: bool = False) -> None:
         """`disbelieved`: the server's certificate is of no CA that the agents know."""
         super().__init__(message)
+        self.refused = refused
         self.disbelieved = disbelieved

@@ -66,9 +66,13 @@ class IdentityStore:
                 hint="Name another directory with --state; two simulations cannot share one.",
             ) from error
 
-    def pem(self, agent_id: UUID) -> Path:
-        """Where an agent's key and certificate lie."""
-        return self.path / "agents" / f"{agent_id}.pem"
+    def pem(self, agent_id: UUID, *, next: bool = False) -> Path:
+        """Where an agent's key and certificate lie; `next`: those that have yet to connect."""
+        return self.path / "agents" / f"{agent_id}{'.next' if next else ''}.pem"
+
+    def promote_pem(self, agent_id: UUID) -> None:
+        """Put the newer key and certificate in the place of the ones in use."""
+        self.pem(agent_id, next=True).rename(self.pem(agent_id))
 
     def list_agents(self, most: int) -> list[Kept]:
         """The first agents by number; their outboxes are now this run's, and no longer here."""
@@ -102,9 +106,9 @@ class IdentityStore:
             (home.number, msgspec.msgpack.encode(home), msgspec.msgpack.encode(state)),
         )
 
-    def write_pem(self, agent_id: UUID, pem: bytes) -> None:
+    def write_pem(self, agent_id: UUID, pem: bytes, *, next: bool = False) -> None:
         """Replace an agent's key and certificate at once."""
-        path = self.pem(agent_id)
+        path = self.pem(agent_id, next=next)
         partial = path.with_suffix(".partial")
         with os.fdopen(
             os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"

@@ -324,7 +324,10 @@ def _check_connack(packet: mqtt.Packet) -> None:
     if packet.kind != mqtt.CONNACK or len(packet.body) != 2:
         raise LinkFailed("the broker answered CONNECT with something else")
     if packet.body[1]:
-        raise LinkFailed(f"the broker refused the connection with code {packet.body[1]}")
+        raise LinkFailed(
+            f"the broker refused the connection with code {packet.body[1]}",
+            refused=packet.body[1] == mqtt.NOT_AUTHORIZED,
+        )
 
 
 def _check_suback(packet: mqtt.Packet) -> None:

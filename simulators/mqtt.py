@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 CONNACK: Final = 0x20
+NOT_AUTHORIZED: Final = 5  # its return code (section 3.2.2.3)
 PUBLISH: Final = 0x30
 PUBACK: Final = 0x40
 SUBACK: Final = 0x90

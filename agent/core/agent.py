@@ -1,22 +1,24 @@
 """The agent as a machine: inputs with the time in, effects and the next deadline out."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from agent.core import commands, fleet, heartbeats
-from agent.core.backoff import CONNECT, Uniform
+from agent.core import checkpoints, commands, heartbeats
+from agent.core.backoff import CONNECT, REFUSED_ATTEMPT, Uniform
 from agent.core.belief import Accept, Belief
-from agent.core.clock import Moment
-from agent.core.desired import UNKNOWN_PUBLISHER, DesiredMachine, Step
+from agent.core.certificates import Certificates
+from agent.core.clock import Moment, agent_time
+from agent.core.desired import DesiredMachine, Step
 from agent.core.effects import Connect, Disconnect, Effect, Publish, SampleTelemetry
-from agent.core.errors import JobFailure
 from agent.core.outbox import Outbox
+from agent.core.package_inputs import PackageInputs
+from agent.core.recovery import CertificateRecovery
 from agent.core.renewal import CertificateRenewal
 from agent.core.sending import EventSender
-from agent.core.settings import CoreSettings, Credentials, Telemetry
-from agent.core.state import AgentState, Installed
+from agent.core.settings import Certified, CoreSettings, Credentials, Telemetry
+from agent.core.state import AgentState
 from agent.core.turn import Turn
 from tensorguard.pki.bundle import TrustStore, accept_next
 from tensorguard.protocol import codec, topics
@@ -37,7 +39,7 @@ HEARTBEAT_JITTER = 0.1
 CATCH_UP_JITTER_S = 2.0
 
 
-class AgentCore:
+class AgentCore(PackageInputs):
     """One agent without I/O: every method takes the time and returns what has to be done.
 
     The effects of a call must be done in their order, before the next call. `deadline_s` says, in
@@ -51,16 +53,17 @@ class AgentCore:
         "_connect_s",
         "_connected_s",
         "_desired",
-        "_down_prefixes",
         "_heartbeat_s",
-        "_identity",
         "_kid",
         "_new_id",
+        "_recovery",
         "_renewal",
+        "_seen_s",
         "_sender",
         "_seq",
         "_settings",
         "_uniform",
+        "certificates",
         "degraded",
         "online",
         "outbox",
@@ -80,7 +83,7 @@ class AgentCore:
         accept: Accept = accept_next,
     ) -> None:
         self._settings = settings
-        self._identity = credentials.identity
+        self.certificates = Certificates(credentials)
         self._kid = credentials.encryption_kid
         self._uniform = uniform
         self._new_id = new_id
@@ -90,12 +93,10 @@ class AgentCore:
         self.degraded = False
         self._belief = Belief(trust, accept)
         self._desired = DesiredMachine()
-        self._renewal = CertificateRenewal(
-            credentials.not_before, credentials.not_after, uniform(), credentials.issuer
-        )
-        own, everyone = topics.subscribable(self._identity.fleet, self._identity.agent_id)
-        self._down_prefixes = (own[:-1], everyone[:-1])
+        self._renewal = CertificateRenewal(self.certificates.newest, uniform())
+        self._recovery = CertificateRecovery(self.certificates, self._renewal)
         self._boot_id = new_id()
+        self._seen_s: float | None = None
         self._seq = 0
         self._attempt = 0
         self._connect_s: float | None = None
@@ -117,23 +118,32 @@ class AgentCore:
     @property
     def client_id(self) -> str:
         """The MQTT client id: the agent id."""
-        return str(self._identity.agent_id)
+        return str(self.certificates.identity.agent_id)
 
     @property
     def filters(self) -> tuple[str, str]:
         """What to subscribe to, at QoS 0."""
-        return topics.subscribable(self._identity.fleet, self._identity.agent_id)
+        identity = self.certificates.identity
+        return topics.subscribable(identity.fleet, identity.agent_id)
 
     @property
     def will(self) -> Publish:
         """The last will, to be left with the broker at CONNECT."""
-        topic = topics.will_topic(self._identity.fleet, self._identity.agent_id)
+        identity = self.certificates.identity
+        topic = topics.will_topic(identity.fleet, identity.agent_id)
         return Publish(topic, codec.encode(Will(boot_id=self._boot_id)))
 
     def deadline_s(self, moment: Moment) -> float:
         """When `tick` must be called at the latest, in monotonic seconds."""
-        due = min(self._belief.due_s, self._renewal.due_s(moment.system, moment.monotonic_s))
-        others = (self._connect_s, self._heartbeat_s, self._sender.due_s, self._desired.due_s)
+        now = agent_time(moment.system, self.state.time_floor)
+        due = min(self._belief.due_s, self._renewal.due_s(now, moment.monotonic_s))
+        others = (
+            self._connect_s,
+            self._heartbeat_s,
+            self._sender.due_s,
+            self._desired.due_s,
+            self._recovery.due_s,
+        )
         for other in others:
             if other is not None and other < due:
                 due = other
@@ -154,7 +164,7 @@ class AgentCore:
         self._belief.start(turn)
         self._renewal.believes(turn, self._belief.store)
         self._desired.resume(turn)
-        turn.do(Connect())
+        turn.do(Connect(self.certificates.choose()))
         return self._finish(turn)
 
     def connected(self, moment: Moment) -> list[Effect]:
@@ -163,19 +173,27 @@ class AgentCore:
         self.online = turn.online = True
         self._connect_s = None
         self._connected_s = moment.monotonic_s
+        self.certificates.connected(turn)
         turn.do(SampleTelemetry())
         self._desired.connected(turn)
-        self._renewal.connected(turn)
+        self._renewal.connected(turn, retry_next=self.certificates.waits)
+        self._recovery.connected()
         self._sender.connected(turn)
         return self._finish(turn)
 
     def disconnected(
-        self, moment: Moment, *, renewed: bool = False, disbelieved: bool = False
+        self,
+        moment: Moment,
+        *,
+        renewed: bool = False,
+        refused: bool = False,
+        disbelieved: bool = False,
     ) -> list[Effect]:
         """There is no session (any more), or it could not be had: wait, then connect.
 
-        After our own change of certificate nothing was refused, so nothing is waited for.
-        `disbelieved`: the server's certificate was of no CA in our trust bundle, which may be old.
+        After our own change of certificate nothing was refused, so nothing is waited for. `refused`
+        means "not authorized" (CONNACK 5): that will hardly be otherwise within minutes.
+        `disbelieved`: the server's certificate is of no CA in our trust bundle, which may be old.
         """
         turn = self._turn(moment)
         if self.online and moment.monotonic_s - self._connected_s >= STABLE_AFTER_S:
@@ -184,8 +202,11 @@ class AgentCore:
         self._heartbeat_s = None
         self._sender.disconnected()
         if renewed:
-            turn.do(Connect())
+            self.certificates.prefer_next()
+            turn.do(Connect(self.certificates.choose()))
         else:
+            if refused:
+                self._attempt = max(self._attempt, REFUSED_ATTEMPT)
             self._connect_s = moment.monotonic_s + CONNECT.delay_s(self._attempt, self._uniform)
             self._attempt += 1
         if disbelieved:
@@ -198,13 +219,14 @@ class AgentCore:
         now_s = moment.monotonic_s
         if self._connect_s is not None and now_s >= self._connect_s:
             self._connect_s = None
-            turn.do(Connect())
+            turn.do(Connect(self.certificates.choose()))
         if self._heartbeat_s is not None and now_s >= self._heartbeat_s:
             self._schedule_heartbeat(now_s)
             turn.do(SampleTelemetry())
         self._sender.tick(turn)
         self._desired.tick(turn)
         self._renewal.tick(turn)
+        self._recovery.tick(turn, refusals=self._attempt)
         self._belief.tick(turn)
         return self._finish(turn)
 
@@ -232,13 +254,15 @@ class AgentCore:
     def message(self, moment: Moment, topic: str, payload: bytes) -> list[Effect]:
         """Something came down; what is not for this agent or not believed changes nothing."""
         turn = self._turn(moment)
-        own, everyone = self._down_prefixes
+        own, everyone = (one[:-1] for one in self.filters)
         kind = topic.removeprefix(own) if topic.startswith(own) else ""
         fleet_kind = topic.removeprefix(everyone) if topic.startswith(everyone) else ""
         if len(payload) > MAX_DOWN_BYTES:
             return []
         if kind == DownKind.ACK:
-            self._sender.acked(turn, payload)
+            ack = self._sender.acked(turn, payload)
+            if ack is not None and heartbeats.count_on(turn, self._boot_id, ack.boot):
+                turn.do(SampleTelemetry())
         elif kind == DownKind.DESIRED:
             desired = self._belief.open(turn, Desired, payload)
             if desired is not None and self._desired.accept(turn, desired):
@@ -252,56 +276,17 @@ class AgentCore:
                 self._renewal.answered(turn, answer)
         elif kind == DownKind.COMMAND:
             if command := self._belief.open(turn, Command, payload):
-                commands.run(turn, command)
+                fleet = commands.run(turn, command)
+                if fleet is not None and fleet != self.certificates.identity.fleet:
+                    self._renewal.move(turn, fleet)
         elif DownKind.CONFIG in (kind, fleet_kind):
             config = self._belief.open(turn, FleetConfig, payload)
-            if config and fleet.configure(turn, config) and self.online:
+            if config is not None and heartbeats.configure(turn, config) and self.online:
                 self._schedule_heartbeat(turn.mono_s)
         elif DownKind.CHECKPOINT in (kind, fleet_kind):
-            fleet.see_checkpoint(turn, self._belief, payload)
+            checkpoints.see(turn, self._belief, payload)
         elif DownKind.TRUST_VERSION in (kind, fleet_kind):
             self._belief.told(turn, payload)
-        return self._finish(turn)
-
-    def downloading(self, moment: Moment, job: int, done_bytes: int) -> list[Effect]:
-        """So many bytes of the package file are on disk."""
-        turn = self._turn(moment)
-        self._desired.downloading(turn, job, done_bytes)
-        return self._finish(turn)
-
-    def downloaded(self, moment: Moment, job: int) -> list[Effect]:
-        """The package file is on disk, whole."""
-        turn = self._turn(moment)
-        self._desired.downloaded(turn, job)
-        return self._finish(turn)
-
-    def verified(self, moment: Moment, job: int, candidate: Installed) -> list[Effect]:
-        """The package may be opened here."""
-        turn = self._turn(moment)
-        self._desired.verified(turn, job, candidate)
-        return self._finish(turn)
-
-    def opened(self, moment: Moment, job: int, *, decrypted: bool = True) -> list[Effect]:
-        """The package's files are on disk."""
-        turn = self._turn(moment)
-        self._desired.opened(turn, job, decrypted=decrypted)
-        return self._finish(turn)
-
-    def activated(self, moment: Moment, job: int, inference: dict[str, str | int]) -> list[Effect]:
-        """The package runs: say so at once, with a heartbeat that names its digest."""
-        turn = self._turn(moment)
-        before = self.state.running
-        self._desired.activated(turn, job, inference)
-        if self.state.running is not before and self.online:
-            turn.do(SampleTelemetry())
-        return self._finish(turn)
-
-    def job_failed(self, moment: Moment, job: int, failure: JobFailure) -> list[Effect]:
-        """A step of the job did not succeed."""
-        turn = self._turn(moment)
-        self._desired.failed(turn, job, failure)
-        if failure.code == UNKNOWN_PUBLISHER:
-            self._belief.hurry(turn)
         return self._finish(turn)
 
     def trust_fetched(self, moment: Moment, envelope: bytes | None) -> list[Effect]:
@@ -325,19 +310,25 @@ class AgentCore:
         """The signing request that MakeKey asked for."""
         turn = self._turn(moment)
         self._renewal.csr_made(turn, request_id, csr)
+        self._recovery.key_made(turn)
         return self._finish(turn)
 
-    def certificate_installed(
-        self,
-        moment: Moment,
-        not_before: datetime,
-        not_after: datetime,
-        issuer: bytes | None = None,
-    ) -> list[Effect]:
-        """The next connection will use the new certificate; `issuer` as in Credentials."""
+    def certificate_installed(self, moment: Moment, certified: Certified) -> list[Effect]:
+        """The next connection will try the new certificate."""
         turn = self._turn(moment)
-        self._renewal.installed(turn, not_before, not_after, issuer)
+        self.certificates.take(certified)
+        self._renewal.installed(turn, certified)
         self._renewal.believes(turn, self._belief.store)
+        if self._connect_s is not None:
+            self._connect_s = moment.monotonic_s
+        return self._finish(turn)
+
+    def recovery_answered(
+        self, moment: Moment, request_id: UUID, certificate: str | None, *, refused: bool = False
+    ) -> list[Effect]:
+        """What AskRecovery has brought: a certificate, no answer yet, or a refusal."""
+        turn = self._turn(moment)
+        self._recovery.answered(turn, request_id, certificate, refused=refused)
         return self._finish(turn)
 
     def certificate_refused(self, moment: Moment) -> list[Effect]:
@@ -366,12 +357,14 @@ class AgentCore:
         effects.append(Disconnect("stopped"))
         return effects
 
-    # Parts that are too small for a module
-
     def _turn(self, moment: Moment) -> Turn:
+        if moment.system < self.state.time_floor and self._seen_s is not None:
+            # A clock that is known to be behind still tells how much later it must be by now.
+            self.state.time_floor += timedelta(seconds=max(0.0, moment.monotonic_s - self._seen_s))
+        self._seen_s = moment.monotonic_s
         return Turn(
             moment,
-            identity=self._identity,
+            identity=self.certificates.identity,
             state=self.state,
             outbox=self.outbox,
             online=self.online,
@@ -381,6 +374,7 @@ class AgentCore:
 
     def _finish(self, turn: Turn) -> list[Effect]:
         self._sender.send(turn)
+        self._recovery.plan(turn, refusals=self._attempt)
         return turn.finish()
 
     def _schedule_heartbeat(self, now_s: float) -> None:

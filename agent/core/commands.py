@@ -6,7 +6,7 @@ from uuid import UUID
 from agent.core.effects import Diagnose, Restart
 from agent.core.turn import Turn
 from tensorguard.protocol.messages import Command, Reply
-from tensorguard.protocol.topics import UpKind
+from tensorguard.protocol.topics import UpKind, is_fleet
 
 MAX_REMEMBERED = 1_000
 
@@ -16,27 +16,35 @@ _REFUSED = {
 }
 
 
-def run(turn: Turn, command: Command) -> None:
-    """Start a verified command, unless it was started before; remember it first."""
+def run(turn: Turn, command: Command) -> str | None:
+    """Start a verified command, unless it was started before; remember it first.
+
+    Returns the fleet that the agent has to move to, if it is that.
+    """
     remembered = turn.state.commands
     for command_id in [known for known, expiry in remembered.items() if expiry <= turn.now]:
         del remembered[command_id]
     if command.command_id in remembered:
-        return
+        return None
     if len(remembered) >= MAX_REMEMBERED:
         _reply_refused(turn, command, "too many commands that have not expired")
-        return
+        return None
     remembered[command.command_id] = command.expires_at
     turn.persist()
     if command.kind in _REFUSED:
         _reply_refused(turn, command, _REFUSED[command.kind])
-        return
+        return None
+    fleet = command.arguments.get("fleet") if command.kind == "move" else None
+    if command.kind == "move" and not (isinstance(fleet, str) and is_fleet(fleet)):
+        _reply_refused(turn, command, "that is no fleet")
+        return None
     turn.record("command.executed", {"command_id": str(command.command_id), "kind": command.kind})
     turn.publish(UpKind.REPLY, Reply(command_id=command.command_id, state="acknowledged"))
     if command.kind == "diagnostics":
         turn.do(Diagnose(command.command_id))
-    else:
+    elif command.kind == "restart":
         turn.do(Restart())
+    return fleet
 
 
 def diagnosed(turn: Turn, command_id: UUID, result: dict[str, Any]) -> None:

@@ -1,14 +1,21 @@
 """What the core asks its runtime to do, in the order in which it must be done."""
 
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
+from tensorguard.pki.identity import AgentIdentity
 from tensorguard.protocol.messages import Desired, Grant
 
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open the MQTT session; answer with `connected` or `disconnected`."""
+    """Open the MQTT session; answer with `connected` or `disconnected`.
+
+    `certificate`: the one in use, or the newer one that was installed and is to be tried.
+    """
+
+    certificate: Literal["current", "next"] = "current"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +137,28 @@ class MakeKey:
 
 @dataclass(frozen=True, slots=True)
 class InstallCertificate:
-    """Use this certificate and the key made for `request_id` from the next connect.
+    """Keep this certificate and the key made for `request_id` beside the ones in use.
 
-    Answer with `certificate_installed` or `certificate_refused`.
+    It has to be of the platform's CA, for that key, and name `identity`. Answer with
+    `certificate_installed` or `certificate_refused`.
     """
 
     request_id: UUID
     certificate: str
+    identity: AgentIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteCertificate:
+    """The installed certificate has connected: it replaces the one in use, which may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskRecovery:
+    """Ask over HTTPS for a certificate in place of the ended one; answer `recovery_answered`."""
+
+    request_id: UUID
+    csr: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +191,8 @@ Effect = (
     | FetchTrust
     | MakeKey
     | InstallCertificate
+    | PromoteCertificate
+    | AskRecovery
     | Diagnose
     | Restart
 )

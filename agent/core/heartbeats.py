@@ -5,7 +5,8 @@ from uuid import UUID
 
 from agent.core.settings import Telemetry
 from agent.core.state import AgentState, Installed
-from tensorguard.protocol.messages import Has, Heartbeat, PackageRef, Position
+from agent.core.turn import Turn
+from tensorguard.protocol.messages import Boot, FleetConfig, Has, Heartbeat, PackageRef, Position
 
 
 def build(
@@ -39,6 +40,34 @@ def build(
         has=Has(desired=desired, config=state.config.revision, trust=trust_version),
         ledger=state.checkpoint,
     )
+
+
+def configure(turn: Turn, config: FleetConfig) -> bool:
+    """Take over the fleet's configuration if it is newer; tell whether it was."""
+    state, old = turn.state, turn.state.config
+    if (config.epoch, config.revision) <= (old.epoch, old.revision):
+        return False
+    state.config = Position(epoch=config.epoch, revision=config.revision)
+    state.heartbeat_interval_s = config.heartbeat_interval_s
+    turn.persist()
+    turn.record(
+        "config.changed",
+        {"revision": config.revision, "heartbeat_interval_s": config.heartbeat_interval_s},
+    )
+    return True
+
+
+def count_on(turn: Turn, boot_id: UUID, known: Boot | None) -> bool:
+    """Count this boot above the newest that the platform knows; True where that changed it.
+
+    A device that was restored from an old image counts from there: its heartbeats would be taken
+    for old ones.
+    """
+    if known is None or known.id == boot_id or known.count < turn.state.boot_count:
+        return False
+    turn.state.boot_count = known.count + 1
+    turn.persist()
+    return True
 
 
 def _ref(installed: Installed) -> PackageRef:

@@ -55,17 +55,18 @@ class EventSender:
             self._probes += 1
             self._rewind(turn, connected=False)
 
-    def acked(self, turn: Turn, payload: bytes) -> None:
-        """Forget what the hub has committed."""
+    def acked(self, turn: Turn, payload: bytes) -> Ack | None:
+        """Forget what the hub has committed; return what it said."""
         try:
             ack = codec.decode(Ack, payload)
         except ProtocolError:
-            return
+            return None
         effects = turn.outbox.ack(ack, turn.new_id())
         if effects:
             turn.effects += effects
             self._probes = 0
             self._probe_s = None
+        return ack
 
     def send(self, turn: Turn) -> None:
         """Send what may be sent now, and plan the rest."""

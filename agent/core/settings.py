@@ -24,17 +24,30 @@ class CoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Certified:
+    """Whom a certificate names, from when to when, and by whom.
+
+    `issuer` is the key id of the CA; None leaves it where it is, until its own time comes.
+    """
+
+    identity: AgentIdentity
+    not_before: datetime
+    not_after: datetime
+    issuer: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """Who the agent is: identity, validity of its certificate, and the kid of its X25519 key.
 
-    `issuer` is the key id of the CA that issued the certificate; None leaves it where it is, until
-    the certificate's own time comes.
+    `next` is a newer certificate that has not connected yet; `issuer` as in Certified.
     """
 
     identity: AgentIdentity
     not_before: datetime
     not_after: datetime
     encryption_kid: str
+    next: Certified | None = None
     issuer: bytes | None = None
 
 

@@ -26,10 +26,14 @@ class SeqFloor(Struct, frozen=True, kw_only=True):
 
 
 class Renewal(Struct, frozen=True, kw_only=True):
-    """A certificate asked for: repeated with this request_id until it is answered."""
+    """A certificate asked for: repeated with this request_id until it is answered.
+
+    `fleet` is where the agent was ordered to; None: it stays.
+    """
 
     request_id: UUID
     csr: str | None = None
+    fleet: str | None = None
 
 
 class AgentState(Struct, kw_only=True):

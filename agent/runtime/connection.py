@@ -31,21 +31,31 @@ class Broker:
     port: int
     client_id: str
     filters: tuple[str, ...]
-    will: Publish
+    will: Publish | None
     tls: ssl.SSLContext
     agent_time: datetime | None = None  # where the system clock is known to be behind
 
 
 @dataclass(frozen=True, slots=True)
-class Handlers:
-    """Called from the connection's thread; `ended` exactly once, last.
+class Ended:
+    """Why a session has ended, or could not be had.
 
-    It is given the reason, and whether that was that the server's certificate is of no known CA.
+    `refused`: the broker answered "not authorized". `disbelieved`: its certificate is of no CA that
+    we know.
     """
+
+    reason: str
+    refused: bool
+    disbelieved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Called from the connection's thread; `ended` exactly once, last."""
 
     connected: Callable[[], None]
     message: Callable[[str, bytes], None]
-    ended: Callable[[str, bool], None]
+    ended: Callable[[Ended], None]
 
 
 class Connection:
@@ -55,6 +65,7 @@ class Connection:
         self._broker = broker
         self._handlers = handlers
         self._reason = "closed"
+        self._refused = False
         self._disbelieved = False
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -66,7 +77,8 @@ class Connection:
         self._client.connect_timeout = CONNECT_TIMEOUT_S
         self._client.max_queued_messages_set(MAX_QUEUED)
         self._client.tls_set_context(broker.tls)
-        self._client.will_set(broker.will.topic, broker.will.payload, qos=1, retain=False)
+        if broker.will is not None:
+            self._client.will_set(broker.will.topic, broker.will.payload, qos=1, retain=False)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -102,7 +114,7 @@ class Connection:
         except (OSError, ValueError) as error:
             self._reason = str(error) or type(error).__name__
         finally:
-            self._handlers.ended(self._reason, self._disbelieved)
+            self._handlers.ended(Ended(self._reason, self._refused, self._disbelieved))
 
     def _on_connect(
         self,
@@ -114,6 +126,7 @@ class Connection:
     ) -> None:
         if reason.is_failure:
             self._reason = f"the broker refused the connection: {reason}"
+            self._refused = reason == "Not authorized"
             return
         tls = client.socket()
         if self._broker.agent_time is not None and isinstance(tls, ssl.SSLSocket):

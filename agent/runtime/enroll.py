@@ -3,25 +3,30 @@
 import hmac
 import os
 import platform
+import random
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.core.backoff import REQUEST, Uniform
 from agent.core.state import AgentState
 from agent.errors import (
+    AgentError,
     AlreadyEnrolled,
     BadAnswer,
     EnrollmentNotApproved,
     EnrollmentRefused,
     PinMismatch,
+    PlatformBusy,
+    Unreachable,
 )
 from agent.runtime import keys
 from agent.runtime.https import Answer, request, unverified_context, verified_context
@@ -37,6 +42,7 @@ from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.errors import ProtocolError
 from tensorguard.protocol.join import Join
 from tensorguard.protocol.messages import (
+    DeviceEnrollRequest,
     Enrolled,
     EnrollmentPending,
     EnrollRequest,
@@ -45,6 +51,8 @@ from tensorguard.protocol.messages import (
 )
 
 MAX_CA_ANSWER_CERTIFICATES = 8
+_LONGEST_WAIT_S = 300.0
+_MAY_STOP = "You may stop this command: the same one continues, and nothing is used up."
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _HINTS = {
     "token-expired": "Mint a new enrollment token: this one has expired.",
@@ -52,6 +60,12 @@ _HINTS = {
     "token-revoked": "Mint a new enrollment token: this one was revoked.",
     "key-already-enrolled": "Remove the state directory, so that new keys are made.",
 }
+
+
+def refused(kind: str, detail: str, hint: str) -> EnrollmentRefused:
+    """Return the refusal of a problem or an answer, with the hint that fits this command."""
+    known = next((text for end, text in _HINTS.items() if kind.endswith(end)), None)
+    return EnrollmentRefused(f"{kind}: {detail}", hint=known or hint or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +82,40 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long to wait for an operator's approval, and by which clock."""
+    """How long to wait for an operator's approval, by which clock, and whom to tell meanwhile."""
 
     most_s: float = 3600.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    uniform: Uniform = random.random
+    say: Callable[[str], None] = lambda text: None
+
+
+class Door(Protocol):
+    """A way into a platform: whom it believes, and how it asks."""
+
+    def fetch_anchor(self) -> x509.Certificate:
+        """Return the platform CA that this device was told of. Raises: AgentError."""
+
+    def ask(
+        self, anchor: x509.Certificate, request: DeviceEnrollRequest, system: datetime
+    ) -> Enrolled | EnrollmentPending:
+        """Ask whoever proves to be under the anchor. Raises: AgentError, ProtocolError."""
+
+    def device_url(self, answer: Enrolled) -> str:
+        """Return the URL that packages come from. Raises: BadAnswer."""
 
 
 def enroll(join: Join, directory: StateDir, name: str, waiting: Waiting | None = None) -> Joined:
+    """Enrol this device with a join string. Raises: AgentError."""
+    return enter(_TokenDoor(join), directory, name, waiting)
+
+
+def enter(door: Door, directory: StateDir, name: str, waiting: Waiting | None = None) -> Joined:
     """Enrol this device and store everything it needs to run.
 
-    Keys are on disk before the token is sent, so that the same command after a lost answer gets the
+    Keys are on disk before anything is sent, so that the same command after a lost answer gets the
     same agent. Raises: AgentError.
     """
     waiting = waiting or Waiting()
@@ -89,20 +125,39 @@ def enroll(join: Join, directory: StateDir, name: str, waiting: Waiting | None =
             raise AlreadyEnrolled(f"{directory.path} belongs to an enrolled agent")
         encryption_key = keys.get_or_make_encryption_key(directory)
         tls_key = keys.find_pending_key(directory) or keys.make_pending_key(directory)
-        anchor = fetch_anchor(join)
-        body = EnrollRequest(
-            token=join.token,
+        anchor = door.fetch_anchor()
+        request = DeviceEnrollRequest(
             csr=keys.make_csr(tls_key),
             encryption_key=encryption_key.public_key().public_bytes_raw(),
             name=name,
             facts=collect_facts(),
         )
-        answer = _ask(join, anchor, body, waiting)
+        answer = _ask(lambda: door.ask(anchor, request, waiting.now()), waiting)
         certified = check_answer(answer, anchor, waiting.now())
         if certified.certificate.public_key() != tls_key.public_key():
             raise BadAnswer("the certificate in the answer is not for this device's key")
-        _store(directory, join, name, certified, keys.private_pem(tls_key))
+        url = door.device_url(answer)
+        _store(directory, url, name, certified, keys.private_pem(tls_key))
         return certified
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenDoor:
+    """HTTPS with an enrollment token."""
+
+    join: Join
+
+    def fetch_anchor(self) -> x509.Certificate:
+        return fetch_anchor(self.join)
+
+    def ask(
+        self, anchor: x509.Certificate, request: DeviceEnrollRequest, system: datetime
+    ) -> Enrolled | EnrollmentPending:
+        body = EnrollRequest(token=self.join.token, **msgspec.structs.asdict(request))
+        return read_answer(send(self.join, anchor, body, system))
+
+    def device_url(self, answer: Enrolled) -> str:
+        return self.join.url.rstrip("/")
 
 
 def fetch_anchor(join: Join) -> x509.Certificate:
@@ -187,15 +242,17 @@ def read_answer(answer: Answer) -> Enrolled | EnrollmentPending:
     if answer.status == 202:
         return codec.decode(EnrollmentPending, answer.body)
     problem = answer.problem()
+    if answer.status in (429, 503):
+        raise PlatformBusy(
+            f"the platform asks to come back later: {problem.detail}",
+            retry_after_s=min(answer.retry_after_s or 1.0, _LONGEST_WAIT_S),
+        )
     if answer.status >= 500:
         raise BadAnswer(
             f"the platform failed: {problem.detail}",
             hint="Run the same command again: nothing is lost.",
         )
-    known = next((hint for end, hint in _HINTS.items() if problem.kind.endswith(end)), None)
-    raise EnrollmentRefused(
-        f"{problem.kind or answer.status}: {problem.detail}", hint=known or problem.hint or None
-    )
+    raise refused(problem.kind or str(answer.status), problem.detail, problem.hint)
 
 
 def first_state(joined: Joined) -> AgentState:
@@ -212,24 +269,51 @@ def first_state(joined: Joined) -> AgentState:
     )
 
 
-def _ask(join: Join, anchor: x509.Certificate, body: EnrollRequest, waiting: Waiting) -> Enrolled:
-    until = waiting.clock() + waiting.most_s
+def _ask(ask: Callable[[], Enrolled | EnrollmentPending], waiting: Waiting) -> Enrolled:
+    """Send the enrollment until it is decided, with the same keys each time.
+
+    A platform that cannot be reached ends it only as long as it has not answered once.
+    """
+    began = waiting.clock()
+    asked: EnrollmentPending | None = None
+    failures = 0
     while True:
         try:
-            answer = read_answer(send(join, anchor, body, waiting.now()))
+            answer = ask()
         except ProtocolError as error:
             raise BadAnswer(error.message) from error
-        if isinstance(answer, Enrolled):
-            return answer
-        wait_s = min(300.0, max(1.0, float(answer.poll_after_s)))
-        if waiting.clock() + wait_s > until:
-            raise EnrollmentNotApproved(f"agent {answer.agent_id} waits for an operator's approval")
+        except (Unreachable, PlatformBusy) as error:
+            if asked is None and isinstance(error, Unreachable):
+                raise
+            least_s = getattr(error, "retry_after_s", 0.0)
+            wait_s = least_s + REQUEST.delay_s(failures, waiting.uniform)
+            failures += 1
+            problem: AgentError = error
+        else:
+            if isinstance(answer, Enrolled):
+                return answer
+            if asked is None:
+                waiting.say(
+                    f"Agent {answer.agent_id} waits for an operator's approval. {_MAY_STOP}"
+                )
+            asked, failures = answer, 0
+            # Those who began to wait together do not come back together.
+            wait_s = max(1.0, float(answer.poll_after_s)) * (1 + waiting.uniform() / 10)
+            problem = EnrollmentNotApproved(
+                f"agent {answer.agent_id} waits for an operator's approval"
+            )
+        wait_s = min(wait_s, _LONGEST_WAIT_S)
+        waited_s = waiting.clock() - began
+        if waited_s + wait_s > waiting.most_s:
+            raise problem
+        still = "" if waited_s < 1 else f" after {waited_s:.0f} s"
+        waiting.say(f"{problem.message}{still}; asking again in {wait_s:.0f} s")
         waiting.sleep(wait_s)
 
 
-def _store(directory: StateDir, join: Join, name: str, joined: Joined, key_pem: bytes) -> None:
+def _store(directory: StateDir, url: str, name: str, joined: Joined, key_pem: bytes) -> None:
     home = Home(
-        device_url=join.url.rstrip("/"),
+        device_url=url,
         mqtt_host=joined.mqtt_host,
         mqtt_port=joined.mqtt_port,
         name=name,

@@ -28,11 +28,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, content type and body of an answer."""
+    """Status, content type and body of an answer, and when to come back if it says so."""
 
     status: int
     content_type: str
     body: bytes
+    retry_after_s: float | None = None
 
     def problem(self) -> Problem:
         """Return the RFC 9457 problem in the body, as well as it can be told."""
@@ -114,7 +115,8 @@ def request(
         connection.close()
     if len(data) > MAX_ANSWER_BYTES:
         raise Unreachable(f"{where} answered more than {MAX_ANSWER_BYTES} bytes")
-    return Answer(response.status, response.headers.get_content_type(), data)
+    kind, later = response.headers.get_content_type(), response.headers.get("Retry-After", "")
+    return Answer(response.status, kind, data, float(later) if later.isdecimal() else None)
 
 
 def _line(text: str) -> str:

@@ -1,15 +1,21 @@
-"""The device's side of a certificate renewal: a new key first, both in use at once."""
+"""The device's side of a renewal: a new key first, then both certificates until one has proven."""
 
 from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.core.settings import Certified
 from agent.runtime import keys
-from agent.runtime.statedir import AGENT_PEM, PENDING_KEY, StateDir
+from agent.runtime.statedir import AGENT_PEM, NEXT_PEM, PENDING_KEY, StateDir
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, verify_peer
+from tensorguard.pki.identity import (
+    AgentIdentity,
+    authority_key_id,
+    identity_from_certificate,
+    verify_peer,
+)
 from tensorguard.pki.issuer import certificate_pem
 
 
@@ -29,8 +35,9 @@ def begin(directory: StateDir) -> str:
 def install(
     directory: StateDir, pem: str, trust: TrustStore, identity: AgentIdentity, system: datetime
 ) -> x509.Certificate:
-    """Put the pending key and its certificate in place of the old ones, in one rename.
+    """Put the pending key and its certificate beside the ones in use, in one file.
 
+    The certificate has to name exactly `identity`.
     Raises: CertificateNotUsable, StateDamaged, StateNotWritable.
     """
     key = keys.find_pending_key(directory)
@@ -46,8 +53,36 @@ def install(
         raise CertificateNotUsable("the certificate cannot be read") from None
     if leaf.public_key() != key.public_key():
         raise CertificateNotUsable("the certificate is not for the key that waits for one")
-    if not isinstance(peer.identity, AgentIdentity) or peer.identity.agent_id != identity.agent_id:
-        raise CertificateNotUsable("the certificate names another agent")
-    directory.write(AGENT_PEM, keys.private_pem(key) + certificate_pem(leaf).encode())
+    if peer.identity != identity:
+        raise CertificateNotUsable("the certificate names another agent or fleet")
+    directory.write(NEXT_PEM, keys.private_pem(key) + certificate_pem(leaf).encode())
     directory.remove(PENDING_KEY)
     return leaf
+
+
+def promote(directory: StateDir) -> None:
+    """Use the newer key and certificate, which have connected, from now on; the old ones go.
+
+    Raises: StateNotWritable.
+    """
+    directory.replace(AGENT_PEM, NEXT_PEM)
+
+
+def find_next(directory: StateDir) -> Certified | None:
+    """Return the newer certificate that has yet to connect; None if there is none that could."""
+    data = directory.find(NEXT_PEM)
+    if data is None:
+        return None
+    try:
+        leaf = x509.load_pem_x509_certificate(data)
+        identity = identity_from_certificate(leaf)
+    except (ValueError, PkiError):
+        return None
+    return certified(leaf, identity) if isinstance(identity, AgentIdentity) else None
+
+
+def certified(leaf: x509.Certificate, identity: AgentIdentity) -> Certified:
+    """Return what the core has to know of a certificate."""
+    return Certified(
+        identity, leaf.not_valid_before_utc, leaf.not_valid_after_utc, authority_key_id(leaf)
+    )

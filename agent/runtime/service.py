@@ -20,11 +20,11 @@ from agent.core.clock import Moment
 from agent.core.settings import CoreSettings, Credentials
 from agent.errors import NotEnrolled, StateDamaged, StateNotWritable
 from agent.runtime import keys, renew
-from agent.runtime.connection import Broker, Connection, Handlers
+from agent.runtime.connection import Broker, Connection, Ended, Handlers
 from agent.runtime.https import verified_context
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.packages import PackageStore
-from agent.runtime.statedir import AGENT_PEM, OUTBOX, TRUST, StateDir
+from agent.runtime.statedir import AGENT_PEM, NEXT_PEM, OUTBOX, TRUST, StateDir
 from agent.runtime.telemetry import DeviceTelemetry
 from agent.runtime.worker import Device, Input, Worker
 from agent.version import AGENT_VERSION, BUILD_TIME
@@ -67,7 +67,6 @@ class AgentService:
         self._stopping = threading.Event()
         self.restart = False
         credentials = read_credentials(directory)
-        self._identity = credentials.identity
         self.core = AgentCore(
             CoreSettings(agent_version=AGENT_VERSION, build_time=BUILD_TIME),
             credentials,
@@ -82,7 +81,7 @@ class AgentService:
             device_url=self._home.device_url,
             encryption_key=keys.get_or_make_encryption_key(directory),
             packages=packages,
-            fleet=self._identity.fleet,
+            directory=directory,
             now=clock,
         )
         self._worker = Worker(device, self.core, self._post)
@@ -91,8 +90,8 @@ class AgentService:
         """Run until `stop`, a signal, or a restart command; the caller holds the lock."""
         log.info(
             "agent_started",
-            agent_id=str(self._identity.agent_id),
-            fleet=self._identity.fleet,
+            agent_id=str(self.core.certificates.identity.agent_id),
+            fleet=self.core.certificates.identity.fleet,
             version=AGENT_VERSION,
         )
         try:
@@ -197,8 +196,8 @@ class AgentService:
             case fx.KeepTrust(envelope):
                 if self._write(lambda: self._directory.write(TRUST, envelope)):
                     self._perform(core.trust_kept(self._clock()))
-            case fx.Connect():
-                self._connect()
+            case fx.Connect(certificate):
+                self._connect(NEXT_PEM if certificate == "next" else AGENT_PEM)
             case fx.Disconnect(reason):
                 self._renewed = reason == "renewed"
                 if self._connection is not None:
@@ -213,7 +212,12 @@ class AgentService:
                 csr = renew.begin(self._directory)
                 self._offer(lambda moment: core.csr_made(moment, request_id, csr))
             case fx.InstallCertificate():
-                self._install(effect.certificate)
+                self._install(effect)
+            case fx.PromoteCertificate():
+                self._write(lambda: renew.promote(self._directory))
+                log.info("certificate_in_use", fleet=core.certificates.identity.fleet)
+            case fx.AskRecovery():
+                self._worker.ask_recovery(effect)
             case fx.Diagnose(command_id):
                 facts = self._diagnose()
                 self._offer(lambda moment: core.diagnosed(moment, command_id, facts))
@@ -235,12 +239,12 @@ class AgentService:
         self.core.degraded = False
         return True
 
-    def _connect(self) -> None:
+    def _connect(self, pem: str) -> None:
         core = self.core
         system, floor = self._clock().system, core.state.time_floor
         try:
             tls = verified_context(core.trust.bundle.ca, clock_is_behind=system < floor)
-            tls.load_cert_chain(self._directory.path / AGENT_PEM)
+            tls.load_cert_chain(self._directory.path / pem)
         except (OSError, ssl.SSLError) as error:
             log.error("connection_not_possible", reason=str(error))
             self._offer(lambda moment: core.disconnected(moment))
@@ -261,9 +265,7 @@ class AgentService:
                 message=lambda topic, payload: self._offer(
                     lambda moment: core.message(moment, topic, payload)
                 ),
-                ended=lambda reason, disbelieved: self._post(
-                    lambda moment: self._on_ended(moment, reason, disbelieved)
-                ),
+                ended=lambda ended: self._post(lambda moment: self._on_ended(moment, ended)),
             ),
         )
         connection.open()
@@ -272,17 +274,19 @@ class AgentService:
         log.info("connected", host=self._home.mqtt_host, port=self._home.mqtt_port)
         return self.core.connected(moment)
 
-    def _on_ended(self, moment: Moment, reason: str, disbelieved: bool) -> list[fx.Effect]:
-        log.warning("disconnected", reason=reason)
+    def _on_ended(self, moment: Moment, ended: Ended) -> list[fx.Effect]:
+        log.warning("disconnected", reason=ended.reason)
         self._connection = None
         renewed, self._renewed = self._renewed, False
-        return self.core.disconnected(moment, renewed=renewed, disbelieved=disbelieved)
+        return self.core.disconnected(
+            moment, renewed=renewed, refused=ended.refused, disbelieved=ended.disbelieved
+        )
 
-    def _install(self, certificate: str) -> None:
-        core = self.core
+    def _install(self, effect: fx.InstallCertificate) -> None:
+        core, identity = self.core, effect.identity
         try:
             leaf = renew.install(
-                self._directory, certificate, core.trust, self._identity, self._clock().system
+                self._directory, effect.certificate, core.trust, identity, self._clock().system
             )
         except (renew.CertificateNotUsable, StateNotWritable, StateDamaged) as error:
             log.warning("certificate_refused", reason=error.message)
@@ -290,12 +294,7 @@ class AgentService:
             return
         log.info("certificate_renewed", not_after=leaf.not_valid_after_utc.isoformat())
         self._offer(
-            lambda moment: core.certificate_installed(
-                moment,
-                leaf.not_valid_before_utc,
-                leaf.not_valid_after_utc,
-                authority_key_id(leaf),
-            )
+            lambda moment: core.certificate_installed(moment, renew.certified(leaf, identity))
         )
 
     def _diagnose(self) -> dict[str, str | int]:
@@ -333,6 +332,7 @@ def read_credentials(directory: StateDir) -> Credentials:
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         encryption_kid=kid_of(encryption_key.public_key().public_bytes_raw()),
+        next=renew.find_next(directory),
         issuer=authority_key_id(certificate),
     )
 

@@ -14,6 +14,7 @@ from agent.errors import NotEnrolled, StateDamaged, StateInUse, StateNotWritable
 
 T = TypeVar("T")
 AGENT_PEM = "agent.pem"  # key and certificate in one file, so that both change at once
+NEXT_PEM = "next.pem"  # the same, newer, until it has connected
 PENDING_KEY = "pending-key.pem"  # made, but not certified yet
 ENCRYPTION_KEY = "encryption-key.pem"
 IDENTITY = "identity.json"
@@ -104,6 +105,14 @@ class StateDir:
         """Delete a file if it is there. Raises: StateNotWritable."""
         try:
             (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StateNotWritable(f"{self.path / name}: {error.strerror}") from error
+
+    def replace(self, name: str, by: str) -> None:
+        """Put the file `by` in the place of `name`, durably. Raises: StateNotWritable."""
+        try:
+            (self.path / by).rename(self.path / name)
+            self.sync()
         except OSError as error:
             raise StateNotWritable(f"{self.path / name}: {error.strerror}") from error
 

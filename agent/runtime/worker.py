@@ -12,7 +12,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.core.agent import AgentCore
 from agent.core.clock import Moment, agent_time
-from agent.core.effects import Activate, CancelJob, Download, Effect, FetchTrust, Open, Verify
+from agent.core.effects import (
+    Activate,
+    AskRecovery,
+    CancelJob,
+    Download,
+    Effect,
+    FetchTrust,
+    Open,
+    Verify,
+)
 from agent.core.errors import JobFailure
 from agent.errors import AgentError
 from agent.runtime.bundles import fetch_bundle
@@ -20,6 +29,8 @@ from agent.runtime.downloader import Cancelled, DownloadFailed, download
 from agent.runtime.https import verified_context
 from agent.runtime.inference import ModelFailed, try_model
 from agent.runtime.packages import PackageRefused, PackageStore
+from agent.runtime.recover import ask
+from agent.runtime.statedir import StateDir
 
 PROGRESS_BYTES = 4 * 1024 * 1024  # one report to the core for so much
 MAX_TRUST_BYTES = 1024 * 1024
@@ -36,7 +47,7 @@ class Device:
     device_url: str
     encryption_key: X25519PrivateKey
     packages: PackageStore
-    fleet: str
+    directory: StateDir
     now: Callable[[], Moment]
 
 
@@ -66,6 +77,10 @@ class Worker:
     def fetch_trust(self, effect: FetchTrust) -> None:
         """Ask the platform for a trust bundle."""
         self._asks.submit(self._fetch_trust, effect.version)
+
+    def ask_recovery(self, effect: AskRecovery) -> None:
+        """Ask the platform for a certificate in place of the one that has ended."""
+        self._asks.submit(self._ask_recovery, effect)
 
     def close(self) -> None:
         """Stop; what is downloaded stays for the next start."""
@@ -129,7 +144,7 @@ class Worker:
             step.desired,
             core.trust,
             self._agent_time(),
-            fleet=self._device.fleet,
+            fleet=core.certificates.current.identity.fleet,
             floors=dict(core.state.floors),
         )
         return lambda moment: core.verified(moment, step.job, candidate)
@@ -142,7 +157,7 @@ class Worker:
             self._device.encryption_key,
             core.trust,
             self._agent_time(),
-            fleet=self._device.fleet,
+            fleet=core.certificates.current.identity.fleet,
             floors=dict(core.state.floors),
         )
         return lambda moment: core.opened(moment, step.job, decrypted=decrypted)
@@ -172,6 +187,27 @@ class Worker:
         except AgentError as error:
             log.warning("trust_not_fetched", version=version, reason=error.message)
         self._post(lambda moment: self._core.trust_fetched(moment, envelope))
+
+    def _ask_recovery(self, effect: AskRecovery) -> None:
+        core, certificate, refused = self._core, None, False
+        try:
+            answer = ask(
+                self._device.directory,
+                self._device.device_url,
+                effect.csr,
+                self._tls(),
+                core.state.time_floor if self._clock_is_behind() else None,
+            )
+            certificate, refused, reason = answer.certificate, answer.refused, answer.reason
+        except AgentError as error:
+            reason = error.message
+        if certificate is None:
+            log.warning("not_recovered", reason=reason)
+        self._post(
+            lambda moment: core.recovery_answered(
+                moment, effect.request_id, certificate, refused=refused
+            )
+        )
 
     def _tls(self) -> ssl.SSLContext:
         # A download is not checked for the server's notAfter: the package is, in every way.

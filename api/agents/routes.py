@@ -5,12 +5,14 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query, Response
+from pydantic import AwareDatetime
 
 from api.access import Requires
 from api.agents.sorting import Sort, parse_place, place_of
 from api.agents.views import (
     AgentDetail,
     AgentView,
+    EnrolledBy,
     Presence,
     ReceiptView,
     Revoke,
@@ -18,6 +20,7 @@ from api.agents.views import (
     agent_detail,
     agent_view,
 )
+from api.approvals.views import ApprovalView, approval_view
 from api.context import ApiContext
 from api.etags import revision_etag
 from api.fleets.views import Slug
@@ -27,6 +30,8 @@ from api.views import LINE_PATTERN
 from tensorguard.rollouts.selector import MAX_CHARACTERS, parse_selector
 from tensorguard.services.access import Caller, Permission
 from tensorguard.services.agents import get_agent as get_agent_row
+from tensorguard.services.approvals import ApprovalKind, ask
+from tensorguard.services.mass_revocation import is_one_too_many
 from tensorguard.services.revocations import Receipt, get_receipt, revoke_agent
 from tensorguard.store.agents import AgentFilter, list_certificates
 from tensorguard.store.agents import list_agents as list_agent_rows
@@ -62,6 +67,8 @@ async def list_agents(
             description="Part of a name, or the beginning of an id.",
         ),
     ] = None,
+    enrolled_by: Annotated[EnrolledBy | None, Query()] = None,
+    certificate_expires_before: Annotated[AwareDatetime | None, Query()] = None,
     sort: Annotated[Sort, Query(description="`-` before it: the largest first.")] = "name",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -76,6 +83,8 @@ async def list_agents(
         trust_below=trust_below,
         selector=None if selector is None else parse_selector(selector),
         text=q,
+        enrolled_by=enrolled_by,
+        certificate_expires_before=certificate_expires_before,
     )
     rows = await list_agent_rows(session, wanted, sort=sort, after=after, limit=limit + 1)
     return page_of(rows, limit, view=agent_view, key=lambda row: place_of(sort, row))
@@ -91,16 +100,40 @@ async def get_agent(
     return agent_detail(row, await list_certificates(session, agent_id))
 
 
-@router.post("/{agent_id}/revoke")
+@router.post(
+    "/{agent_id}/revoke",
+    response_model=ReceiptView,
+    responses={202: {"model": ApprovalView, "description": "A second person has to agree."}},
+)
 async def revoke(
-    caller: Revoker, context: Context, agent_id: UUID, body: Revoke, now: Now
-) -> ReceiptView:
+    caller: Revoker,
+    context: Context,
+    agent_id: UUID,
+    body: Revoke,
+    now: Now,
+) -> ReceiptView | Response:
     """Pull the kill switch: the agent is disconnected, refused, and cannot come back.
 
     Answers with the receipt so far, at the latest after a second: GET …/revocation tells the rest.
+    Whoever has revoked more than ten agents of the fleet, and more than 5 % of it, within ten
+    minutes is answered with an approval instead: a second person has to agree.
     """
     # Committed before the wait: the fronts hear of it only then.
     async with context.sessions.begin() as session:
+        agent = await get_agent_row(session, agent_id)
+        if agent["status"] != "revoked" and await is_one_too_many(
+            session, agent["fleet"], by=caller.actor, now=now
+        ):
+            approval = await ask(
+                session,
+                ApprovalKind.REVOKE_AGENT,
+                {"agent_id": str(agent_id), "reason": body.reason},
+                fleet=agent["fleet"],
+                by=caller,
+                now=now,
+            )
+            view = await approval_view(session, approval, caller, now=now)
+            return Response(view.model_dump_json(), 202, media_type="application/json")
         receipt = await revoke_agent(
             session, agent_id, reason=body.reason, by=caller.actor, now=now
         )

@@ -22,8 +22,10 @@ Sort = Literal[
     "-memory",
     "disk",
     "-disk",
+    "expiry",
+    "-expiry",
 ]
-_TIMES = frozenset({"created", "heartbeat"})
+_TIMES = frozenset({"created", "heartbeat", "expiry"})
 
 
 def place_of(sort: Sort, row: sa.RowMapping) -> tuple[str, str, str]:

@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import sqlalchemy as sa
+from pydantic import Field, model_validator
 
+from api.fleets.views import Slug
 from api.views import Body, Reason, View
+from tensorguard.services.admission import MOST_AT_ONCE
 
 Status = Literal["pending", "active", "rejected", "revoked"]
 Presence = Literal["never", "online", "late", "offline"]
+EnrolledBy = Literal["token", "mtls"]
 
 
 class RunningPackageView(View):
@@ -42,7 +46,10 @@ class AgentView(View):
     agent_version: str | None
     created_at: datetime
     enrolled_at: datetime | None
+    enrolled_by: EnrolledBy
     revoked_at: datetime | None
+    certificate_not_after: datetime | None
+    move_to: str | None
     revision: int
 
 
@@ -76,8 +83,12 @@ class AgentDetail(AgentView):
 
     status_reason: str | None
     facts: dict[str, Any]
-    enrolled_by: str
     token_id: UUID | None
+    token_revoked_at: datetime | None
+    """When the token that the agent came with was revoked: an approval asks for a second look."""
+    released_at: datetime | None
+    manufacturer_ca_id: UUID | None
+    device_serial: str | None
     boot_id: UUID | None
     boot_count: int | None
     temperature_c: float | None
@@ -97,6 +108,57 @@ class Revoke(Body):
     reason: Reason
 
 
+class Approve(Body):
+    """Nothing more needs to be said."""
+
+
+class Reject(Body):
+    """Why the device may not join: it is told, and it stands in the ledger for ever."""
+
+    reason: Reason
+
+
+class Release(Body):
+    """Why the device's keys may enrol anew: stands in the ledger for ever."""
+
+    reason: Reason
+
+
+class Decide(Body):
+    """The same decision about several agents; only a rejection has a reason."""
+
+    ids: Annotated[list[UUID], Field(min_length=1, max_length=MOST_AT_ONCE)]
+    decision: Literal["approve", "reject"]
+    reason: Reason | None = None
+
+    @model_validator(mode="after")
+    def _gives_a_reason_to_those_rejected(self) -> Self:
+        if (self.decision == "reject") != (self.reason is not None):
+            raise ValueError("a rejection has a reason, an approval has none")
+        return self
+
+
+class UndecidedView(View):
+    """An agent about which nothing was decided, and why not."""
+
+    id: UUID
+    code: str
+    detail: str
+
+
+class DecisionsView(View):
+    """What became of several agents."""
+
+    decided: list[UUID]
+    failed: list[UndecidedView]
+
+
+class Move(Body):
+    """The fleet to go to."""
+
+    fleet: Slug
+
+
 class FrontView(View):
     """What one broker front did, and after how long."""
 
@@ -108,7 +170,11 @@ class FrontView(View):
 
 
 class ReceiptView(View):
-    """A revocation; `partial` while `waiting_for` names fronts that have not confirmed it."""
+    """A revocation; `partial` while `waiting_for` names fronts that have not confirmed it.
+
+    Those `not_answering` have lost their lease: they admit nobody, and end their sessions within
+    minutes.
+    """
 
     agent_id: UUID
     seq: int
@@ -118,6 +184,7 @@ class ReceiptView(View):
     revoked_by: str
     fronts: list[FrontView]
     waiting_for: list[str]
+    not_answering: list[str]
 
 
 class TelemetryPoint(View):
@@ -186,8 +253,11 @@ def agent_detail(row: sa.RowMapping, certificates: list[sa.RowMapping]) -> Agent
             for name in (
                 "status_reason",
                 "facts",
-                "enrolled_by",
                 "token_id",
+                "token_revoked_at",
+                "released_at",
+                "manufacturer_ca_id",
+                "device_serial",
                 "boot_id",
                 "temperature_c",
                 "accelerators",

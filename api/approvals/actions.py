@@ -7,23 +7,39 @@ committed together. They raise a ServiceError to refuse; nothing they did stands
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
-from tensorguard.services import publishers
+from tensorguard.services import manufacturers, publishers
 from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
+from tensorguard.services.fleet_revocations import revoke_fleet
+from tensorguard.services.revocations import revoke_agent
 from tensorguard.services.trust_publishing import publish
 
 
 def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
     """Return what carries out each kind in this process."""
     return {
+        ApprovalKind.REGISTER_MANUFACTURER: _activate_manufacturer,
         ApprovalKind.REGISTER_PUBLISHER: _register_publisher,
         ApprovalKind.REVOKE_PUBLISHER: _revoke_publisher,
+        ApprovalKind.REVOKE_AGENT: _revoke_agent,
+        ApprovalKind.REVOKE_FLEET: _revoke_fleet,
         ApprovalKind.PUBLISH_TRUST: _publish_trust,
     }
+
+
+async def _activate_manufacturer(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    ca_id = UUID(request["manufacturer_ca_id"])
+    await manufacturers.activate_manufacturer(
+        session, ca_id, by=deciders.requested_by, approved_by=deciders.approved_by, now=now
+    )
+    return {"manufacturer_ca_id": str(ca_id)}
 
 
 async def _register_publisher(
@@ -48,6 +64,34 @@ async def _revoke_publisher(
         session, request["kid"], reason=request["reason"], by=deciders.requested_by, now=now
     )
     return {"kid": publisher.kid}
+
+
+async def _revoke_agent(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    receipt = await revoke_agent(
+        session,
+        UUID(request["agent_id"]),
+        reason=request["reason"],
+        by=deciders.requested_by,
+        approved_by=deciders.approved_by,
+        now=now,
+    )
+    return {"agent_id": str(receipt.agent_id), "seq": receipt.seq}
+
+
+async def _revoke_fleet(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    receipt = await revoke_fleet(
+        session,
+        request["fleet"],
+        reason=request["reason"],
+        by=deciders.requested_by,
+        approved_by=deciders.approved_by,
+        now=now,
+    )
+    return {"fleet": receipt.fleet, "revocation_id": str(receipt.id), "agents": receipt.agents}
 
 
 async def _publish_trust(

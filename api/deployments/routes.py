@@ -15,10 +15,12 @@ from api.deployments.views import (
     DeploymentDetail,
     DeploymentPlan,
     DeploymentView,
+    FailuresView,
     PreviewView,
     agent_view,
     deployment_detail,
     deployment_view,
+    failures_view,
     preview_view,
 )
 from api.fleets.views import Slug
@@ -28,7 +30,9 @@ from tensorguard.rollouts.states import AgentState, DeploymentState
 from tensorguard.services import deployments
 from tensorguard.services.access import Caller, Permission
 from tensorguard.store.deployments import (
+    FAILED,
     Deployment,
+    count_failures,
     count_states,
     list_deployment_agents,
     list_stages,
@@ -38,6 +42,7 @@ from tensorguard.store.deployments import list_deployments as list_deployment_ro
 router = new_router("/api/v1/deployments", "deployments")
 Reader = Annotated[Caller, Requires(Permission.DEPLOYMENTS_READ)]
 Writer = Annotated[Caller, Requires(Permission.DEPLOYMENTS_WRITE)]
+_MOST_REASONS = 20
 
 
 @router.post("", status_code=201)
@@ -106,6 +111,15 @@ async def list_agents(
         session, deployment_id, states=state or (), after=after, limit=limit + 1
     )
     return page_of(rows, limit, view=agent_view, key=lambda row: (str(row.agent_id),))
+
+
+@router.get("/{deployment_id}/failures")
+async def list_failures(caller: Reader, session: Session, deployment_id: UUID) -> FailuresView:
+    """Count why agents do not run the release, all of them."""
+    await deployments.get_deployment(session, deployment_id)
+    failures = await count_failures(session, deployment_id, limit=_MOST_REASONS)
+    counts = (await count_states(session, [deployment_id])).get(deployment_id, {})
+    return failures_view(failures, all_agents=sum(counts.get(state, 0) for state in FAILED))
 
 
 @router.post("/{deployment_id}/start")

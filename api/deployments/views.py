@@ -13,7 +13,7 @@ from tensorguard.rollouts.selector import MAX_CHARACTERS
 from tensorguard.rollouts.states import AgentState, DeploymentState
 from tensorguard.rollouts.strategy import parse_strategy
 from tensorguard.services.deployments import Plan, Preview
-from tensorguard.store.deployments import Deployment, DeploymentAgent, StageRow
+from tensorguard.store.deployments import Deployment, DeploymentAgent, Failure, StageRow
 
 
 class DeploymentPlan(Body):
@@ -112,6 +112,21 @@ class PreviewView(View):
     groups: list[GroupView]
 
 
+class FailureView(View):
+    """Agents that ended in the same bad state for the same reason."""
+
+    state: AgentState
+    reason: str
+    agents: int
+
+
+class FailuresView(View):
+    """Why agents do not run a release: what concerns the most of them first, `others` summed up."""
+
+    groups: list[FailureView]
+    others: int
+
+
 class DeploymentAgentView(View):
     """How far one agent is, and why it is no further."""
 
@@ -151,6 +166,13 @@ def preview_view(preview: Preview) -> PreviewView:
     """Return a preview as the api shows it."""
     groups = [GroupView.model_validate(group) for group in preview.groups]
     return PreviewView(stages=preview.stages, groups=groups)
+
+
+def failures_view(failures: Sequence[Failure], *, all_agents: int) -> FailuresView:
+    """Return failures as the api shows them, of so many agents that failed at all."""
+    groups = [FailureView.model_validate(one) for one in failures]
+    others = max(0, all_agents - sum(one.agents for one in groups))
+    return FailuresView(groups=groups, others=others)
 
 
 def agent_view(agent: DeploymentAgent) -> DeploymentAgentView:

@@ -4,11 +4,13 @@ from fastapi import FastAPI
 
 from api.application import build
 from api.context import ApiContext
+from api.crl.routes import device_router as crl
 from api.device.joining import router as joining
 from api.device.packages import router as packages
+from api.device.recovering import router as recovering
 from api.settings import ApiSettings, load_settings
 
-ROUTERS = (joining, packages)
+ROUTERS = (joining, recovering, packages, crl)
 
 
 def create_device_app(

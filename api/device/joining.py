@@ -5,11 +5,13 @@ from typing import Annotated
 from fastapi import Path, Request, Response
 
 from api.access import PUBLIC
+from api.device.peer import peer_address
+from api.errors import Overloaded
 from api.limits import KIB, check_json, limits
 from api.routing import Context, Now, Session, new_router
 from tensorguard.protocol import codec
-from tensorguard.protocol.messages import EnrollmentPending, EnrollRequest, MqttAddress
-from tensorguard.services.enrollment import enroll as enroll_agent
+from tensorguard.protocol.messages import EnrollmentPending, EnrollRequest
+from tensorguard.services.applicants import check_request
 from tensorguard.services.trust import get_bundle_envelope
 
 router = new_router("/device/v1", "device")
@@ -24,25 +26,19 @@ async def get_ca(context: Context) -> Response:
 
 @router.post("/enroll", dependencies=[PUBLIC], response_class=Response)
 @limits(max_body_bytes=MAX_ENROLL_BYTES)
-async def enroll(request: Request, context: Context, session: Session, now: Now) -> Response:
+async def enroll(request: Request, context: Context, now: Now) -> Response:
     """Make an agent of the device: 201 with its identity, or 202 while an operator decides."""
     check_json(request)
-    peer_ip = request.client.host if request.client else "unknown"
-    context.enrollment_budget.check(peer_ip, now)
+    peer_ip = peer_address(request, context.settings)
+    for budget in (context.enrollment_budget, context.enrollment_rate):
+        budget.check(peer_ip, now)
+    context.enrollment_rate.spend(peer_ip, now)
     try:
-        answer = await enroll_agent(
-            session,
-            context.keyring,
-            codec.decode(EnrollRequest, await request.body()),
-            peer_ip=peer_ip,
-            mqtt=MqttAddress(
-                host=context.settings.public_names[0], port=context.settings.mqtt.port
-            ),
-            now=now,
-        )
+        message = codec.decode(EnrollRequest, await request.body())
+        answer = await context.enrollments.enroll(check_request(message, peer_ip=peer_ip))
     except Exception as error:
         code = getattr(error, "code", None)
-        if isinstance(code, str):
+        if isinstance(code, str) and not isinstance(error, Overloaded):
             context.enrollment_budget.spend(peer_ip, now)
             context.enrollment_failures.count(code, peer_ip, now)
         raise

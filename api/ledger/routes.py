@@ -18,6 +18,7 @@ from tensorguard.services.ledger_queries import (
     list_verifier_keys,
 )
 from tensorguard.services.ledger_queries import list_entries as list_ledger_entries
+from tensorguard.store.names import find_names
 
 router = new_router("/api/v1/ledger", "ledger")
 Reader = Annotated[Caller, Requires(Permission.LEDGER_READ)]
@@ -60,8 +61,12 @@ async def list_entries(
         limit=limit,
     )
     goes_on = page.next_end if newest_first else page.next_start
+    # Whoever may read the ledger may know who acted, and upon what.
+    subjects = {(entry.subject_kind, entry.subject_id) for entry in page.items}
+    actors = {(entry.actor_kind, entry.actor_id) for entry in page.items}
+    names = await find_names(session, subjects | actors)
     return Page(
-        items=[entry_view(entry) for entry in page.items],
+        items=[entry_view(entry, names) for entry in page.items],
         next_cursor=None if goes_on is None else encode_cursor(goes_on),
     )
 

@@ -11,11 +11,11 @@ from tensorguard.tgsp.reader import UNCHECKED
 
 # What an upload goes through before it is there.
 CHECKED = (
-    "signature by a registered publisher who may sign this name",
-    "form of the container and the manifest",
-    "validity window at the upload",
-    "digest of the encrypted payload",
-    "grant to the platform opens, and holds the key that the payload is under",
+    "it is signed by a registered publisher who may sign this name",
+    "container and manifest are well formed",
+    "it was valid on the day of its upload",
+    "the encrypted payload has the digest that was signed",
+    "the platform's grant opens, and holds the key of the payload",
 )
 
 

@@ -12,8 +12,10 @@ from uuid import UUID
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tensorguard.cli.admissions import app as agents
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
 from tensorguard.cli.publisher import app as publisher
+from tensorguard.cli.revocation import app as revocation
 from tensorguard.services import api_keys, second_factor, users
 from tensorguard.services.access import Role
 from tensorguard.services.passwords import generate_password, hash_password
@@ -25,6 +27,8 @@ user = typer.Typer(no_args_is_help=True, help="People who may sign in.")
 app.add_typer(api_key, name="api-key")
 app.add_typer(user, name="user")
 app.add_typer(publisher, name="publisher")
+app.add_typer(agents, name="agents")
+app.add_typer(revocation, name="revoke")
 
 T = TypeVar("T")
 AskPassword = Annotated[

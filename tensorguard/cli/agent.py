@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,9 @@ import typer
 from platformdirs import user_data_path
 
 from agent.errors import NotEnrolled
-from agent.runtime.enroll import Waiting
+from agent.runtime.enroll import Joined, Waiting, enter
 from agent.runtime.enroll import enroll as join_platform
+from agent.runtime.enroll_mtls import DeviceDoor
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.service import AgentService, read_credentials, read_trust
 from agent.runtime.statedir import OUTBOX, StateDir
@@ -38,6 +40,9 @@ StateDirOption = Annotated[
     Path | None,
     typer.Option("--state-dir", metavar="DIR", help="The agent's keys, state and packages."),
 ]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Ask once, and leave if an operator has to decide.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -49,14 +54,67 @@ def enroll(
     wait_s: Annotated[
         float, typer.Option("--wait", min=0, help="Seconds to wait for an operator's approval.")
     ] = 3600.0,
+    no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
-    """Enrol this device with a platform. A lost answer costs nothing: run it again."""
+    """Enrol this device with a platform. A lost answer costs nothing: run it again.
+
+    Where an operator has to approve, it asks again until somebody has decided; whenever it is
+    stopped, the same command continues with the same keys.
+    """
     text = sys.stdin.readline() if join == "-" else join
     directory = StateDir(state_dir or default_state_dir())
-    joined = join_platform(
-        parse_join(text), directory, name or platform.node() or "agent", Waiting(most_s=wait_s)
+    waiting = _waiting(wait_s, no_wait=no_wait, as_json=as_json)
+    joined = join_platform(parse_join(text), directory, _name(name), waiting)
+    _report_joined(joined, directory, as_json)
+
+
+@app.command("enroll-mtls")
+def enroll_mtls(
+    url: Annotated[str, typer.Option(metavar="mqtts://HOST:PORT", help="Where devices enrol.")],
+    device_cert: Annotated[
+        Path, typer.Option(metavar="FILE", help="The manufacturer's certificate (PEM).")
+    ],
+    device_key: Annotated[
+        Path, typer.Option(metavar="FILE", help="Its private key (PEM); a TPM is not supported.")
+    ],
+    ca_pin: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="SHA-256 of the platform CA's public key (SPKI)."),
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The platform CA (PEM), instead of its pin.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What to call this device.")] = "",
+    state_dir: StateDirOption = None,
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait for an operator's approval.")
+    ] = 3600.0,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+) -> None:
+    """Enrol this device with the certificate that it left the factory with."""
+    directory = StateDir(state_dir or default_state_dir())
+    door = DeviceDoor.open(
+        url=url, ca_pin=ca_pin, ca_file=ca, certificate=device_cert, key=device_key
     )
+    waiting = _waiting(wait_s, no_wait=no_wait, as_json=as_json)
+    joined = enter(door, directory, _name(name), waiting)
+    _report_joined(joined, directory, as_json)
+
+
+def _waiting(wait_s: float, *, no_wait: bool, as_json: bool) -> Waiting:
+    return Waiting(
+        most_s=0.0 if no_wait else wait_s,
+        say=_say_nothing if as_json else partial(typer.echo, err=True),
+    )
+
+
+def _name(given: str) -> str:
+    return given or platform.node() or "agent"
+
+
+def _report_joined(joined: Joined, directory: StateDir, as_json: bool) -> None:
     report = {
         "agent_id": str(joined.identity.agent_id),
         "fleet": joined.identity.fleet,
@@ -121,6 +179,10 @@ def status(state_dir: StateDirOption = None, as_json: Json = False) -> None:
         "state_dir": str(directory.path),
     }
     _report(report, as_json)
+
+
+def _say_nothing(text: str) -> None:
+    """Keep quiet: what is printed is for a program."""
 
 
 def _report(report: dict[str, Any], as_json: bool) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import typer
+import uvloop
 
 from api.serve import run as run_api
 from api.settings import ApiSettings, load_settings
@@ -21,7 +22,7 @@ def api() -> None:
 def run() -> None:
     """Run the API until SIGTERM; settings come from TG_… variables."""
     configure_logs()
-    asyncio.run(_serve(load_settings()))
+    uvloop.run(_serve(load_settings()))
 
 
 async def _serve(settings: ApiSettings) -> None:

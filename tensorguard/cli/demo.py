@@ -35,6 +35,9 @@ def demo(
     ] = None,
     device: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="For devices.")] = None,
     mqtt: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="For devices.")] = None,
+    enroll_mqtt: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="For devices of manufacturers.")
+    ] = None,
     agents: Annotated[int, typer.Option(min=1, max=1000, help="How many are simulated.")] = 25,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line when all is there; talk on stderr.")
@@ -48,7 +51,7 @@ def demo(
     directory = create_data_directory(data_dir or default_data_directory())
     request = UpRequest(
         data_directory=directory,
-        wishes=Wishes(http, device, mqtt, None),
+        wishes=Wishes(http, device, mqtt, enroll_mqtt),
         trust_domain="tensorguard.local",
     )
     say = partial(typer.echo, err=as_json)

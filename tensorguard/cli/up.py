@@ -33,6 +33,12 @@ def up(
     mqtt: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="For devices: MQTT over mutual TLS.")
     ] = None,
+    enroll_mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="For devices that enrol by their maker's certificate: MQTT."
+        ),
+    ] = None,
     public_host: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +72,9 @@ def up(
     protection = _protection(tls_cert, tls_key, behind_proxy)
     request = UpRequest(
         data_directory=data_dir or default_data_directory(),
-        wishes=Wishes(http, device, mqtt, public_host, is_http_protected=bool(protection)),
+        wishes=Wishes(
+            http, device, mqtt, enroll_mqtt, public_host, is_http_protected=bool(protection)
+        ),
         trust_domain=trust_domain,
         service_settings=protection,
     )
@@ -106,6 +114,7 @@ def announce_to_people(has_tls: bool, ready: Ready) -> None:
         f"  sign in    {ADMIN_EMAIL}{note}\n"
         f"  devices    {urls['device_url']}\n"
         f"  MQTT       {urls['mqtt_url']}\n"
+        f"  enrol      {urls['enroll_url']} (makers' certificates)\n"
         f"  data       {ready.data_directory}\n"
         "Ctrl-C stops it.\n"
     )
@@ -117,4 +126,5 @@ def _urls(has_tls: bool, ready: Ready) -> dict[str, str]:
         "url": f"{'https' if has_tls else 'http'}://{addresses.http}",
         "device_url": addresses.url("https", addresses.device),
         "mqtt_url": addresses.url("mqtts", addresses.mqtt),
+        "enroll_url": addresses.url("mqtts", addresses.enroll_mqtt),
     }

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
 from uuid import UUID
@@ -99,13 +99,33 @@ Identity = AgentIdentity | ServiceIdentity
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """A device that asks to join, as its manufacturer's certificate (DER) names it.
+
+    `serial` is the subject's serialNumber, `issuer_spki_sha256` the key of the manufacturer CA.
+    """
+
+    certificate: bytes = field(repr=False)
+    issuer_spki_sha256: bytes
+    serial: str
+
+    @property
+    def certificate_sha256(self) -> str:
+        """Lower-case hex; part of the device's topics, and its MQTT client id."""
+        return hashlib.sha256(self.certificate).hexdigest()
+
+
+Holder = Identity | DeviceIdentity
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Who is at the other end of a connection, by a certificate that was believed.
 
     `spki_sha256` is lower-case hex; a session must end at `not_after`.
     """
 
-    identity: Identity
+    identity: Holder
     serial: int
     spki_sha256: str
     not_after: datetime
@@ -161,7 +181,7 @@ def subject_key_id(ca: x509.Certificate) -> bytes:
 
 
 # What cryptography raises for content that it does not take; only the first is documented for all.
-_UNPARSABLE: Final = (
+UNPARSABLE: Final = (
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
@@ -177,7 +197,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
         raise BadCertificate(f"a certificate of {len(der)} bytes is larger than any that we issue")
     try:
         return x509.load_der_x509_certificate(der)
-    except _UNPARSABLE:
+    except UNPARSABLE:
         raise BadCertificate("the certificate cannot be parsed") from None
 
 
@@ -190,7 +210,7 @@ def identity_from_certificate(certificate: x509.Certificate | bytes) -> Identity
     leaf = load_certificate(certificate) if isinstance(certificate, bytes) else certificate
     try:
         return _identity(leaf)
-    except _UNPARSABLE:
+    except UNPARSABLE:
         # cryptography parses extensions, names and keys only when they are asked for.
         raise BadCertificate("the certificate cannot be parsed") from None
 
@@ -209,17 +229,32 @@ def verify_peer(
         raise WrongTrustDomain(
             f"the certificate is of {identity.trust_domain!r}, this platform is {trust_domain!r}"
         )
-    if not any(_is_current(ca, now) and _issued(ca, leaf) for ca in cas):
+    if find_issuer(leaf, cas, now) is None:
         raise WrongIssuer("no current platform CA has issued the certificate directly")
-    if now >= leaf.not_valid_after_utc:
-        raise CertificateExpired(
-            f"the certificate expired at {leaf.not_valid_after_utc.isoformat()}"
-        )
-    if now < leaf.not_valid_before_utc:
-        raise CertificateNotYetValid(
-            f"the certificate is valid from {leaf.not_valid_before_utc.isoformat()}"
-        )
+    check_time(leaf, now)
     return Peer(identity, leaf.serial_number, spki_sha256(leaf), leaf.not_valid_after_utc)
+
+
+def find_issuer(
+    leaf: x509.Certificate, cas: Sequence[x509.Certificate], now: datetime
+) -> x509.Certificate | None:
+    """Return the CA, valid now, that has issued a certificate directly; None where none has."""
+    return next((ca for ca in cas if _is_current(ca, now) and _issued(ca, leaf)), None)
+
+
+def check_time(certificate: x509.Certificate, now: datetime) -> None:
+    """Refuse a certificate outside its validity.
+
+    Raises: CertificateExpired, CertificateNotYetValid.
+    """
+    if now >= certificate.not_valid_after_utc:
+        raise CertificateExpired(
+            f"the certificate expired at {certificate.not_valid_after_utc.isoformat()}"
+        )
+    if now < certificate.not_valid_before_utc:
+        raise CertificateNotYetValid(
+            f"the certificate is valid from {certificate.not_valid_before_utc.isoformat()}"
+        )
 
 
 def _is_current(ca: x509.Certificate, now: datetime) -> bool:

@@ -12,6 +12,7 @@ from tensorguard.protocol.messages import (
     FrontConnected,
     FrontDenied,
     FrontDisconnected,
+    FrontEnroll,
     Heartbeat,
     KeyRequest,
     Message,
@@ -23,6 +24,8 @@ from tensorguard.protocol.topics import FrontKind, UpKind
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 MAX_HEARTBEAT_BYTES: Final = 8 * 1024
+# A device's certificate and request in base64: only a front says it, over the hub's own connection.
+MAX_FRONT_ENROLL_BYTES: Final = 128 * 1024
 
 _UP: Final[dict[UpKind | FrontKind, type[Message]]] = {
     UpKind.HEARTBEAT: Heartbeat,
@@ -35,6 +38,7 @@ _UP: Final[dict[UpKind | FrontKind, type[Message]]] = {
     FrontKind.CONNECTED: FrontConnected,
     FrontKind.DISCONNECTED: FrontDisconnected,
     FrontKind.DENIED: FrontDenied,
+    FrontKind.ENROLL: FrontEnroll,
 }
 _DECODERS = {kind: msgspec.json.Decoder(type_) for kind, type_ in _UP.items()}
 _TIMES: Final = {
@@ -43,6 +47,10 @@ _TIMES: Final = {
     for field in ("at", "sent_at")
     if field in type_.__struct_fields__
 }
+_MAX_BYTES: Final[dict[UpKind | FrontKind, int]] = {
+    UpKind.HEARTBEAT: MAX_HEARTBEAT_BYTES,
+    FrontKind.ENROLL: MAX_FRONT_ENROLL_BYTES,
+}
 _EVENT_HEADER = msgspec.json.Decoder(EventHeader)
 T = TypeVar("T", bound=Message)
 _ENCODER = msgspec.json.Encoder()
@@ -50,7 +58,7 @@ _ENCODER = msgspec.json.Encoder()
 
 def max_bytes(kind: UpKind | FrontKind) -> int:
     """Return the largest payload of `kind` in bytes."""
-    return MAX_HEARTBEAT_BYTES if kind is UpKind.HEARTBEAT else MAX_PAYLOAD_BYTES
+    return _MAX_BYTES.get(kind, MAX_PAYLOAD_BYTES)
 
 
 def encode(message: msgspec.Struct) -> bytes:

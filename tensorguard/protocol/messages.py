@@ -210,15 +210,38 @@ class FrontDenied(Message, frozen=True, kw_only=True):
     topic: Text200 | None = None
 
 
+class FrontEnroll(Message, frozen=True, kw_only=True):
+    """`enroll`: what a device says whose manufacturer's certificate (DER) the front has verified.
+
+    The front vouches for the certificate and for the device's key, not for the `request`.
+    """
+
+    certificate: Annotated[bytes, Meta(max_length=8192)]
+    request: bytes
+    peer: str
+    at: Timestamp
+
+
 # Down
 
 
+class Boot(Message, frozen=True, kw_only=True):
+    """The start of an agent that the platform knows as its newest: id and count."""
+
+    id: UUID
+    count: Count
+
+
 class Ack(Message, frozen=True, kw_only=True):
-    """`ack`: every event of log_id up to `through` is committed; `rejected` will never be."""
+    """`ack`: every event of log_id up to `through` is committed; `rejected` will never be.
+
+    The one after a connect also has the newest `boot` that the platform knows.
+    """
 
     log_id: UUID
     through: Count
     rejected: list[Number] = []
+    boot: Boot | None = None
 
 
 class Checkpoint(Message, frozen=True, kw_only=True):
@@ -296,7 +319,7 @@ class Command(Signed, frozen=True, kw_only=True):
 
     agent_id: UUID
     command_id: UUID
-    kind: Literal["restart", "diagnostics", "collect-logs", "set-tags"]
+    kind: Literal["restart", "diagnostics", "collect-logs", "set-tags", "move"]
     arguments: dict[str, Any] = {}
 
 
@@ -359,14 +382,19 @@ class TrustBundle(Signed, frozen=True, kw_only=True):
 # Joining
 
 
-class EnrollRequest(Message, frozen=True, kw_only=True):
-    """`POST /device/v1/enroll`: token, proof of possession, and what the device says of itself."""
+class DeviceEnrollRequest(Message, frozen=True, kw_only=True):
+    """`up/enroll`: proof of possession of the new key, and what the device says of itself."""
 
-    token: Annotated[str, Meta(min_length=1, max_length=128)]
     csr: Annotated[str, Meta(max_length=1_100_000)]
     encryption_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     name: Text200
     facts: dict[str, Any] = {}
+
+
+class EnrollRequest(DeviceEnrollRequest, frozen=True, kw_only=True):
+    """`POST /device/v1/enroll`: the same, and the token that lets the device in."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class MqttAddress(Message, frozen=True, kw_only=True):
@@ -385,6 +413,7 @@ class Enrolled(Message, frozen=True, kw_only=True):
     mqtt: MqttAddress
     config: dict[str, Any]
     trust: dict[str, Any]
+    device_url: str | None = None
     status: Literal["active"] = "active"
 
 
@@ -394,3 +423,12 @@ class EnrollmentPending(Message, frozen=True, kw_only=True):
     agent_id: UUID
     poll_after_s: int
     status: Literal["pending"] = "pending"
+
+
+class EnrollmentRefused(Message, frozen=True, kw_only=True):
+    """Over MQTT, where there is no status code: `code` as in the problem of the HTTPS answer."""
+
+    code: str
+    detail: str
+    hint: str
+    status: Literal["refused"] = "refused"

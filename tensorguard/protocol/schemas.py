@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tensorguard.protocol import envelope, messages, topics
+from tensorguard.protocol import envelope, messages, recovery, topics
 from tensorguard.protocol.join import Join
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -29,8 +29,14 @@ DOCUMENTS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "envelope": envelope.Envelope,
     "join": Join,
     "enroll-request": messages.EnrollRequest,
+    "device-enroll-request": messages.DeviceEnrollRequest,
     "enrolled": messages.Enrolled,
     "enrollment-pending": messages.EnrollmentPending,
+    "recovery-challenge": recovery.RecoveryChallenge,
+    "recover-request": recovery.RecoverRequest,
+    "recovery-pending": recovery.RecoveryPending,
+    "recovered": recovery.Recovered,
+    "enrollment-refused": messages.EnrollmentRefused,
 }
 """Everything that an agent writes or reads, by the name of its schema."""
 

@@ -12,10 +12,13 @@ ROOT = "tg/v1"
 ALL = "all"
 # An underscore cannot stand in a fleet slug, so no fleet can ever speak for a front.
 FRONT = "_front"
+# Neither for a device that has no fleet yet: it is named by its manufacturer's certificate.
+ENROLL = "_enroll"
 FLEET_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 _FLEET = re.compile(FLEET_PATTERN)
 _AGENT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FRONT_ID = re.compile(r"[a-z0-9-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class UpKind(StrEnum):
@@ -44,11 +47,12 @@ class DownKind(StrEnum):
 
 
 class FrontKind(StrEnum):
-    """What a broker front tells the hub about the connections it holds."""
+    """What a broker front tells the hub: of its connections, and of devices that ask to join."""
 
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
     DENIED = "denied"
+    ENROLL = "enroll"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +114,27 @@ def will_topic(fleet: str, agent_id: UUID) -> str:
     return up(fleet, agent_id, UpKind.WILL)
 
 
+def device_up(certificate_sha256: str) -> str:
+    """Return the only topic on which a device without an identity publishes: its request."""
+    return f"{ROOT}/{ENROLL}/{certificate_sha256}/up/enroll"
+
+
+def device_down(certificate_sha256: str) -> str:
+    """Return the only topic, and topic filter, on which such a device receives: its answer."""
+    return f"{ROOT}/{ENROLL}/{certificate_sha256}/down/enrolled"
+
+
 # What the hub subscribes to: everything that agents and fronts say.
 HUB_FILTERS = (f"{ROOT}/+/+/up/+",)
 
 
 def is_down(topic: str) -> bool:
-    """Tell whether the hub may publish to `topic`: an agent's or a fleet's down topic."""
+    """Tell whether the hub may publish to `topic`: an agent's, a fleet's or a device's."""
     parts = topic.split("/")
     if len(parts) != 6 or "/".join(parts[:2]) != ROOT or parts[4] != "down":
         return False
+    if parts[2] == ENROLL:
+        return _SHA256.fullmatch(parts[3]) is not None and parts[5] == "enrolled"
     if not is_fleet(parts[2]) or parts[5] not in set(DownKind):
         return False
     return parts[3] == ALL or _is_agent_id(parts[3])

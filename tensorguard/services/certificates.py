@@ -1,4 +1,4 @@
-"""A service's own certificate: minted by itself, renewed by itself, never kept on disk."""
+"""A service's own certificate: minted by itself at start, renewed by itself, never kept on disk."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import structlog
 from cryptography import x509
@@ -39,7 +40,8 @@ class PresentedCertificate:
 
     def __init__(self, clock: Callable[[], datetime] = utc_now) -> None:
         self._clock = clock
-        self._contexts: list[ssl.SSLContext] = []
+        # Weakly: whoever trusts other CAs from now on drops its old context.
+        self._contexts: WeakKeyDictionary[ssl.SSLContext, bytes] = WeakKeyDictionary()
 
     def present(
         self,
@@ -52,8 +54,8 @@ class PresentedCertificate:
         self._issued_at = issued_at
         self._certificate = certificate
         self._pem = key_pem + certificate_pem(certificate).encode("ascii")
-        for context in self._contexts:
-            _load_chain(context, self._pem)
+        for context, chain in self._contexts.items():
+            _load_chain(context, self._pem + chain)
 
     @property
     def certificate(self) -> x509.Certificate:
@@ -66,19 +68,32 @@ class PresentedCertificate:
         life = self._certificate.not_valid_after_utc - self._issued_at
         return self._issued_at + life * RENEW_AT
 
-    def server_context(self, client_cas: Sequence[x509.Certificate] = ()) -> ssl.SSLContext:
-        """A context for listening; with `client_cas` every client must prove to be theirs."""
+    def server_context(
+        self,
+        client_cas: Sequence[x509.Certificate] | None = None,
+        *,
+        ours: bool = True,
+        chain: Sequence[x509.Certificate] = (),
+    ) -> ssl.SSLContext:
+        """A context for listening; with `client_cas` every client must prove to be theirs.
+
+        No CA at all lets nobody in. CAs that are not `ours` need neither be self-signed nor write
+        everything that RFC 5280 asks for. `chain` is sent along, for clients that know a pin.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         # Without tickets every connection proves its key again, and none is resumed after its
         # certificate's end.
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
-        if client_cas:
+        if client_cas is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            context.verify_flags |= ssl.VERIFY_X509_STRICT
+            context.verify_flags |= (
+                ssl.VERIFY_X509_STRICT if ours else ssl.VERIFY_X509_PARTIAL_CHAIN
+            )
+        if client_cas:
             context.load_verify_locations(cadata=_pem_of(client_cas))
-        return self._present(context)
+        return self._present(context, _pem_of(chain).encode("ascii"))
 
     def client_context(self, server_cas: Sequence[x509.Certificate]) -> ssl.SSLContext:
         """A context for connecting: checks the server's chain and host name, shows our own."""
@@ -88,9 +103,9 @@ class PresentedCertificate:
         context.load_verify_locations(cadata=_pem_of(server_cas))
         return self._present(context)
 
-    def _present(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        _load_chain(context, self._pem)
-        self._contexts.append(context)
+    def _present(self, context: ssl.SSLContext, chain: bytes = b"") -> ssl.SSLContext:
+        _load_chain(context, self._pem + chain)
+        self._contexts[context] = chain
         return context
 
 

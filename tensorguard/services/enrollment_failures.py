@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.services import ledger
 from tensorguard.services.events import SYSTEM, AgentEnrollmentFailed
 
-MOST_COUNTERS: Final = 1000
+MOST_COUNTERS: Final = 200
 OVERFLOW: Final = "enrollment-failures-not-listed"
 
 
@@ -26,7 +26,7 @@ Counts = Mapping[_Kind, int]
 
 
 class EnrollmentFailures:
-    """Counts refusals per (code, /24 or /64, minute), in memory, at most 1,000 kinds of them.
+    """Counts refusals per (code, /24 or /64, minute), in memory, at most 200 kinds of them.
 
     The network only keeps counters apart: an address never goes into the ledger.
     """

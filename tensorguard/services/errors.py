@@ -188,6 +188,14 @@ class EnrollmentRejected(EnrollmentRefused):
     hint = "Ask the operator for the reason."
 
 
+class TooManyPending(EnrollmentRefused, Unready):
+    """As many devices as a token may have at the same time wait for an operator (HTTP 503)."""
+
+    code = "enrollment-queue-full"
+    hint = "Ask the operator to decide about the devices that wait, then enrol again."
+    retry_after_s = 300
+
+
 class BadFacts(EnrollmentRefused, Invalid):
     """What the device says of itself cannot be stored (HTTP 422)."""
 

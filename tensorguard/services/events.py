@@ -9,6 +9,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from tensorguard.services.account_events import ApiKeyCreated as ApiKeyCreated
+from tensorguard.services.account_events import ApiKeyRevoked as ApiKeyRevoked
+from tensorguard.services.account_events import SessionFailed as SessionFailed
+from tensorguard.services.account_events import SessionSignedIn as SessionSignedIn
+from tensorguard.services.account_events import SessionSignedOut as SessionSignedOut
+from tensorguard.services.account_events import UserCreated as UserCreated
+from tensorguard.services.account_events import UserDisabled as UserDisabled
+from tensorguard.services.account_events import UserPasswordReset as UserPasswordReset
+from tensorguard.services.account_events import UserRoleChanged as UserRoleChanged
 from tensorguard.services.agent_events import AgentDenied as AgentDenied
 from tensorguard.services.agent_events import AgentFlooding as AgentFlooding
 from tensorguard.services.agent_events import AgentReported as AgentReported
@@ -22,6 +31,26 @@ from tensorguard.services.event import Digest as Digest
 from tensorguard.services.event import Event as Event
 from tensorguard.services.event import Outcome as Outcome
 from tensorguard.services.event import Subject as Subject
+from tensorguard.services.manufacturer_events import (
+    ManufacturerCaActivated as ManufacturerCaActivated,
+)
+from tensorguard.services.manufacturer_events import ManufacturerCaProven as ManufacturerCaProven
+from tensorguard.services.manufacturer_events import (
+    ManufacturerCaRegistered as ManufacturerCaRegistered,
+)
+from tensorguard.services.manufacturer_events import (
+    ManufacturerCaRevoked as ManufacturerCaRevoked,
+)
+from tensorguard.services.revocation_events import (
+    AgentRevocationConfirmed as AgentRevocationConfirmed,
+)
+from tensorguard.services.revocation_events import AgentRevocationPartial as AgentRevocationPartial
+from tensorguard.services.revocation_events import AgentRevoked as AgentRevoked
+from tensorguard.services.revocation_events import (
+    FleetRevocationConfirmed as FleetRevocationConfirmed,
+)
+from tensorguard.services.revocation_events import FleetRevocationPartial as FleetRevocationPartial
+from tensorguard.services.revocation_events import FleetRevoked as FleetRevoked
 from tensorguard.services.second_person_events import ApprovalApproved as ApprovalApproved
 from tensorguard.services.second_person_events import ApprovalExpired as ApprovalExpired
 from tensorguard.services.second_person_events import ApprovalFailed as ApprovalFailed
@@ -112,11 +141,49 @@ class TokenRevoked(Event, frozen=True, kw_only=True):
 
 
 class AgentEnrolled(Event, frozen=True, kw_only=True):
+    """With a token, or with a certificate that a manufacturer CA has issued."""
+
     TYPE = "agent.enrolled"
     SUBJECT = ("agent", "agent_id")
     agent_id: UUID
-    token_id: UUID
+    token_id: UUID | None = None
+    manufacturer_ca_id: UUID | None = None
     serial: str
+
+
+class AgentPending(Event, frozen=True, kw_only=True):
+    """A device asked to join, and waits for an operator."""
+
+    TYPE = "agent.pending"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    token_id: UUID | None = None
+    manufacturer_ca_id: UUID | None = None
+
+
+class AgentApproved(Event, frozen=True, kw_only=True):
+    """It may have its certificate: `agent.enrolled` follows when it asks again."""
+
+    TYPE = "agent.approved"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+
+
+class AgentRejected(Event, frozen=True, kw_only=True):
+    TYPE = "agent.rejected"
+    SUBJECT = ("agent", "agent_id")
+    OUTCOME = "denied"
+    agent_id: UUID
+    reason: str
+
+
+class AgentReleased(Event, frozen=True, kw_only=True):
+    """The device's keys may enrol anew, as another agent; this one stays what it was."""
+
+    TYPE = "agent.released"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    reason: str
 
 
 class AgentEnrollmentFailed(Event, frozen=True, kw_only=True):
@@ -147,28 +214,6 @@ class AgentRenewalDenied(Event, frozen=True, kw_only=True):
     agent_id: UUID
     request_id: UUID
     reason: str
-
-
-class AgentRevoked(Event, frozen=True, kw_only=True):
-    """`token_id` is the token that the agent came with: it asks for approval from now on."""
-
-    TYPE = "agent.revoked"
-    SUBJECT = ("agent", "agent_id")
-    agent_id: UUID
-    reason: str
-    seq: int | None = None
-    token_id: UUID | None = None
-
-
-class AgentRevocationConfirmed(Event, frozen=True, kw_only=True):
-    """The receipt: milliseconds from the request until each front had denied the agent."""
-
-    TYPE = "agent.revocation-confirmed"
-    SUBJECT = ("agent", "agent_id")
-    agent_id: UUID
-    seq: int
-    fronts_ms: Mapping[str, int]
-    disconnected: int
 
 
 class AgentTagsChanged(Event, frozen=True, kw_only=True):
@@ -312,74 +357,7 @@ class GrantDenied(Event, frozen=True, kw_only=True):
     deployment_id: UUID | None = None
 
 
-# People, sessions, API keys
-
-
-class UserCreated(Event, frozen=True, kw_only=True):
-    TYPE = "user.created"
-    SUBJECT = ("user", "user_id")
-    user_id: UUID
-    role: str
-
-
-class UserRoleChanged(Event, frozen=True, kw_only=True):
-    TYPE = "user.role-changed"
-    SUBJECT = ("user", "user_id")
-    user_id: UUID
-    before: str
-    after: str
-
-
-class UserPasswordReset(Event, frozen=True, kw_only=True):
-    TYPE = "user.password-reset"
-    SUBJECT = ("user", "user_id")
-    user_id: UUID
-
-
-class UserDisabled(Event, frozen=True, kw_only=True):
-    TYPE = "user.disabled"
-    SUBJECT = ("user", "user_id")
-    user_id: UUID
-
-
-class SessionSignedIn(Event, frozen=True, kw_only=True):
-    TYPE = "session.signed-in"
-    SUBJECT = ("user", "user_id")
-    user_id: UUID
-    session_id: UUID | None = None
-
-
-class SessionSignedOut(Event, frozen=True, kw_only=True):
-    TYPE = "session.signed-out"
-    SUBJECT = ("user", "user_id")
-    user_id: UUID
-    session_id: UUID | None = None
-
-
-class SessionFailed(Event, frozen=True, kw_only=True):
-    """`count` failed sign-ins; `user_id` is None when no such user exists."""
-
-    TYPE = "session.failed"
-    SUBJECT = ("user", "user_id")
-    OUTCOME = "denied"
-    user_id: UUID | None
-    reason: str
-    count: int = 1
-    since: datetime | None = None
-
-
-class ApiKeyCreated(Event, frozen=True, kw_only=True):
-    TYPE = "api-key.created"
-    SUBJECT = ("api-key", "api_key_id")
-    api_key_id: UUID
-    role: str
-    expires_at: datetime | None = None
-
-
-class ApiKeyRevoked(Event, frozen=True, kw_only=True):
-    TYPE = "api-key.revoked"
-    SUBJECT = ("api-key", "api_key_id")
-    api_key_id: UUID
+# Requests
 
 
 class RequestDenied(Event, frozen=True, kw_only=True):

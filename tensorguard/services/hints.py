@@ -69,6 +69,7 @@ _KINDS: Final[Mapping[str, HintKind]] = {
     "deployment": HintKind.DEPLOYMENT,
     "fleet": HintKind.FLEET,
     "token": HintKind.FLEET,
+    "manufacturer-ca": HintKind.FLEET,
     "package": HintKind.PACKAGE,
     "publisher": HintKind.PACKAGE,
     "release": HintKind.RELEASE,
@@ -101,8 +102,13 @@ def hints_of(events: Iterable[Event]) -> list[Hint]:
         kind = _KINDS.get(subject.kind)
         if kind is None or isinstance(event, _NOT_TOLD):
             continue
-        unnamed = {"token": event.fleet, "publisher": None, "trust-bundle": None, "ca": None}
-        named = unnamed.get(subject.kind, subject.id)
+        named = {
+            "token": event.fleet,
+            "manufacturer-ca": event.fleet,
+            "publisher": None,
+            "trust-bundle": None,
+            "ca": None,
+        }.get(subject.kind, subject.id)
         found[Hint(kind, named, event.fleet)] = None
     return [*found, OVERVIEW] if found else []
 

@@ -28,7 +28,7 @@ REFRESHED_BEFORE = timedelta(minutes=5)
 # An agent renews once in days. More than this is a loop or worse: it gets no certificates for it,
 # fills no ledger, and is not even answered.
 ANSWERS_AN_HOUR = 20
-_Agent = sa.Row[Any, Any, Any]  # id, fleet, status
+_Agent = sa.Row[Any, Any, Any, Any]  # id, fleet, status, move_to
 ISSUED, REUSED = "issued", "request-id-reused"
 
 
@@ -60,7 +60,7 @@ async def renew(
     if await _count_answers(session, agent_id, now) >= ANSWERS_AN_HOUR:
         return None
     certificate = None
-    if denied is None and request.reason != "renewal":
+    if denied is None and request.reason == "move" and agent.move_to is None:
         denied = "move-not-ordered"
     if denied is None:
         try:
@@ -75,7 +75,7 @@ async def renew(
 
 
 async def _lock_agent(session: AsyncSession, agent_id: UUID) -> _Agent | None:
-    query = sa.select(agents.c.id, agents.c.fleet, agents.c.status)
+    query = sa.select(agents.c.id, agents.c.fleet, agents.c.status, agents.c.move_to)
     locked = await session.execute(query.where(agents.c.id == agent_id).with_for_update())
     return locked.one_or_none()
 
@@ -125,9 +125,13 @@ async def _tell_denied(
 async def _issue(
     session: AsyncSession, keyring: Keyring, agent: _Agent, request: CsrRequest, now: datetime
 ) -> str:
-    """Issue and store a certificate and return it in PEM. Raises: PkiError."""
+    """Issue and store a certificate and return it in PEM: for a move, one of the fleet ordered.
+
+    Raises: PkiError.
+    """
     public_key = parse_csr(request.csr)
-    identity = AgentIdentity(keyring.trust_domain, agent.fleet, agent.id)
+    fleet = agent.move_to if request.reason == "move" else agent.fleet
+    identity = AgentIdentity(keyring.trust_domain, fleet, agent.id)
     certificate = keyring.ca.issue_agent(public_key, identity, now)
     await store_certificate(session, agent.id, certificate, now=now)
     event = AgentRenewed(
@@ -135,6 +139,7 @@ async def _issue(
         fleet=agent.fleet,
         agent_id=agent.id,
         serial=serial_text(certificate.serial_number),
+        reason=request.reason,
     )
     await ledger.record(session, event, now=now)
     return certificate_pem(certificate)

@@ -1,8 +1,9 @@
-"""The kill switch: revoking an agent, and the receipt of what the broker fronts did about it."""
+"""The kill switch for one agent: revoking it, and the receipt of what the broker fronts did."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Literal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,21 +13,15 @@ from tensorguard.services import ledger
 from tensorguard.services.agents import AgentNotFound
 from tensorguard.services.errors import NotFound
 from tensorguard.services.event import Actor
-from tensorguard.services.events import AgentRevocationConfirmed, AgentRevoked
+from tensorguard.services.events import AgentRevoked
+from tensorguard.services.fronts import list_owing
 from tensorguard.store.tables import (
     agents,
-    broker_fronts,
     enrollment_tokens,
-    ledger_events,
     revocation_receipts,
     revocations,
+    revocations_unconfirmed,
 )
-
-# A front without a lease refuses new connections but keeps those it has, so it still owes an
-# answer; after this long its process is gone, and its connections with it.
-_FORGET_FRONT_AFTER: Final = timedelta(minutes=5)
-_CONFIRMING: Final = 7290431
-_AT_ONCE: Final = 500
 
 
 class NotRevoked(NotFound):
@@ -49,7 +44,10 @@ class FrontReceipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The state of a revocation; `partial` while a front has not confirmed it."""
+    """The state of a revocation; `partial` while a front has not confirmed it.
+
+    `not_answering` are those of `waiting_for` that have lost their lease: they admit nobody.
+    """
 
     agent_id: UUID
     seq: int
@@ -58,6 +56,7 @@ class Receipt:
     revoked_by: str
     fronts: list[FrontReceipt] = field(default_factory=list)
     waiting_for: list[str] = field(default_factory=list)
+    not_answering: list[str] = field(default_factory=list)
 
     @property
     def state(self) -> Literal["complete", "partial"]:
@@ -66,12 +65,19 @@ class Receipt:
 
 
 async def revoke_agent(
-    session: AsyncSession, agent_id: UUID, *, reason: str, by: Actor, now: datetime
+    session: AsyncSession,
+    agent_id: UUID,
+    *,
+    reason: str,
+    by: Actor,
+    now: datetime,
+    approved_by: Actor | None = None,
 ) -> Receipt:
     """Take an agent's identity away for good; a second time changes nothing, not even the reason.
 
-    The token that it came with asks for an operator's approval from then on, so that the device
-    cannot join again by itself. On commit every broker front is notified.
+    The token that it came with asks for an operator's approval from then on, and its keys stay
+    taken until an operator releases it, so that the device cannot join again by itself. On commit
+    every broker front is notified. Whether it takes a second person is `is_one_too_many`'s to say.
 
     Raises: AgentNotFound.
     """
@@ -82,38 +88,16 @@ async def revoke_agent(
     if row is None:
         raise AgentNotFound(f"there is no agent {agent_id}")
     if row.status != "revoked":
-        await session.execute(
-            sa.update(agents)
-            .where(agents.c.id == agent_id)
-            .values(
-                status="revoked",
-                status_reason=reason,
-                revoked_at=now,
-                revision=agents.c.revision + 1,
-            )
-        )
-        if row.token_id is not None:
-            token = enrollment_tokens
-            await session.execute(
-                sa.update(token).where(token.c.id == row.token_id).values(approval="manual")
-            )
-        inserted = await session.execute(
-            sa.insert(revocations)
-            .values(
-                agent_id=agent_id,
-                reason=reason,
-                revoked_at=now,
-                revoked_by=by.id,
-            )
-            .returning(revocations.c.seq)
-        )
+        await _mark(session, agent_id, row.token_id, reason, now)
+        seq = await _number(session, agent_id, reason, by, now)
         event = AgentRevoked(
             by=by,
             fleet=row.fleet,
             agent_id=agent_id,
             reason=reason,
-            seq=inserted.scalar_one(),
+            seq=seq,
             token_id=row.token_id,
+            approved_by=None if approved_by is None else approved_by.id,
         )
         await ledger.record(session, event, now=now)
     return await get_receipt(session, agent_id, now=now)
@@ -140,20 +124,13 @@ async def get_receipt(session: AsyncSession, agent_id: UUID, *, now: datetime) -
             denied_at=one.denied_at,
             disconnected=one.disconnected,
             disconnected_at=one.disconnected_at,
-            took_ms=_milliseconds((one.disconnected_at or one.denied_at) - row.revoked_at),
+            took_ms=milliseconds((one.disconnected_at or one.denied_at) - row.revoked_at),
         )
         for one in await session.execute(receipts.order_by(revocation_receipts.c.front_id))
     ]
-    # A front that started later has loaded the whole deny set before it listened.
-    owing = (
-        sa.select(broker_fronts.c.id)
-        .where(
-            broker_fronts.c.applied_seq < row.seq,
-            broker_fronts.c.lease_until > now - _FORGET_FRONT_AFTER,
-        )
-        .order_by(broker_fronts.c.id)
+    waiting_for, not_answering = await list_waiting(
+        session, row.seq, [one.front for one in fronts], now=now
     )
-    confirmed = {one.front for one in fronts}
     return Receipt(
         agent_id=agent_id,
         seq=row.seq,
@@ -161,46 +138,51 @@ async def get_receipt(session: AsyncSession, agent_id: UUID, *, now: datetime) -
         revoked_at=row.revoked_at,
         revoked_by=row.revoked_by,
         fronts=fronts,
-        waiting_for=[
-            front for front in (await session.execute(owing)).scalars() if front not in confirmed
-        ],
+        waiting_for=waiting_for,
+        not_answering=not_answering,
     )
 
 
-async def confirm_revocations(session: AsyncSession, *, now: datetime) -> int:
-    """Write the receipt of every revocation that all fronts have confirmed; return how many.
-
-    Each is written once, however many processes call this.
-    """
-    await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_CONFIRMING)))
-    written = sa.exists().where(
-        ledger_events.c.type == AgentRevocationConfirmed.TYPE,
-        ledger_events.c.subject_id == sa.cast(revocations.c.agent_id, sa.Text),
-    )
-    query = (
-        sa.select(revocations.c.agent_id, agents.c.fleet)
-        .join(agents, agents.c.id == revocations.c.agent_id)
-        .where(~written)
-        .order_by(revocations.c.seq)
-        .limit(_AT_ONCE)
-    )
-    confirmed = 0
-    for agent_id, fleet in await session.execute(query):
-        receipt = await get_receipt(session, agent_id, now=now)
-        if receipt.waiting_for:
-            continue
-        event = AgentRevocationConfirmed(
-            by=Actor("service", "hub"),
-            fleet=fleet,
-            agent_id=agent_id,
-            seq=receipt.seq,
-            fronts_ms={one.front: one.took_ms for one in receipt.fronts},
-            disconnected=sum(one.disconnected for one in receipt.fronts),
-        )
-        await ledger.record(session, event, now=now)
-        confirmed += 1
-    return confirmed
+async def list_waiting(
+    session: AsyncSession, seq: int, confirmed: Sequence[str], *, now: datetime
+) -> tuple[list[str], list[str]]:
+    """Return the fronts that have not confirmed `seq`, and those of them that do not answer."""
+    owing = [one for one in await list_owing(session, seq, now=now) if one.id not in confirmed]
+    return [one.id for one in owing], [one.id for one in owing if not one.answers]
 
 
-def _milliseconds(took: timedelta) -> int:
+def milliseconds(took: timedelta) -> int:
+    """Whole milliseconds; clocks that differ make nothing faster than at once."""
     return max(0, round(took / timedelta(milliseconds=1)))
+
+
+async def _mark(
+    session: AsyncSession, agent_id: UUID, token_id: UUID | None, reason: str, now: datetime
+) -> None:
+    await session.execute(
+        sa.update(agents)
+        .where(agents.c.id == agent_id)
+        .values(
+            status="revoked",
+            status_reason=reason,
+            revoked_at=now,
+            revision=agents.c.revision + 1,
+        )
+    )
+    if token_id is not None:
+        table = enrollment_tokens
+        await session.execute(
+            sa.update(table).where(table.c.id == token_id).values(approval="manual")
+        )
+
+
+async def _number(
+    session: AsyncSession, agent_id: UUID, reason: str, by: Actor, now: datetime
+) -> int:
+    row = {"agent_id": agent_id, "reason": reason, "revoked_at": now, "revoked_by": by.id}
+    inserted = await session.execute(
+        sa.insert(revocations).values(row).returning(revocations.c.seq)
+    )
+    seq = int(inserted.scalar_one())
+    await session.execute(sa.insert(revocations_unconfirmed).values(seq=seq))
+    return seq

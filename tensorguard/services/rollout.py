@@ -182,7 +182,7 @@ async def withdraw_next(
             before.setdefault(previous, []).append(row.agent_id)
     for digest, ids in before.items():
         recipients = await _lock_active(ids, session)
-        content = await _content_before(session, digest)
+        content = await content_before(session, digest)
         await desired.assign(session, keyring, content, recipients, owner=deployment.id, now=now)
     ended = [row.agent_id for row in rows]
     await _end(session, deployment.id, ended, AgentState.SUPERSEDED, "aborted", now)
@@ -212,7 +212,7 @@ async def _content(session: AsyncSession, deployment: Deployment) -> Content:
     )
 
 
-async def _content_before(session: AsyncSession, digest: bytes | None) -> Content:
+async def content_before(session: AsyncSession, digest: bytes | None) -> Content:
     """Return what an agent ran before: exactly this package, or whatever it runs."""
     if digest is None:
         return Content(deployment_id=None, release=None, package_digest=None)

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hmac import compare_digest
@@ -12,6 +12,8 @@ from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy import LargeBinary
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.protocol.join import Join, format_join
@@ -25,7 +27,6 @@ from tensorguard.services.errors import (
     TokenNotFound,
     TokenRevoked,
     TokenWrongNetwork,
-    UnknownToken,
 )
 from tensorguard.services.events import Actor, TokenCreated
 from tensorguard.services.events import TokenRevoked as TokenRevokedEvent
@@ -162,62 +163,76 @@ async def list_tokens(
     return list(await session.execute(query))
 
 
-async def get_token(session: AsyncSession, secret: str, *, peer_ip: str) -> sa.Row[Any]:
-    """The token with this secret, if it may be used from `peer_ip`; its state is not looked at.
-
-    Raises: UnknownToken, TokenWrongNetwork.
-    """
-    digest = _digest(secret)
+async def find_tokens(session: AsyncSession, secrets_: Collection[str]) -> dict[str, sa.Row[Any]]:
+    """The tokens with these secrets, by secret; their state is not looked at."""
+    digests = {_digest(secret): secret for secret in secrets_}
     table = tables.enrollment_tokens
-    row = (await session.execute(sa.select(table).where(table.c.secret_sha256 == digest))).first()
-    # The index has compared already, but a digest: what its timing could tell is no use without a
-    # preimage. Compared once more so that nothing rests on that.
-    if row is None or not compare_digest(bytes(row.secret_sha256), digest):
-        raise UnknownToken("this enrollment token is not known")
-    if row.cidr is not None and not _is_inside(peer_ip, str(row.cidr)):
+    query = sa.select(table).where(table.c.secret_sha256 == sa.any_(_array(digests, LargeBinary())))
+    found: dict[str, sa.Row[Any]] = {}
+    for row in await session.execute(query):
+        # The index has compared already, but a digest: what its timing could tell is no use
+        # without a preimage. Compared once more so that nothing rests on that.
+        digest = bytes(row.secret_sha256)
+        if compare_digest(_digest(digests[digest]), digest):
+            found[digests[digest]] = row
+    return found
+
+
+def check_network(token: sa.Row[Any], peer_ip: str) -> None:
+    """Refuse a token that may not be used from this address. Raises: TokenWrongNetwork."""
+    if token.cidr is not None and not _is_inside(peer_ip, str(token.cidr)):
         raise TokenWrongNetwork("this enrollment token may not be used from this address")
-    return row
 
 
-async def is_use_taken(session: AsyncSession, token_id: UUID, *, now: datetime) -> bool:
-    """Take one use of a token and hold its row until the transaction ends; False if none is left,
-    or the token has expired or was revoked.
-    """
+async def lock_tokens(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, sa.Row[Any]]:
+    """Tokens as they are now, which nobody else changes until the transaction ends."""
     table = tables.enrollment_tokens
-    taken = await session.execute(
-        sa.update(table)
-        .where(
-            table.c.id == token_id,
-            table.c.uses_left > 0,
-            table.c.revoked_at.is_(None),
-            table.c.expires_at > now,
-        )
-        .values(uses_left=table.c.uses_left - 1)
-        .returning(table.c.id)
-    )
-    return taken.one_or_none() is not None
+    query = sa.select(table).where(table.c.id == sa.any_(_array(ids, sa.Uuid())))
+    # In one order, so that of two who take several neither waits for the other.
+    locked = await session.execute(query.order_by(table.c.id).with_for_update(key_share=True))
+    return {row.id: row for row in locked}
 
 
-async def give_use_back(session: AsyncSession, token_id: UUID) -> None:
-    """Undo `is_use_taken` in the same transaction."""
-    table = tables.enrollment_tokens
-    await session.execute(
-        sa.update(table).where(table.c.id == token_id).values(uses_left=table.c.uses_left + 1)
-    )
-
-
-async def get_refusal(
-    session: AsyncSession, token_id: UUID, *, now: datetime
-) -> TokenRevoked | TokenExpired | TokenExhausted:
-    """The reason why no use of a token could be taken."""
-    table = tables.enrollment_tokens
-    query = sa.select(table.c.revoked_at, table.c.expires_at).where(table.c.id == token_id)
-    row = (await session.execute(query)).one()
-    if row.revoked_at is not None:
+def find_refusal(
+    token: sa.Row[Any], *, now: datetime
+) -> TokenRevoked | TokenExpired | TokenExhausted | None:
+    """The reason why no use of a token can be taken, if there is one."""
+    if token.revoked_at is not None:
         return TokenRevoked("this enrollment token was revoked")
-    if row.expires_at <= now:
-        return TokenExpired(f"this enrollment token expired at {row.expires_at.isoformat()}")
-    return TokenExhausted("every use of this enrollment token is spent")
+    if token.expires_at <= now:
+        return TokenExpired(f"this enrollment token expired at {token.expires_at.isoformat()}")
+    if token.uses_left <= 0:
+        return TokenExhausted("every use of this enrollment token is spent")
+    return None
+
+
+async def take_uses(session: AsyncSession, uses: Mapping[UUID, int]) -> None:
+    """Take so many uses of each token, whose row the caller has locked and looked at."""
+    table = tables.enrollment_tokens
+    for token_id, count in uses.items():
+        taken = await session.execute(
+            sa.update(table)
+            .where(table.c.id == token_id, table.c.uses_left >= count)
+            .values(uses_left=table.c.uses_left - count)
+            .returning(table.c.id)
+        )
+        taken.one()
+
+
+async def count_pending(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, int]:
+    """How many agents of each of these tokens wait for an operator; a token without is left out."""
+    table = tables.agents
+    query = (
+        sa.select(table.c.token_id, sa.func.count())
+        .where(table.c.status == "pending", table.c.token_id == sa.any_(_array(ids, sa.Uuid())))
+        .group_by(table.c.token_id)
+    )
+    return {token_id: count for token_id, count in await session.execute(query)}
+
+
+def _array(values: Collection[Any], type_: Any) -> sa.ColumnElement[Any]:
+    """One parameter however many values: the statement stays the same, and prepared."""
+    return sa.literal(list(values), ARRAY(type_))
 
 
 def _digest(secret: str) -> bytes:

@@ -18,6 +18,7 @@ from tensorguard.store.tables import (
     agent_status,
     agents,
     certificates,
+    enrollment_tokens,
     heartbeats,
     ledger_entries,
     ledger_events,
@@ -39,6 +40,8 @@ class AgentFilter:
     trust_below: int | None = None
     selector: Selector | None = None
     text: str | None = None
+    enrolled_by: str | None = None
+    certificate_expires_before: datetime | None = None
 
 
 _presence = sa.func.coalesce(agent_status.c.presence, "never")
@@ -50,17 +53,28 @@ def _number(column: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
     return sa.cast(sa.func.coalesce(column, -1), sa.Double)
 
 
+# The certificate that it uses: the newest it has connected with, or was given to begin with.
+_certificate_not_after = (
+    sa.select(certificates.c.not_after)
+    .where(certificates.c.agent_id == agents.c.id, certificates.c.superseded_at.is_(None))
+    .order_by(certificates.c.first_connected_at.is_(None), certificates.c.issued_at.desc())
+    .limit(1)
+    .correlate(agents)
+    .scalar_subquery()
+)
+
+
 # What is unknown sorts below everything known, so that no cursor has to stand on NULL.
+_LONG_AGO = sa.literal(datetime.fromtimestamp(0, UTC), Time)
 _SORT_KEYS: Mapping[str, sa.ColumnElement[Any]] = {
     "name": agents.c.name,
     "created": agents.c.created_at,
-    "heartbeat": sa.func.coalesce(
-        agent_state.c.received_at, sa.literal(datetime.fromtimestamp(0, UTC), Time)
-    ),
+    "heartbeat": sa.func.coalesce(agent_state.c.received_at, _LONG_AGO),
     "trust": _number(_trust),
     "cpu": _number(agent_state.c.cpu_percent),
     "memory": _number(agent_state.c.memory_percent),
     "disk": _number(agent_state.c.disk_percent),
+    "expiry": sa.func.coalesce(_certificate_not_after, _LONG_AGO),
 }
 _SUMMARY = (
     agents.c.id,
@@ -70,8 +84,11 @@ _SUMMARY = (
     agents.c.status,
     agents.c.created_at,
     agents.c.enrolled_at,
+    agents.c.enrolled_by,
     agents.c.revoked_at,
+    agents.c.move_to,
     agents.c.revision,
+    _certificate_not_after.label("certificate_not_after"),
     _presence.label("presence"),
     sa.func.coalesce(agent_status.c.presence_since, agents.c.created_at).label("presence_since"),
     _trust.label("trust_score"),
@@ -89,8 +106,11 @@ _DETAIL = (
     *_SUMMARY,
     agents.c.status_reason,
     agents.c.facts,
-    agents.c.enrolled_by,
     agents.c.token_id,
+    enrollment_tokens.c.revoked_at.label("token_revoked_at"),
+    agents.c.released_at,
+    agents.c.manufacturer_ca_id,
+    agents.c.device_serial,
     agent_state.c.boot_id,
     agent_state.c.boot_count,
     agent_state.c.temperature_c,
@@ -148,6 +168,10 @@ def _conditions(wanted: AgentFilter) -> list[sa.ColumnElement[bool]]:
         found.append(_trust >= wanted.trust_at_least)
     if wanted.trust_below is not None:
         found.append(_trust < wanted.trust_below)
+    if wanted.enrolled_by is not None:
+        found.append(agents.c.enrolled_by == wanted.enrolled_by)
+    if wanted.certificate_expires_before is not None:
+        found.append(_certificate_not_after < wanted.certificate_expires_before)
     if wanted.selector is not None:
         found.append(selector_clause(wanted.selector))
     if wanted.text is not None:
@@ -163,6 +187,7 @@ async def find_agent(session: AsyncSession, agent_id: UUID) -> sa.RowMapping | N
         .outerjoin(agent_status, agent_status.c.agent_id == agents.c.id)
         .outerjoin(agent_state, agent_state.c.agent_id == agents.c.id)
         .outerjoin(agent_desired, agent_desired.c.agent_id == agents.c.id)
+        .outerjoin(enrollment_tokens, enrollment_tokens.c.id == agents.c.token_id)
         .where(agents.c.id == agent_id)
     )
     return (await session.execute(query)).mappings().one_or_none()

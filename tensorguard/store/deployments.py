@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.rollouts.states import AgentState, DeploymentState
+from tensorguard.rollouts.states import BAD, AgentState, DeploymentState
 from tensorguard.store.tables import (
     agent_status,
     agents,
@@ -72,6 +72,16 @@ class DeploymentAgent:
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Agents of a deployment that ended in the same bad state for the same reason."""
+
+    state: AgentState
+    reason: str
+    agents: int
+
+
+FAILED = (*BAD, AgentState.REJECTED)
 _DEPLOYMENTS = sa.select(
     deployments,
     releases.c.name.label("release_name"),
@@ -187,6 +197,23 @@ async def list_deployment_agents(
         query = query.where(row.agent_id > after)
     rows = (await session.execute(query.limit(limit))).mappings()
     return [DeploymentAgent(**{**row, "state": AgentState(row["state"])}) for row in rows]
+
+
+async def count_failures(
+    session: AsyncSession, deployment_id: UUID, *, limit: int
+) -> list[Failure]:
+    """Return why agents of a deployment do not run it, what concerns the most of them first."""
+    row = deployment_agents.c
+    count = sa.func.count().label("agents")
+    query = (
+        sa.select(row.state, row.reason, count)
+        .where(row.deployment_id == deployment_id, row.state.in_(FAILED))
+        .group_by(row.state, row.reason)
+        .order_by(count.desc(), row.state, row.reason)
+        .limit(limit)
+    )
+    rows = (await session.execute(query)).mappings()
+    return [Failure(**{**row, "state": AgentState(row["state"])}) for row in rows]
 
 
 def _deployment(row: sa.RowMapping) -> Deployment:

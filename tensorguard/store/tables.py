@@ -451,6 +451,13 @@ fleet_revocations = Table(
     Column("revoked_by", Text, nullable=False),
     Column("approved_by", Text),
 )
+revocations_unconfirmed = Table(
+    "revocations_unconfirmed",
+    metadata,
+    Column("seq", BigInteger, ForeignKey("revocations.seq"), primary_key=True),
+    Column("fleet_revocation_id", Uuid, ForeignKey("fleet_revocations.id")),
+    Column("told_partial_at", Time),
+)
 packages = Table(
     "packages",
     metadata,
@@ -641,10 +648,17 @@ Index(
     unique=True,
     postgresql_where=_UNRELEASED,
 )
+Index("agents_moving_idx", agents.c.id, postgresql_where=text("move_to IS NOT NULL"))
+Index("agents_manufacturer_idx", agents.c.manufacturer_ca_id, postgresql_where=_UNRELEASED)
 Index(
     "agents_pending_idx",
     agents.c.created_at,
     agents.c.id,
+    postgresql_where=text("status = 'pending'"),
+)
+Index(
+    "agents_pending_token_idx",
+    agents.c.token_id,
     postgresql_where=text("status = 'pending'"),
 )
 Index("manufacturer_cas_fleet_idx", manufacturer_cas.c.fleet, manufacturer_cas.c.id)
@@ -685,6 +699,12 @@ Index("agents_fleet_idx", agents.c.fleet, agents.c.id)
 Index("agents_name_idx", agents.c.name, agents.c.id)
 Index("certificates_agent_id_idx", certificates.c.agent_id, certificates.c.issued_at)
 Index("certificates_spki_idx", certificates.c.spki_sha256)
+Index(
+    "certificates_live_idx",
+    certificates.c.agent_id,
+    certificates.c.issued_at,
+    postgresql_where=text("superseded_at IS NULL"),
+)
 Index("agent_status_presence_idx", agent_status.c.presence, agent_status.c.agent_id)
 Index("agent_status_trust_idx", agent_status.c.trust_score, agent_status.c.agent_id)
 Index("agent_status_running_idx", agent_status.c.running_digest, agent_status.c.agent_id)
@@ -696,6 +716,7 @@ Index(
 Index("commands_agent_idx", commands.c.agent_id, commands.c.id)
 Index("dead_letters_agent_idx", dead_letters.c.agent_id, dead_letters.c.id)
 Index("revocations_agent_idx", revocations.c.agent_id)
+Index("revocations_revoked_at_idx", revocations.c.revoked_at)
 Index("packages_uploaded_idx", packages.c.uploaded_at, packages.c.digest)
 Index("deployments_state_idx", deployments.c.state, deployments.c.id)
 Index("deployment_agents_agent_idx", deployment_agents.c.agent_id)

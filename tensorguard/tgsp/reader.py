@@ -25,10 +25,10 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 # What `verify` leaves to whoever opens the package.
 UNCHECKED = (
-    "target: fleet, selector, hardware and min_agent",
-    "seq against what was accepted before",
-    "grants: whether one opens",
-    "files: whether the plaintext has the digests in the manifest",
+    "it is meant for the device: fleet, tags, hardware, version of the agent",
+    "its sequence number is not below one that the device has accepted",
+    "a grant for the device opens",
+    "the decrypted files have the digests in the manifest",
 )
 
 

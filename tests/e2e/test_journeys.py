@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.flood import HINTS_PER_SECOND, hints_by_the_hundred
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
 from tests.integration.platform.publishing import Publisher
@@ -120,13 +121,57 @@ def test_everything_can_be_reached_without_a_pointer(journey: Journey, fleet: st
     journey("keyboard")
 
 
+def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
+    journey: Journey, publisher: Publisher, operator: Operator, fleet: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "model.bin"
+    source.write_bytes(secrets.token_bytes(1000))
+    digest = publisher.release(source)["package_digest"]
+    agent = enroll(operator, fleet, tmp_path, "W" * 100)
+    journey(
+        "accessibility",
+        patience_s=400,
+        pages=[
+            *(
+                "/",
+                "/fleets",
+                f"/fleets/{fleet}",
+                "/agents",
+                "/agents?selector=a%20in",
+                f"/agents/{agent}",
+            ),
+            *(
+                "/packages",
+                "/packages?tab=releases",
+                "/packages?tab=publishers",
+                f"/packages/{digest}",
+            ),
+            *("/deployments", "/ledger", "/ledger?entry=3", "/users", "/api-keys", "/nowhere"),
+        ],
+        dialogs=[
+            *(["/fleets", "New fleet"], [f"/fleets/{fleet}", "New token"]),
+            *(
+                [f"/agents/{agent}", "Revoke"],
+                ["/packages", "Upload"],
+                ["/packages", "New release"],
+            ),
+            *(["/deployments", "New deployment"], ["/users", "New user"], ["/api-keys", "New key"]),
+        ],
+    )
+
+
 def test_floods_of_hints_are_read_at_most_twice_a_second_and_leave_nothing_behind(
-    journey: Journey, operator: Operator, fleet: str, tmp_path: Path
+    journey: Journey, platform: RunningPlatform, operator: Operator, fleet: str, tmp_path: Path
 ) -> None:
     seconds = 600 if os.environ.get("TG_TEST_DEEP") else 20
     ids = [enroll(operator, fleet, tmp_path, f"soak-{n}") for n in range(3)]
-    measured = journey("soak", agentIds=ids, seconds=seconds, patience_s=seconds + 120)
-    first, last = measured["samples"][0], measured["samples"][-1]
-    assert last - first < HEAP_GROWTH_LIMIT_BYTES, measured
+    with hints_by_the_hundred(platform, ids):
+        measured = journey("soak", seconds=seconds, patience_s=seconds + 120)
+    for samples in measured["samples"].values():
+        assert samples[-1] - samples[0] < HEAP_GROWTH_LIMIT_BYTES, measured
+    assert measured["hintsPerSecond"] > HINTS_PER_SECOND * 0.95, measured
     assert 0.2 < measured["readsPerSecond"] <= READS_PER_SECOND_LIMIT, measured
-    assert measured["streamsOpened"] == 0, measured  # the first tab's stream serves both
+    # The first tab's stream serves both, it was never lost, and nothing was skipped.
+    assert measured["streamsOpened"] == 1, measured
+    assert measured["states"] == [], measured
+    assert measured["gaps"] == 0, measured

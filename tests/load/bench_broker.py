@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import structlog
 import uvloop
@@ -30,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from uuid6 import uuid7
 
 from broker import packets
-from broker.denyset import DenySet
+from broker.denyset import DenySet, Revocation
 from broker.front import Front, FrontSetup
 from broker.limits import Limits
 from tensorguard.pki.identity import AgentIdentity, Identity, ServiceIdentity
@@ -97,13 +100,13 @@ class Site:
     agents: list[tuple[AgentIdentity, ssl.SSLContext]] = field(default_factory=list)
 
     @classmethod
-    def create(cls, directory: Path) -> "Site":
+    def create(cls, directory: Path, agents: int = max(SUBSCRIBED)) -> "Site":
         now = datetime.now(UTC)
         site = cls(directory, CertificateAuthority.create(TRUST_DOMAIN, now - timedelta(days=1)))
         (directory / "ca.pem").write_text(site.authority.certificate_pem)
         (directory / "ca.key").write_bytes(site.authority.private_key_der())
         site.write_server_files()
-        for _ in range(max(SUBSCRIBED)):
+        for _ in range(agents):
             identity = AgentIdentity(TRUST_DOMAIN, FLEET, uuid7())
             site.agents.append((identity, site.context(identity)))
         return site
@@ -268,6 +271,12 @@ def resident_kib(pid: int) -> float:
     raise RuntimeError("no VmRSS")
 
 
+def revoke_listed(front: Front, directory: Path) -> None:
+    """Pull the kill switch on the agents whose ids stand in the file `revoked`."""
+    for number, line in enumerate((directory / "revoked").read_text().split(), start=1):
+        front.apply(Revocation(number, UUID(line), None))
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used (Linux)."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
@@ -311,6 +320,8 @@ async def serve(engine: str, directory: Path) -> None:
             )
         )
         await server.start()
+        revoke = partial(revoke_listed, server, directory)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, revoke)
         port = server.address[1]
     else:
         listener = {

@@ -53,6 +53,12 @@ const routes: RouteRecordRaw[] = [
     meta: { permission: "agents:read" },
   },
   {
+    path: "/enrollment",
+    name: "enrollment",
+    component: () => import("./pages/enrollment/EnrollmentPage.vue"),
+    meta: { permission: "agents:admit" },
+  },
+  {
     path: "/packages",
     name: "packages",
     component: () => import("./pages/packages/PackagesPage.vue"),
@@ -83,6 +89,18 @@ const routes: RouteRecordRaw[] = [
     name: "ledger",
     component: () => import("./pages/ledger/LedgerPage.vue"),
     meta: { permission: "ledger:read" },
+  },
+  {
+    path: "/approvals",
+    name: "approvals",
+    component: () => import("./pages/approvals/ApprovalsPage.vue"),
+    meta: { permission: "approvals:read" },
+  },
+  {
+    path: "/trust",
+    name: "trust",
+    component: () => import("./pages/trust/TrustPage.vue"),
+    meta: { permission: "trust:read" },
   },
   {
     path: "/users",

@@ -4,15 +4,16 @@ import { Intent } from "@/api/intent";
 import { ApiProblem, problemOf } from "@/api/problem";
 import { seriesOf } from "@/pages/agent/chart";
 import { agentQuery } from "@/pages/agents/filters";
-import { failureGroups } from "@/pages/deployments/failures";
+import { isLoopback, joinUrlOf } from "@/pages/fleets/joinString";
 import { slugOf } from "@/pages/fleets/slug";
 import { parseTags } from "@/pages/fleets/tags";
 import { readCheckpoint } from "@/pages/ledger/checkpoint";
+import { groupEvents } from "@/pages/overview/eventGroups";
 import { stepStates, STEPS } from "@/pages/packages/verification";
-import { progressOf } from "@/text/deployments";
+import { badText, progressOf } from "@/text/deployments";
 import { formatAge, formatBytes, formatDuration, shortId, words } from "@/text/format";
 import { tokensOf } from "@/text/json";
-import { leafHashOf, readEntry, sentenceOf, summaryOf } from "@/text/ledger";
+import { type Entry, leafHashOf, readEntry, sentenceOf, summaryOf } from "@/text/ledger";
 import { bandOf } from "@/text/trust";
 
 describe("figures", () => {
@@ -90,7 +91,7 @@ describe("what people type", () => {
 describe("what the URL asks for", () => {
   it("is passed on where the api knows it", () => {
     expect(
-      agentQuery({ q: "pump", fleet: "f", presence: "online", trust: "watch", sort: "-cpu" }),
+      agentQuery({ q: "pump", fleet: "f", presence: "online", trust: "watch", sort: "-cpu" }, 0),
     ).toMatchObject({
       q: "pump",
       fleet: "f",
@@ -102,14 +103,14 @@ describe("what the URL asks for", () => {
   });
 
   it("is left out where somebody made it up", () => {
-    const query = agentQuery({ presence: "asleep", trust: "constructor", sort: "toString" });
+    const query = agentQuery({ presence: "asleep", trust: "constructor", sort: "toString" }, 0);
     expect(Object.values(query).filter((value) => value !== undefined)).toEqual([]);
   });
 
   it("has bands that leave no score out and none twice", () => {
     for (let score = 0; score <= 100; score += 1) {
       const bands = ["trusted", "watch", "quarantined", "compromised"].filter((trust) => {
-        const { trust_at_least: least, trust_below: below } = agentQuery({ trust });
+        const { trust_at_least: least, trust_below: below } = agentQuery({ trust }, 0);
         return score >= (least ?? 0) && score < (below ?? 101);
       });
       expect(bands).toEqual([bandOf(score)]);
@@ -133,29 +134,6 @@ describe("a verification", () => {
   });
 });
 
-describe("a deployment", () => {
-  it("counts only whom it concerns", () => {
-    expect(
-      progressOf({ succeeded: 3, already_installed: 1, failed: 2, pending: 4, excluded: 9, downloading: 1 }),
-    ).toEqual({ of: 11, done: 4, atWork: 1, bad: 2, pending: 4 });
-  });
-
-  it("has its failures grouped by reason, the most frequent first", () => {
-    const row = { agent_id: "", name: "", fleet: "", presence: "", stage: 0, percent: null } as const;
-    const times = { notified_at: null, started_at: null, finished_at: null, updated_at: "" };
-    const rows = ["disk full", "no key", "disk full"].map((reason) => ({
-      ...row,
-      ...times,
-      state: "failed" as const,
-      reason,
-    }));
-    expect(failureGroups(rows).map(({ reason, count }) => [reason, count])).toEqual([
-      ["disk full", 2],
-      ["no key", 1],
-    ]);
-  });
-});
-
 describe("the ledger", () => {
   it("reads an entry from its exact bytes", async () => {
     const text = '{"actor":{"id":"platform","kind":"system"},"details":{"reason":"ä"},"id":"1","outcome":"success","subject":{"id":"a","kind":"agent"},"time":"2026-01-01T00:00:00Z","type":"agent.revoked"}';
@@ -164,8 +142,11 @@ describe("the ledger", () => {
       leaf_index: 5,
       leaf_hash: "00",
       entry: btoa(String.fromCharCode(...bytes)),
+      subject_name: "Gate 7",
+      actor_name: null,
     });
     expect(entry.text).toBe(text);
+    expect(entry.names).toEqual({ subject: "Gate 7", actor: null });
     expect(entry.details).toEqual({ reason: "ä" });
     expect(summaryOf(entry.details)).toBe("ä");
     expect(summaryOf({ reason: "revoked", count: 1 })).toBe("revoked");
@@ -254,5 +235,82 @@ describe("a problem", () => {
     const problem = await problemOf(new Response("<html>Bad Gateway", { status: 502 }));
     expect(problem.code).toBe("unexpected-answer");
     expect(problem.isPassing).toBe(true);
+  });
+});
+
+describe("a deployment", () => {
+  it("counts only whom it concerns", () => {
+    expect(
+      progressOf({ succeeded: 3, already_installed: 1, failed: 2, pending: 4, excluded: 9, downloading: 1 }),
+    ).toEqual({ of: 11, done: 4, atWork: 1, bad: 2, pending: 4 });
+  });
+
+  it("says failed and lost for what they are", () => {
+    expect(badText({ failed: 2, succeeded: 5 })).toBe("2 failed");
+    expect(badText({ lost: 1000, timed_out: 1 })).toBe("1,001 lost");
+    expect(badText({ failed: 1, rejected: 1, lost: 1 })).toBe("3 failed or lost");
+  });
+});
+
+describe("a join string", () => {
+  const join = (value: unknown): string =>
+    `tg1.${btoa(JSON.stringify(value)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
+
+  it("tells where it leads", () => {
+    expect(joinUrlOf(join({ url: "https://10.0.0.5:8443", token: "???>>>" }))).toBe(
+      "https://10.0.0.5:8443",
+    );
+    expect(joinUrlOf("tg1.@@@")).toBe("");
+    expect(joinUrlOf("tg1.AAAA")).toBe("");
+  });
+
+  it.each([
+    ["https://127.0.0.1:8443", true],
+    ["https://localhost:8443", true],
+    ["https://[::1]:8443", true],
+    ["https://platform.example.org:8443", false],
+    ["https://10.127.0.1", false],
+    ["", false],
+  ])("%s stays on its machine: %s", (url, isLocal) => {
+    expect(isLoopback(url)).toBe(isLocal);
+  });
+});
+
+describe("security events", () => {
+  const entry = (type: string, subject: string, more: Partial<Entry> = {}): Entry => ({
+    ...({ outcome: "success", fleet: "f", details: {} } as Entry),
+    type,
+    subject: { kind: "agent", id: subject },
+    ...more,
+  });
+
+  it("that say the same of several are one line, with each of them once", () => {
+    const groups = groupEvents([
+      entry("agent.enrolled", "c"),
+      entry("agent.denied", "a", { outcome: "denied", details: { reason: "x" } }),
+      entry("agent.enrolled", "b"),
+      entry("agent.denied", "a", { outcome: "denied", details: { reason: "x" } }),
+      entry("agent.enrolled", "a", { fleet: "g" }),
+    ]);
+    expect(
+      groups.map(({ newest, count, subjects, summary }) => [
+        newest.type,
+        count,
+        subjects.map(({ subject }) => subject.id).join(""),
+        summary,
+      ]),
+    ).toEqual([
+      ["agent.enrolled", 2, "cb", ""],
+      ["agent.denied", 2, "a", "x"],
+      ["agent.enrolled", 1, "a", ""],
+    ]);
+  });
+
+  it("whose details differ add none of them", () => {
+    const [group] = groupEvents([
+      entry("user.created", "a", { details: { role: "viewer" } }),
+      entry("user.created", "b", { details: { role: "admin" } }),
+    ]);
+    expect(group?.summary).toBe("");
   });
 });

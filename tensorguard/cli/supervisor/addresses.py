@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +17,7 @@ from tensorguard.cli.supervisor.errors import BadAddress, BadSettings, PortTaken
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PUBLIC_HOST = "127.0.0.1,localhost"
-_DEFAULT_PORTS = {"http": 8080, "device": 8443, "mqtt": 8883}
+_DEFAULT_PORTS = {"http": 8080, "device": 8443, "mqtt": 8883, "enroll_mqtt": 8884}
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
 
@@ -58,6 +58,8 @@ class Addresses:
     device: str
     mqtt: str
     public_host: str
+    enroll_mqtt: str = ""
+    """Empty where an earlier version has stored the others: chosen at the next start."""
 
     @property
     def public_name(self) -> str:
@@ -77,13 +79,16 @@ class Wishes:
     http: str | None = None
     device: str | None = None
     mqtt: str | None = None
+    enroll_mqtt: str | None = None
     public_host: str | None = None
     is_http_protected: bool = False
     """A certificate, or a proxy in front, lets the people's listener leave loopback."""
 
 
 def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresses, list[str]]:
-    """Decide where to listen; a second value says which defaults were busy at the first start.
+    """Decide where to listen; a second value says what a person should know of the choice.
+
+    A new public host moves what devices connect to off loopback, where nobody else would get.
 
     Raises: BadAddress, PortTaken naming the holder.
     """
@@ -92,8 +97,10 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
     bind = LOOPBACK if all(map(_is_loopback, public_host.split(","))) else "0.0.0.0"  # noqa: S104 - a public name was asked for
     chosen: dict[str, str] = {}
     notes: list[str] = []
+    if stored is not None and bind != LOOPBACK and public_host != stored.public_host:
+        stored, notes = _leave_loopback(stored, wishes, bind)
     for name, port in _DEFAULT_PORTS.items():
-        wish = getattr(wishes, name) or (getattr(stored, name) if stored else None)
+        wish = getattr(wishes, name) or (getattr(stored, name) if stored else None) or None
         taken = [Address.parse(text).port for text in chosen.values()]
         if wish is None:
             host = LOOPBACK if name == "http" else bind
@@ -111,11 +118,22 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
     return Addresses(**chosen, public_host=public_host), notes
 
 
+def _leave_loopback(stored: Addresses, wishes: Wishes, bind: str) -> tuple[Addresses, list[str]]:
+    moved: dict[str, str] = {}
+    for name in ("device", "mqtt"):
+        address = Address.parse(getattr(stored, name))
+        if getattr(wishes, name) is None and _is_loopback(address.host):
+            moved[name] = str(Address(bind, address.port))
+    notes = [f"{name} listens on {address} from now on" for name, address in moved.items()]
+    return replace(stored, **moved), notes
+
+
 def load_addresses(path: Path) -> Addresses | None:
     """What an earlier start has stored. Raises: BadSettings."""
     try:
         facts = json.loads(path.read_text())
-        return Addresses(**{field.name: str(facts[field.name]) for field in fields(Addresses)})
+        known = {"enroll_mqtt": ""} | facts
+        return Addresses(**{field.name: str(known[field.name]) for field in fields(Addresses)})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -141,7 +159,7 @@ def _choose_free(first: Address, taken: list[int]) -> Address:
 
 def _check(name: str, wish: Address, taken: list[int]) -> Address:
     if wish.port in taken:
-        raise BadAddress(f"--{name} {wish} is used twice.")
+        raise BadAddress(f"{_option(name)} {wish} is used twice.")
     try:
         return Address(wish.host, wish.try_to_listen())
     except PermissionError as error:
@@ -149,14 +167,17 @@ def _check(name: str, wish: Address, taken: list[int]) -> Address:
             f"This user may not listen on {wish}.", hint="Choose a port above 1023."
         ) from error
     except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        holder = _find_holder(wish.port) if in_use else None
+        holder = _find_holder(wish.port) if error.errno == errno.EADDRINUSE else None
         if holder is None:
             raise BadAddress(f"Cannot listen on {wish}: {error.strerror}.") from error
         raise PortTaken(
             f"{wish} is taken by {holder}.",
-            hint=f"Stop it, or choose another port with --{name} (joined agents know the old one).",
+            hint=f"Stop it, or choose another port with {_option(name)}; devices know the old one.",
         ) from error
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _find_holder(port: int) -> str | None:

@@ -158,5 +158,6 @@ def _service_settings(request: UpRequest, directory: Path, addresses: Addresses)
         "TG_HTTP": addresses.http,
         "TG_DEVICE": addresses.device,
         "TG_MQTT": addresses.mqtt,
+        "TG_BROKER_ENROLL": addresses.enroll_mqtt,
         **request.service_settings,
     }

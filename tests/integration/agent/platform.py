@@ -424,6 +424,8 @@ def running_device_api(platform: Platform, pem: Path) -> Iterator[None]:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            if status == 503:
+                self.send_header("Retry-After", "7")
             self.end_headers()
             self.wfile.write(body)
 

@@ -24,6 +24,7 @@ from agent.errors import (
     EnrollmentRefused,
     NotTheServer,
     PinMismatch,
+    PlatformBusy,
     StateNotWritable,
     Unreachable,
 )
@@ -167,9 +168,12 @@ def test_a_lost_answer_costs_nothing(device_api: Platform) -> None:
 def test_an_approval_is_waited_for_by_asking_again(device_api: Platform) -> None:
     device_api.pending = 2
     slept: list[float] = []
-    waiting = Waiting(sleep=slept.append)
+    said: list[str] = []
+    waiting = Waiting(sleep=slept.append, uniform=lambda: 0.5, say=said.append)
     enroll(device_api.join, StateDir(device_api.folder / "device"), "device", waiting)
-    assert slept == [1.0, 1.0]
+    assert slept == [1.05, 1.05]
+    assert "waits for an operator's approval. You may stop this command" in said[0]
+    assert "asking again in 1 s" in said[1]
     bodies = {json.loads(one.body)["encryption_key"] for one in device_api.requests if one.body}
     assert len(bodies) == 1
 
@@ -178,6 +182,44 @@ def test_an_approval_that_does_not_come_says_so(device_api: Platform) -> None:
     device_api.pending = 1
     with pytest.raises(EnrollmentNotApproved):
         enroll(device_api.join, StateDir(device_api.folder / "device"), "device", Waiting(most_s=0))
+
+
+def test_a_platform_that_is_busy_or_gone_while_an_operator_decides_is_asked_again(
+    device_api: Platform,
+) -> None:
+    device_api.pending = 1
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        device_api.drop_answers = 1 if len(slept) == 1 else 0
+        device_api.refuse = (503, "overloaded") if len(slept) == 2 else None
+
+    waiting = Waiting(sleep=sleep, uniform=lambda: 0.5)
+    enroll(device_api.join, StateDir(device_api.folder / "device"), "device", waiting)
+    # The second wait is the first of its back-off; the third adds what the platform asked for.
+    assert slept == [1.05, 5.0, 7.0 + 10.0]
+
+
+def test_a_platform_that_stays_busy_is_named_with_what_to_do(device_api: Platform) -> None:
+    device_api.refuse = (503, "overloaded")
+    with pytest.raises(PlatformBusy) as caught:
+        enroll(device_api.join, StateDir(device_api.folder / "device"), "device", Waiting(most_s=0))
+    assert "same command again" in caught.value.hint
+
+
+def test_whoever_does_not_wait_continues_with_the_same_keys(device_api: Platform) -> None:
+    device_api.pending = 1
+    state = str(device_api.folder / "device")
+    command = ("agent", "enroll", format_join(device_api.join), "--state-dir", state, "--no-wait")
+    code, report = run_cli(*command)
+    assert (code, report["error"]["code"]) == (1, "enrollment-pending")
+    assert "same command again" in report["error"]["hint"]
+    code, report = run_cli(*command)
+    assert code == 0, report
+    asked = [json.loads(one.body) for one in device_api.requests if one.body]
+    assert len({(one["encryption_key"], one["token"]) for one in asked}) == 1
+    assert len(asked) == 2
 
 
 def test_a_directory_belongs_to_one_agent(device_api: Platform) -> None:

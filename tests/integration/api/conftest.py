@@ -1,6 +1,7 @@
 """A platform that was bootstrapped once, and the real application on it for each test."""
 
 import asyncio
+import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from argon2 import PasswordHasher
 from pydantic import SecretStr
 
 from api.context import ApiContext, open_context
+from api.serve import Listening, serving
 from api.settings import ApiSettings, ListenAddress
 from tensorguard.services.passwords import hash_password
 from tensorguard.services.platform import bootstrap
@@ -72,3 +74,11 @@ async def api(context: ApiContext) -> AsyncIterator[Api]:
     """The people's application, without a socket."""
     async with Api(context) as api:
         yield api
+
+
+@pytest.fixture
+async def listening(context: ApiContext) -> AsyncIterator[Listening]:
+    """Both listeners on real sockets."""
+    free = context.settings.model_copy(update={"device": ListenAddress("127.0.0.1", 0)})
+    async with serving(dataclasses.replace(context, settings=free)) as listening:
+        yield listening

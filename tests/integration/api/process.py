@@ -36,16 +36,17 @@ def running_api(platform: ApiSettings, log: Path) -> Iterator[tuple[subprocess.P
     os.close(write_end)
     try:
         assert os.read(read_end, 100) == b"ready\n", log.read_text()
-        yield process, f"http://{_address(process, log)}"
+        yield process, f"http://{address_of(process, log, 'people')}"
     finally:
         os.close(read_end)
         process.kill()
         process.wait(timeout=10)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def address_of(process: subprocess.Popen[bytes], log: Path, listener: str) -> str:
+    """HOST:PORT where a running api listens for `people`, or for a `device`."""
     while process.poll() is None:
         for line in log.read_text().splitlines():
             if '"api_ready"' in line:
-                return str(json.loads(line)["people"])
+                return str(json.loads(line)[listener])
     raise AssertionError(log.read_text())

@@ -1,5 +1,7 @@
 """Orders of the list of agents: the same on every page, whatever a value is missing."""
 
+import secrets
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -85,3 +87,61 @@ async def test_a_cursor_of_another_order_is_refused(api: Api, fleet: str) -> Non
         refused = await api.admin.get(AGENTS, params={"cursor": cursor, "sort": order})
         assert refused.status_code == 422, order
         assert refused.json()["code"] == "bad-cursor"
+
+
+async def _certify(api: Api, agent: UUID, *, ends_in: timedelta, **changes: Any) -> None:
+    """Give the agent another certificate, which it has not connected with unless told so."""
+    now = utc_now()
+    known = {
+        "serial": secrets.token_hex(16),
+        "agent_id": agent,
+        "spki_sha256": bytes(32),
+        "certificate": "",
+        "not_before": now,
+        "not_after": now + ends_in,
+        "issued_at": now,
+        "authority_key_id": bytes(20),
+    }
+    async with api.context.sessions.begin() as session:
+        await session.execute(sa.insert(tables.certificates).values(known | changes))
+
+
+async def test_agents_are_ordered_and_filtered_by_the_end_of_the_certificate_they_use(
+    api: Api,
+) -> None:
+    fleet, now = await api.new_fleet(), utc_now()
+    ids = {name: UUID(await enroll(api, fleet, name=name)) for name in "abcd"}
+    await _certify(api, ids["a"], ends_in=timedelta(days=30), first_connected_at=now)
+    await _certify(api, ids["b"], ends_in=timedelta(hours=1), first_connected_at=now)
+    await _certify(api, ids["c"], ends_in=timedelta(days=60))  # never used: the first one counts
+    join = await join_string(api, fleet, approval="manual")
+    await enroll(api, fleet, name="waits", join=join)
+    certificates = tables.certificates
+    async with api.context.sessions.begin() as session:
+        await session.execute(
+            sa.update(certificates)
+            .where(certificates.c.agent_id == ids["c"], certificates.c.certificate != "")
+            .values(first_connected_at=now)
+        )
+        await session.execute(
+            sa.update(certificates)
+            .where(certificates.c.agent_id == ids["d"])
+            .values(not_after=now + timedelta(days=9))
+        )
+    assert await _names(api, fleet=fleet, sort="expiry") == ["waits", "b", "c", "d", "a"]
+    assert await _names(api, fleet=fleet, sort="-expiry") == ["a", "d", "c", "b", "waits"]
+    soon = (now + timedelta(days=8)).isoformat()
+    assert await _names(api, fleet=fleet, certificate_expires_before=soon) == ["b", "c"]
+    assert await _names(api, fleet=fleet, enrolled_by="mtls") == []
+    assert len(await _names(api, fleet=fleet, enrolled_by="token")) == 5
+    page = await api.admin.get(AGENTS, params={"fleet": fleet, "q": "waits"})
+    [waits] = page.json()["items"]
+    assert (waits["certificate_not_after"], waits["move_to"], waits["enrolled_by"]) == (
+        None,
+        None,
+        "token",
+    )
+    detail = (await api.admin.get(f"{AGENTS}/{ids['a']}")).json()
+    assert detail["certificate_not_after"] == detail["certificates"][0]["not_after"]
+    bad = await api.admin.get(AGENTS, params={"certificate_expires_before": "tomorrow"})
+    assert bad.status_code == 422

@@ -1,5 +1,6 @@
 """`tensorguard admin` and `tensorguard api run` as processes of their own."""
 
+import asyncio
 import io
 import json
 import os
@@ -16,8 +17,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from api.context import open_context
 from api.settings import ApiSettings
 from tensorguard.cli.main import main
+from tests.integration.api.clients import Api
+from tests.integration.api.conftest import CHEAP
+from tests.integration.api.devices import enroll, join_string
 from tests.integration.api.process import environment, running_api
 
 Admin = Callable[..., dict[str, Any]]
@@ -123,3 +128,25 @@ def test_an_api_that_cannot_run_says_why_and_what_to_do(
     assert done.returncode == 1
     assert f"[{code}]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def _waiting_agents(platform: ApiSettings, count: int) -> list[str]:
+    async with open_context(platform, hasher=CHEAP) as context, Api(context) as api:
+        fleet = await api.new_fleet()
+        join = await join_string(api, fleet, approval="manual", max_uses=count)
+        return [await enroll(api, fleet, name=f"box-{n}", join=join) for n in range(count)]
+
+
+def test_devices_that_wait_are_decided_about_on_the_command_line(
+    platform: ApiSettings, admin: Admin
+) -> None:
+    first, second, third = asyncio.run(_waiting_agents(platform, 3))
+    listed = [one["id"] for one in admin("agents", "pending")["agents"]]
+    assert [one for one in listed if one in (first, second, third)] == [first, second, third]
+    assert admin("agents", "approve", first, second)["decided"] == [first, second]
+    rejected = admin("agents", "reject", third, "--reason", "not on the list")
+    assert rejected == {"decided": [third], "failed": []}
+    assert admin("agents", "release", third, "--reason", "it was")["released"] is True
+    in_use = admin("agents", "release", first, "--reason", "by mistake")
+    assert in_use["error"]["code"] == "agent-not-releasable"
+    assert not {first, second, third} & {one["id"] for one in admin("agents", "pending")["agents"]}

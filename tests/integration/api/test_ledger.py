@@ -13,7 +13,7 @@ from tensorguard.ledger.checkpoint import (
 from tensorguard.ledger.tree import Frontier, leaf_hash
 from tensorguard.services.access import Role
 from tensorguard.services.keyring import Keyring
-from tests.integration.api.clients import Api
+from tests.integration.api.clients import Api, new_slug
 
 LEDGER = "/api/v1/ledger"
 
@@ -42,6 +42,20 @@ async def test_entries_are_the_bytes_whose_hashes_stand_in_the_tree(api: Api) ->
     entry = base64.b64decode(item["entry"], validate=True)
     assert item["leaf_hash"] == leaf_hash(entry).hex()
     assert fleet.encode() in entry
+
+
+async def test_entries_come_with_the_names_that_the_ledger_does_not_hold(api: Api) -> None:
+    made = await api.admin.post(
+        "/api/v1/users", json={"email": f"{new_slug()}@example.org", "name": "N", "role": "viewer"}
+    )
+    user = made.json()["user"] if "user" in made.json() else made.json()
+    await _sequence(api)
+    compliance = await api.as_role(Role.COMPLIANCE)
+    params = {"subject": user["id"], "type": "user.created"}
+    (item,) = (await compliance.get(f"{LEDGER}/entries", params=params)).json()["items"]
+    assert item["subject_name"] == user["email"]
+    assert item["actor_name"] == "test"  # the key that the administrator here uses
+    assert user["email"].encode() not in base64.b64decode(item["entry"])
 
 
 async def test_pages_of_entries_have_no_gap_and_no_repetition(api: Api) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -37,13 +36,6 @@ async def _run(*command: str, given: bytes = b"") -> tuple[int, str]:
     async with asyncio.timeout(20):
         output, _ = await process.communicate(given)
     return process.returncode or 0, output.decode(errors="replace")
-
-
-@pytest.fixture
-async def listening(context: ApiContext) -> AsyncIterator[Listening]:
-    free = context.settings.model_copy(update={"device": ListenAddress("127.0.0.1", 0)})
-    async with serving(dataclasses.replace(context, settings=free)) as listening:
-        yield listening
 
 
 async def test_a_device_joins_with_curl_exactly_as_the_protocol_says(

@@ -162,7 +162,9 @@ async def test_asking_again_after_it_expired_is_a_new_approval(office: Office) -
     assert types(await office.told(first.id)) == ["approval.requested", "approval.expired"]
 
 
-@pytest.mark.parametrize("what", ["request", "kind", "fleet", "requester", "time", "digest too"])
+@pytest.mark.parametrize(
+    "what", ["request", "kind", "fleet", "requester", "time", "digest", "digest too"]
+)
 async def test_a_row_that_was_changed_in_the_database_is_refused_and_recorded(
     office: Office, what: str
 ) -> None:
@@ -175,6 +177,7 @@ async def test_a_row_that_was_changed_in_the_database_is_refused_and_recorded(
         "fleet": {"fleet": "hospital-b"},
         "requester": {"requested_by": str(new_id())},
         "time": {"expires_at": LATE + timedelta(days=1)},
+        "digest": {"request_sha256": bytes(32)},
         "digest too": {"request": other, "request_sha256": request_digest(KIND, None, other)},
     }
     await office.tamper(approval, **changes[what])

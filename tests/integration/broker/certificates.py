@@ -122,9 +122,11 @@ class Platform:
         lifetime: timedelta = timedelta(days=1),
         usages: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.CLIENT_AUTH,),
         uris: tuple[str, ...] | None = None,
+        victim: AgentCredentials | None = None,
     ) -> AgentCredentials:
-        """An agent's certificate as its issuer would not make it."""
-        identity = AgentIdentity(TRUST_DOMAIN, "hospital-a", uuid7())
+        """An agent's certificate as its issuer would not make it, in the victim's name if given."""
+        agent_id = victim.agent_id if victim else uuid7()
+        identity = AgentIdentity(TRUST_DOMAIN, "hospital-a", agent_id)
         private_key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.UniformResourceIdentifier(uri) for uri in uris or (identity.uri,)]
         start = datetime.now(UTC) + issued

@@ -188,13 +188,14 @@ async def run_program(*command: str | Path, stdin: bytes = b"", timeout_s: float
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(f"NOT RUN: {missing}")
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
-        stdin=asyncio.subprocess.PIPE,
+        # With nothing to say there is no pipe, so that nothing fails where the program ends first.
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
         async with asyncio.timeout(timeout_s):
-            said, _ = await process.communicate(stdin)
+            said, _ = await process.communicate(stdin or None)
     finally:
         if process.returncode is None:
             process.kill()

@@ -96,7 +96,8 @@ async def test_without_notify_polling_finds_the_revocation(
 async def leased(site: Site, connection: Connection) -> None:
     """Wait for the lease's row."""
     async with asyncio.timeout(5):
-        while not await rows(connection, "SELECT 1 FROM broker_fronts"):  # noqa: ASYNC110  a table
+        query = "SELECT 1 FROM broker_fronts WHERE address <> ''"
+        while not await rows(connection, query):  # noqa: ASYNC110  a table
             await asyncio.sleep(0.02)
 
 
@@ -161,6 +162,57 @@ async def test_the_lease_is_renewed_carries_applied_seq_and_is_given_back(
         assert later > first
         assert later - datetime.now(UTC) < timedelta(seconds=5)
     assert await rows(connection, query) == []
+
+
+async def test_a_front_owes_a_receipt_before_it_has_read_what_is_revoked(
+    fresh_database: Database, platform: Platform, connection: Connection
+) -> None:
+    denied = DenySet()
+    following = Lease(fresh_database.app_url, FRONT_ID, denied)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE revocations IN ACCESS EXCLUSIVE MODE")
+        loading = asyncio.create_task(following.load())
+        async with asyncio.timeout(5):
+            query = "SELECT applied_seq, lease_until <= clock_timestamp() FROM broker_fronts"
+            while (found := await rows(connection, query)) != [(0, True)]:  # noqa: ASYNC110  a table
+                await asyncio.sleep(0.02)
+        assert not loading.done(), found
+    await loading
+
+
+async def test_a_receipt_that_could_not_be_written_is_written_after_the_connection_is_back(
+    open_site: OpenSite, platform: Platform, fresh_database: Database, connection: Connection
+) -> None:
+    agent = platform.agent()
+    async with followed(open_site, fresh_database) as (site, _):
+        wire = await site.agent(agent)
+        await leased(site, connection)
+        async with await psycopg.AsyncConnection.connect(fresh_database.superuser_url) as blocking:
+            await blocking.execute("LOCK TABLE revocation_receipts IN ACCESS EXCLUSIVE MODE")
+            await revoke(connection, agent_id=agent.agent_id)
+            assert await wire.hear() is None
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND usename = 'tg_app'"
+            )
+            await blocking.rollback()
+        async with asyncio.timeout(5):
+            query = "SELECT front_id, disconnected FROM revocation_receipts"
+            while not (found := await rows(connection, query)):  # noqa: ASYNC110  a table
+                await asyncio.sleep(0.02)
+        assert found == [(FRONT_ID, 1)]
+
+
+async def test_the_revocations_of_a_transaction_wake_a_front_once(
+    fresh_database: Database, connection: Connection
+) -> None:
+    await connection.execute("LISTEN tg_revocations")
+    await connection.execute(
+        "INSERT INTO revocations (agent_id, reason, revoked_at, revoked_by)"
+        " SELECT gen_random_uuid(), 'test', now(), 'test' FROM generate_series(1, 500)"
+    )
+    heard = [notify async for notify in connection.notifies(timeout=0.3)]
+    assert len(heard) == 1
 
 
 async def test_a_lost_database_connection_is_made_again_and_nothing_is_missed(
@@ -231,7 +283,7 @@ async def test_of_two_hundred_revocations_99_percent_are_done_within_a_second(
     open_site: OpenSite, platform: Platform, fresh_database: Database, connection: Connection
 ) -> None:
     agents = [platform.agent() for _ in range(300)]
-    async with followed(open_site, fresh_database) as (site, _):
+    async with followed(open_site, fresh_database, refusal_burst=1000) as (site, _):
         wires = [await site.agent(agent) for agent in agents]
         loop = asyncio.get_running_loop()
         took_s = []

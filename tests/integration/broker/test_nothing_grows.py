@@ -5,6 +5,7 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.broker.certificates import Platform
@@ -117,6 +118,29 @@ async def test_half_open_handshakes_are_dropped_at_their_deadline(
         await site.until(lambda: open_files() <= before + 20, "the front dropped its ends")
         for client in silent:
             client.close()
+
+
+async def test_many_half_open_handshakes_cost_little_memory(
+    open_site: OpenSite, platform: Platform
+) -> None:
+    async with open_site(evict_after=timedelta(milliseconds=50)) as site:
+        await site.agent(platform.agent())
+        process = psutil.Process()
+        before_bytes = process.memory_info().rss
+        # A record that announces 16 KiB and does not come to its end.
+        hello = b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03" + bytes(4000)
+        silent = []
+        for _ in range(1000):
+            client = socket.create_connection(site.address)
+            client.sendall(hello)
+            silent.append(client)
+            await asyncio.sleep(0)
+        await site.agent(platform.agent())
+        assert site.counted("tensorguard_broker_pending_connections") <= 128
+        grown_bytes = process.memory_info().rss - before_bytes
+        for client in silent:
+            client.close()
+        assert grown_bytes < 30 * KIB * KIB
 
 
 async def test_half_open_handshakes_do_not_keep_an_agent_out(

@@ -141,6 +141,33 @@ async def test_the_process_admits_an_agent_kicks_it_and_ends_cleanly(home: Home)
     assert "Traceback" not in await broker.said()
 
 
+async def test_a_front_that_starts_after_a_revocation_refuses_from_its_first_moment(
+    home: Home,
+) -> None:
+    platform = await home.bootstrap()
+    agent = platform.agent()
+    await home.connection.execute(
+        "INSERT INTO revocations (agent_id, reason, revoked_at, revoked_by)"
+        " VALUES (%s, 'test', now(), 'test')",
+        [agent.agent_id],
+    )
+    with listening_socket("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    await home.start(TG_MQTT=f"127.0.0.1:{port}")
+    context = agent.client_context(platform.ca_path)
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                wire = await Wire.open(("127.0.0.1", port), context)
+                break
+            except OSError:
+                await asyncio.sleep(0.005)
+    # The first connection that it takes at all.
+    assert await wire.connect(agent.client_id) == 5
+    owing = await home.connection.execute("SELECT applied_seq FROM broker_fronts")
+    assert await owing.fetchone() == (1,)
+
+
 async def test_the_hub_is_admitted_with_a_certificate_of_its_own(home: Home) -> None:
     platform = await home.bootstrap()
     broker = await home.start()

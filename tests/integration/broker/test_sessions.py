@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import paho.mqtt.client as paho
 import pytest
 
 from broker.connection import End
-from broker.denyset import Revocation
+from broker.denyset import DenySet, Revocation
+from broker.limits import Limits
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site
@@ -203,6 +204,38 @@ async def test_a_session_ends_with_its_certificate(site: Site, platform: Platfor
     assert await witness.ping()
 
 
+async def test_a_session_ends_within_a_second_of_its_certificate_by_the_real_clock(
+    open_site: OpenSite, platform: Platform
+) -> None:
+    agent = platform.agent(lifetime=timedelta(seconds=3))
+    async with open_site(sweep_every=Limits().sweep_every) as site:
+        hub = await site.hub()
+        wire = await site.agent(agent)
+        assert await wire.hear() is None
+        late = datetime.now(UTC) - agent.certificate.not_valid_after_utc
+        assert timedelta(0) <= late < timedelta(seconds=1.2)
+        assert (await hub.report("disconnected")).reason == End.EXPIRED
+        again = await site.open(agent)
+        assert await again.hear() is None, "TLS refuses it from then on"
+
+
+async def test_who_was_long_without_the_database_keeps_no_agent_but_its_hubs(
+    open_site: OpenSite, platform: Platform
+) -> None:
+    now = 0.0
+    denied = DenySet(monotonic=lambda: now)
+    denied.confirm()
+    async with open_site(denied=denied) as site:
+        hub, wire = await site.hub(), await site.agent(platform.agent())
+        now = Limits().unconfirmed.total_seconds() - 1
+        await asyncio.sleep(0.1)
+        assert await wire.ping(), "for five minutes live sessions stay"
+        now += 2
+        assert await wire.hear() is None
+        assert (await hub.report("disconnected")).reason == End.UNCONFIRMED
+        assert await hub.wire.ping()
+
+
 async def test_stopping_the_front_ends_sessions_without_their_wills(
     open_site: OpenSite, platform: Platform
 ) -> None:
@@ -246,3 +279,35 @@ async def test_paho_publishes_and_hears_as_an_agent_would(site: Site, platform: 
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+async def test_a_hub_that_joins_is_told_of_every_session_that_is_held_and_since_when(
+    site: Site, platform: Platform
+) -> None:
+    agents = [platform.agent() for _ in range(3)]
+    for agent in agents:
+        await site.agent(agent)
+    began = {one.client_id: one.admitted_at for one in site.front.registry.list_all()}
+    for name in ("hub-1", "hub-2"):
+        hub = await site.hub(name)
+        told = [await hub.report("connected") for _ in agents]
+        assert {str(one.agent_id): one.at for one in told} == began
+        assert {one.serial for one in told} == {
+            serial_text(agent.certificate.serial_number) for agent in agents
+        }
+        await hub.wire.say(packet(0xE0))
+        await site.until(lambda: not site.front.router.has_hub, "the hub has left")
+
+
+async def test_what_happened_without_a_hub_is_told_when_one_joins_the_newest_of_each_agent(
+    site: Site, platform: Platform
+) -> None:
+    gone, back = platform.agent(), platform.agent()
+    for agent in (gone, back):
+        wire = await site.agent(agent)
+        await wire.say(packet(0xE0))
+        await site.until(lambda: site.front.registry.agents == 0, "the agent has left")
+    await site.agent(back)
+    hub = await site.hub()
+    assert (await hub.report("disconnected")).agent_id == gone.agent_id
+    assert (await hub.report("connected")).agent_id == back.agent_id

@@ -1,7 +1,9 @@
 """Who gets in: nobody whom the platform CA has not certified, and nobody under a foreign name."""
 
 import asyncio
+import contextlib
 import ssl
+import warnings
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,7 +15,7 @@ from tensorguard.pki.identity import serial_text
 from tensorguard.pki.issuer import CertificateAuthority
 from tests.integration.broker.certificates import TRUST_DOMAIN, AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site, run_program
-from tests.integration.broker.wire import Wire, packet
+from tests.integration.broker.wire import Wire, connect_packet, packet
 
 IDENTIFIER_REJECTED, UNAVAILABLE, NOT_AUTHORIZED = 2, 3, 5
 
@@ -69,6 +71,41 @@ async def test_an_agents_certificate_signs_nobody_in(site: Site, platform: Platf
     # The chain is sent along, as an attacker would.
     forged.certificate_path.write_bytes(forged.certificate_pem + agent.certificate_pem)
     await assert_kept_out(site, forged)
+
+
+@pytest.mark.parametrize("chain", ["alone", "with its CA", "with its CA and the platform's"])
+@pytest.mark.parametrize("subject", ["its own", "the platform CA's"])
+async def test_a_manufacturers_ca_speaks_for_no_agent(
+    site: Site, platform: Platform, chain: str, subject: str
+) -> None:
+    victim = platform.agent()
+    domain = TRUST_DOMAIN if subject == "the platform CA's" else "maker.example"
+    maker = CertificateAuthority.create(domain, datetime.now(UTC) - timedelta(days=1))
+    forged = platform.forged(maker.private_key, maker.certificate.subject, victim=victim)
+    pem = forged.certificate_pem
+    if chain != "alone":
+        pem += maker.certificate_pem.encode()
+    if chain == "with its CA and the platform's":
+        pem += platform.authority.certificate_pem.encode()
+    forged.certificate_path.write_bytes(pem)
+    wire = await site.agent(victim)
+    said = await mosquitto_pub(site, forged)
+    assert not said.startswith("exit 0"), said
+    assert await wire.ping(), "the victim was disturbed"
+    assert site.front.registry.agents == 1
+
+
+async def test_an_agents_certificate_signs_nobody_in_under_a_victims_name(
+    site: Site, platform: Platform
+) -> None:
+    victim, agent = platform.agent(), platform.agent()
+    forged = platform.forged(agent.private_key, agent.certificate.subject, victim=victim)
+    forged.certificate_path.write_bytes(forged.certificate_pem + agent.certificate_pem)
+    wire = await site.agent(victim)
+    said = await mosquitto_pub(site, forged)
+    assert not said.startswith("exit 0"), said
+    assert await wire.ping()
+    assert site.front.registry.agents == 1
 
 
 async def test_an_expired_certificate_connects_nobody(site: Site, platform: Platform) -> None:
@@ -199,6 +236,47 @@ async def test_old_tls_is_refused(site: Site, platform: Platform, version: str) 
     agent = platform.agent()
     said = await openssl_s_client(site, agent, version)
     assert "Cipher is (NONE)" in said
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+async def test_an_old_client_hello_gets_no_server_hello(
+    site: Site, version: ssl.TLSVersion
+) -> None:
+    hello = client_hello(version)
+    assert hello[9:11] == {"TLSv1": b"\x03\x01", "TLSv1_1": b"\x03\x02"}[version.name]
+    reader, writer = await asyncio.open_connection(*site.address)
+    writer.write(hello)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert not answer.startswith(b"\x16"), "a handshake record"
+    assert site.counted("tensorguard_broker_handshakes_failed_total", reason="tls-version") == 1
+
+
+def client_hello(version: ssl.TLSVersion) -> bytes:
+    """The first bytes of a client that knows nothing newer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    sent = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return sent.read()
+
+
+@pytest.mark.parametrize("client_id", ["victim", "stranger"])
+async def test_without_tls_nothing_is_heard(site: Site, platform: Platform, client_id: str) -> None:
+    victim = platform.agent()
+    wire = await site.agent(victim)
+    reader, writer = await asyncio.open_connection(*site.address)
+    writer.write(connect_packet(victim.client_id if client_id == "victim" else client_id))
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert not answer.startswith(b"\x20"), "CONNACK in the clear"
+    assert await wire.ping()
+    assert site.front.registry.agents == 1
 
 
 async def test_tls_1_2_is_enough(site: Site, platform: Platform) -> None:

@@ -242,3 +242,26 @@ async def test_who_may_only_look_starts_and_stops_nothing(platform: Platform, ap
     for move in ("start", "pause", "resume", "abort"):
         assert (await viewer.post(f"{url}/{move}", json={"reason": "x"})).status_code == 403
     assert (await viewer.get(url)).json()["state"] == "running"
+
+
+async def test_failures_are_counted_by_their_reason_over_all_agents(
+    platform: Platform, api: Api
+) -> None:
+    fleet = await platform.add_fleet("hospital-a")
+    agents = [await platform.add_agent(fleet) for _ in range(6)]
+    started = await platform.start(await platform.release(), fleet)
+    await platform.controller().step()
+    for place, agent_id in enumerate(agents[:5]):
+        reason = "no-space" if place < 3 else "digest-mismatch"
+        await platform.report(started, agent_id, "downloading", "failed", reason=reason)
+    viewer = await api.as_role(Role.VIEWER)
+    answer = await viewer.get(f"/api/v1/deployments/{started.id}/failures")
+    assert answer.json() == {
+        "groups": [
+            {"state": "failed", "reason": "no-space", "agents": 3},
+            {"state": "failed", "reason": "digest-mismatch", "agents": 2},
+        ],
+        "others": 0,
+    }
+    nowhere = await viewer.get(f"/api/v1/deployments/{agents[0]}/failures")
+    assert nowhere.status_code == 404

@@ -90,6 +90,7 @@ class Simulator(Program):
         *,
         name: str = "simulate",
         events_per_minute: int = 0,
+        interval: str = "2s",
         drain: str = "120s",
     ) -> None:
         self.acked_log = directory / "acked.log"
@@ -97,7 +98,7 @@ class Simulator(Program):
             directory,
             name,
             command(
-                *("simulate", "--agents", str(agents), "--fleet", fleet, "--interval", "2s"),
+                *("simulate", "--agents", str(agents), "--fleet", fleet, "--interval", interval),
                 *("--url", operator.url, "--api-key", operator.api_key, "--seed", "7"),
                 *("--state", str(directory / "agents"), "--acked-log", str(self.acked_log)),
                 *("--events-per-minute", str(events_per_minute), "--drain", drain, "--json"),

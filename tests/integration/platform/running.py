@@ -86,17 +86,21 @@ class Addresses:
     http: str
     device: str
     mqtt: str
+    enroll_mqtt: str
 
     @classmethod
     def free(cls) -> "Addresses":
-        return cls(*(f"127.0.0.1:{port}" for port in free_ports(3)))
+        return cls(*(f"127.0.0.1:{port}" for port in free_ports(4)))
 
     @property
     def mqtt_port(self) -> int:
         return int(self.mqtt.rpartition(":")[2])
 
     def options(self) -> tuple[str, ...]:
-        return ("--http", self.http, "--device", self.device, "--mqtt", self.mqtt)
+        return (
+            *("--http", self.http, "--device", self.device),
+            *("--mqtt", self.mqtt, "--enroll-mqtt", self.enroll_mqtt),
+        )
 
 
 class RunningPlatform:

@@ -14,7 +14,7 @@ from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
 from tests.integration.platform.programs import mosquitto, run_mosquitto
 from tests.integration.platform.publishing import Publisher
-from tests.integration.platform.running import RunningPlatform
+from tests.integration.platform.running import RunningPlatform, run_json
 
 pytestmark = pytest.mark.xdist_group("platform")
 
@@ -71,6 +71,56 @@ def test_a_revoked_agent_is_disconnected_and_refused_everywhere(
     for type_ in ("agent.revoked", "agent.revocation-confirmed"):
         entry = operator.wait_entry(type_, subject=device.agent_id)
         assert entry["fleet"] == fleet
+
+
+def test_without_a_hub_the_agent_is_out_nevertheless_and_the_receipt_follows(
+    platform: RunningPlatform, operator: Operator, enrolled: Enrolled
+) -> None:
+    device = enrolled()
+    with device.session() as session:
+        session.publish("heartbeat", device.heartbeat())
+        hub = platform.service("hub")
+        hub.suspend()
+        try:
+            began = time.monotonic()
+            receipt = operator.post(f"agents/{device.agent_id}/revoke", {"reason": "stolen"})
+            session.ends.get(timeout=10)
+            assert time.monotonic() - began < 5
+            assert (receipt["state"], receipt["fronts"][0]["disconnected"]) == ("complete", 1)
+            status, said = run_mosquitto(
+                mosquitto("mosquitto_pub", device, "-t", device.up("heartbeat"), "-m", "{}")
+            )
+            assert status == 5, said
+        finally:
+            hub.resume()
+    entry = operator.wait_entry("agent.revocation-confirmed", subject=device.agent_id)
+    assert entry["details"]["disconnected"] == 1
+    assert not operator.entries(type="agent.revocation-partial", subject=device.agent_id)
+
+
+def test_a_fleet_takes_a_person_with_a_second_factor(operator: Operator, fleet: str) -> None:
+    answer = operator.http.post(f"/api/v1/fleets/{fleet}/revoke", json={"reason": "breach"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "person-required")
+    assert operator.get(f"fleets/{fleet}/revocations")["items"] == []
+
+
+def test_the_command_line_revokes_an_agent_and_a_fleet_without_a_second_person(
+    platform: RunningPlatform, operator: Operator, fleet: str, enrolled: Enrolled
+) -> None:
+    first, second, third = enrolled(), enrolled(), enrolled()
+    options = ("--reason", "stolen", "--data-dir", str(platform.data))
+    with first.session() as one, second.session() as two, third.session() as three:
+        assert run_json("admin", "revoke", "agent", first.agent_id, *options)["seq"] > 0
+        one.ends.get(timeout=10)
+        assert two.ends.empty()
+        assert run_json("admin", "revoke", "fleet", fleet, *options)["agents"] == 2
+        for session in (two, three):
+            session.ends.get(timeout=10)
+    entry = operator.wait_entry("fleet.revocation-confirmed", subject=fleet)
+    assert (entry["details"]["agents"], entry["details"]["disconnected"]) == (2, 2)
+    (receipt,) = operator.get(f"fleets/{fleet}/revocations")["items"]
+    assert (receipt["state"], receipt["revoked_by"]) == ("complete", "command-line")
+    assert receipt["took_ms"] < 2000
 
 
 def _download(device: Device, url: str) -> httpx.Response:

@@ -38,7 +38,7 @@ def main(directory: str, *stubs: str) -> None:
 
     any_port = "127.0.0.1:0"
     stored = Path(directory, "addresses.json").exists()
-    wishes = Wishes() if stored else Wishes(any_port, any_port, any_port)
+    wishes = Wishes() if stored else Wishes(any_port, any_port, any_port, any_port)
     request = UpRequest(Path(directory), wishes, "tensorguard.test")
     try:
         asyncio.run(

@@ -79,18 +79,18 @@ def test_the_number_is_the_databases_whatever_a_service_asks_for(
     assert numbers == [(1,), (2,)]
 
 
-def test_a_revocation_notifies_with_its_number_when_it_commits(fresh_database: Database) -> None:
+def test_revocations_notify_once_when_they_commit(fresh_database: Database) -> None:
     with (
         psycopg.connect(fresh_database.app_url, autocommit=True) as listener,
         psycopg.connect(fresh_database.app_url) as writer,
     ):
         listener.execute("LISTEN tg_revocations")
-        row = writer.execute(INSERT).fetchone()
+        for _ in range(3):
+            writer.execute(INSERT)
         assert list(listener.notifies(timeout=0.2, stop_after=1)) == []
         writer.commit()
-        [notice] = listener.notifies(timeout=10, stop_after=1)
-    assert row is not None
-    assert notice.payload == str(row[0])
+        notices = [*listener.notifies(timeout=10, stop_after=1), *listener.notifies(timeout=0.2)]
+    assert len(notices) == 1
 
 
 @pytest.mark.parametrize("columns", ["", ", serial"])

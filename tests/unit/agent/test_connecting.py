@@ -48,6 +48,18 @@ def test_refused_connections_are_repeated_with_growing_full_jitter(bench: Bench)
         assert bench.count(fx.Connect) == 1
 
 
+def test_who_is_told_that_it_may_not_connect_waits_for_minutes_at_once(bench: Bench) -> None:
+    waits_s = []
+    for _ in range(40):
+        bench.todo.clear()
+        bench.obey(bench.core.disconnected(bench.moment, refused=True))
+        waits_s.append(bench.core.deadline_s(bench.moment) - bench.moment.monotonic_s)
+        bench.pass_time(waits_s[-1] + 0.01)
+    assert max(waits_s) <= 300
+    assert sum(waits_s) / len(waits_s) > 60
+    assert min(waits_s) < 120, "it is jitter, not a fixed wait"
+
+
 def test_a_short_connection_does_not_reset_the_back_off(bench: Bench) -> None:
     for _ in range(12):
         bench.connect()

@@ -1,8 +1,10 @@
 """Where the services listen: chosen once, kept, and refused when somebody else is there."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def taken_port() -> Iterator[int]:
 
 @pytest.fixture
 def chosen() -> Addresses:
-    return choose_addresses(None, Wishes(ANY, ANY, ANY))[0]
+    return choose_addresses(None, Wishes(ANY, ANY, ANY, ANY))[0]
 
 
 @pytest.mark.parametrize("text", ["", "8080", "host:", "host:x", "host:70000", "a b:1", ":80"])
@@ -43,9 +45,10 @@ def test_an_address_reads_back_as_it_was_written(text: str) -> None:
     assert str(Address.parse(text)) == text
 
 
-def test_three_free_ports_are_chosen(chosen: Addresses) -> None:
-    ports = {Address.parse(text).port for text in (chosen.http, chosen.device, chosen.mqtt)}
-    assert len(ports) == 3
+def test_four_free_ports_are_chosen(chosen: Addresses) -> None:
+    listening = (chosen.http, chosen.device, chosen.mqtt, chosen.enroll_mqtt)
+    ports = {Address.parse(text).port for text in listening}
+    assert len(ports) == 4
     assert 0 not in ports
 
 
@@ -53,7 +56,7 @@ def test_a_busy_default_is_replaced_at_the_first_start_and_said(
     taken_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(addresses_module._DEFAULT_PORTS, "mqtt", taken_port)
-    chosen, notes = choose_addresses(None, Wishes(http=ANY, device=ANY))
+    chosen, notes = choose_addresses(None, Wishes(http=ANY, device=ANY, enroll_mqtt=ANY))
     port = Address.parse(chosen.mqtt).port
     assert port > taken_port
     assert notes == [f"port {taken_port} is taken; mqtt uses {port} from now on"]
@@ -63,14 +66,46 @@ def test_stored_addresses_are_used_again(chosen: Addresses) -> None:
     assert choose_addresses(chosen, Wishes()) == (chosen, [])
 
 
+def test_a_public_host_at_a_later_start_lets_devices_in_from_elsewhere(chosen: Addresses) -> None:
+    moved, notes = choose_addresses(chosen, Wishes(public_host="tg.example.org"))
+    device, mqtt = (Address.parse(one).port for one in (chosen.device, chosen.mqtt))
+    assert (moved.device, moved.mqtt) == (f"0.0.0.0:{device}", f"0.0.0.0:{mqtt}")
+    assert moved.http == chosen.http
+    assert len(notes) == 2
+    assert choose_addresses(moved, Wishes(public_host="tg.example.org")) == (moved, [])
+
+
+def test_an_address_that_is_asked_for_stays_on_loopback(chosen: Addresses) -> None:
+    wishes = Wishes(device=chosen.device, mqtt=chosen.mqtt, public_host="tg.example.org")
+    kept, notes = choose_addresses(chosen, wishes)
+    assert (kept.device, kept.mqtt, notes) == (chosen.device, chosen.mqtt, [])
+    # A tunnel ends there: so it stays at the next start.
+    assert choose_addresses(kept, Wishes()) == (kept, [])
+
+
 def test_a_stored_port_that_is_taken_is_refused_and_its_holder_named(
     chosen: Addresses, taken_port: int
 ) -> None:
-    stored = Addresses(chosen.http, f"127.0.0.1:{taken_port}", chosen.mqtt, chosen.public_host)
+    stored = replace(chosen, device=f"127.0.0.1:{taken_port}")
     with pytest.raises(PortTaken) as caught:
         choose_addresses(stored, Wishes())
     assert f"process {os.getpid()} (" in caught.value.message
     assert "--device" in caught.value.hint
+
+
+def test_what_an_earlier_version_has_stored_is_kept_and_completed(
+    chosen: Addresses, tmp_path: Path
+) -> None:
+    path = tmp_path / "addresses.json"
+    store_addresses(path, chosen)
+    facts = json.loads(path.read_text())
+    del facts["enroll_mqtt"]
+    path.write_text(json.dumps(facts))
+    old = load_addresses(path)
+    assert old == replace(chosen, enroll_mqtt="")
+    new, _ = choose_addresses(old, Wishes(enroll_mqtt=ANY))
+    assert replace(new, enroll_mqtt="") == old
+    assert Address.parse(new.enroll_mqtt).port != 0
 
 
 def test_one_port_cannot_be_used_twice(chosen: Addresses) -> None:

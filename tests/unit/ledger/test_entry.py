@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,3 +102,21 @@ def test_whatever_a_device_sends_is_written_and_can_be_read_back(details: dict[s
     kept = json.loads(written)["details"]
     if kept != details or "raw" in kept:
         assert json.loads(base64.b64decode(kept["raw"])) == details
+
+
+# Of every JSON type within what an entry holds exactly; ASCII often, which is written another way.
+exact = st.recursive(
+    st.none() | st.booleans() | st.integers(1 - 2**53, 2**53 - 1) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(codec="ascii")), inner, max_size=4)
+        | st.dictionaries(st.text(), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(codec="ascii")) | st.text(), exact, max_size=4))
+def test_whatever_is_written_is_canonical(details: dict[str, Any]) -> None:
+    written = entry(details).to_bytes()
+    assert written == rfc8785.dumps(json.loads(written))

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from tensorguard.ledger.entry import MAX_ENTRY_BYTES, Entry
-from tensorguard.services import agent_events, events
+from tensorguard.services import agent_events, certificate_events, events
 from tensorguard.services.events import SYSTEM, Actor, AgentReported, Event, Subject
 
 AT = datetime(2026, 3, 4, tzinfo=UTC)
@@ -15,7 +15,8 @@ AGENT = UUID("01900000-0000-7000-8000-00000000000a")
 
 
 def catalogue() -> list[type[Event]]:
-    found = [*vars(events).values(), *vars(agent_events).values()]
+    modules = (events, agent_events, certificate_events)
+    found = [item for module in modules for item in vars(module).values()]
     classes = {item for item in found if isinstance(item, type) and issubclass(item, Event)}
     return [item for item in classes if hasattr(item, "TYPE")]
 

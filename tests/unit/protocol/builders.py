@@ -75,6 +75,12 @@ GOOD: Mapping[UpKind | FrontKind, dict[str, Any]] = {
         "count": 3,
         "at": "2026-03-01T12:00:00Z",
     },
+    FrontKind.ENROLL: {
+        "certificate": "MIIB",
+        "request": "e30=",
+        "peer": "127.0.0.1:4242",
+        "at": "2026-03-01T12:00:00Z",
+    },
 }
 
 _SIGNED: dict[str, Any] = {

@@ -17,11 +17,12 @@ UUID_TEXT = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 FLEET = r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?"
 UP = re.compile(
     rf"tg/v1/(?:{FLEET}/{UUID_TEXT}/up/(?:heartbeat|event|progress|key-request|csr|reply|will)"
-    r"|_front/[a-z0-9-]{1,64}/up/(?:connected|disconnected|denied))"
+    r"|_front/[a-z0-9-]{1,64}/up/(?:connected|disconnected|denied|enroll))"
 )
 DOWN = re.compile(
-    rf"tg/v1/{FLEET}/(?:{UUID_TEXT}|all)"
+    rf"tg/v1/(?:{FLEET}/(?:{UUID_TEXT}|all)"
     r"/down/(?:ack|desired|grant|certificate|command|config|checkpoint)"
+    r"|_enroll/[0-9a-f]{64}/down/enrolled)"
 )
 slugs = st.from_regex(rf"\A{FLEET}\Z")
 # Parts that are right, nearly right, and anything else, joined in any number.
@@ -67,6 +68,10 @@ def test_only_well_formed_up_topics_parse_and_they_come_back_unchanged(line: str
 @given(lines)
 @example(f"tg/v1/_front/{AGENT_ID}/down/ack")
 @example("tg/v1/a/all/down/ack\n")
+@example(f"tg/v1/_enroll/{'0f' * 32}/down/enrolled")
+@example(f"tg/v1/_enroll/{'0F' * 32}/down/enrolled")
+@example(f"tg/v1/_enroll/{'0f' * 32}/down/ack")
+@example(f"tg/v1/a/{'0f' * 32}/down/enrolled")
 def test_only_down_topics_may_be_published_to_by_the_hub(line: str) -> None:
     assert topics.is_down(line) is (DOWN.fullmatch(line) is not None)
 
@@ -113,6 +118,15 @@ def test_what_the_hub_sends_is_what_the_agent_may_subscribe() -> None:
         assert to_fleet.startswith(fleet.removesuffix("#"))
         assert topics.is_down(to_agent)
         assert topics.is_down(to_fleet)
+
+
+def test_a_device_without_an_identity_speaks_to_nobody_but_its_front() -> None:
+    device = "0f" * 32
+    assert topics.device_up(device) == f"tg/v1/_enroll/{device}/up/enroll"
+    # It reaches a hub as a front's message alone, with the certificate that the front has verified.
+    with pytest.raises(BadTopic):
+        topics.parse_up(topics.device_up(device))
+    assert topics.is_down(topics.device_down(device))
 
 
 @pytest.mark.parametrize(

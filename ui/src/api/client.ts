@@ -17,14 +17,41 @@ export function onSessionEnded(handler: Renew): void {
   renew = handler;
 }
 
-/** Send a request; when its session has ended, once more after signing in. Nothing is lost that
- * way: whoever waits for the answer just waits longer. Throws ApiProblem where there is none. */
+/** What a request may lack although somebody is signed in: a code, or what makes codes. */
+export const DEMANDS = ["step-up-required", "second-factor-missing"] as const;
+export type Demand = (typeof DEMANDS)[number];
+/** Set up, then step up, and once more where that took too long. */
+const MOST_DEMANDS = 3;
+
+type Meet = (demand: Demand) => Promise<boolean>;
+let meet: Meet = () => Promise.resolve(false);
+
+/** Say who asks for the second factor: resolves to whether it is worth sending again. */
+export function onSecondFactorDemanded(handler: Meet): void {
+  meet = handler;
+}
+
+/** Send a request; when its session has ended, or it takes the second factor, once more after
+ * that. Nothing is lost that way: whoever waits for the answer just waits longer. Throws
+ * ApiProblem where there is none. */
 export async function send(request: Request): Promise<Response> {
   const again = request.clone();
-  const response = await sendOnce(request);
+  let response = await sendOnce(request);
   const isSignIn = new URL(request.url).pathname === "/api/v1/session";
-  if (response.status !== 401 || isSignIn || !(await renew())) return response;
-  return sendOnce(again);
+  if (response.status === 401 && !isSignIn && (await renew())) {
+    response = await sendOnce(again.clone());
+  }
+  for (let met = 0; met < MOST_DEMANDS && response.status === 403; met += 1) {
+    const demand = await demandOf(response);
+    if (demand === undefined || !(await meet(demand))) break;
+    response = await sendOnce(again.clone());
+  }
+  return response;
+}
+
+async function demandOf(response: Response): Promise<Demand | undefined> {
+  const problem = await problemOf(response.clone());
+  return DEMANDS.find((one) => one === problem.code);
 }
 
 async function sendOnce(request: Request): Promise<Response> {

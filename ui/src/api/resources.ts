@@ -6,6 +6,7 @@ import { may } from "@/session/session";
 
 export type Agent = Schemas["AgentView"];
 export type AgentDetail = Schemas["AgentDetail"];
+export type Receipt = Schemas["ReceiptView"];
 export type Fleet = Schemas["FleetView"];
 export type Deployment = Schemas["DeploymentView"];
 export type DeploymentDetail = Schemas["DeploymentDetail"];
@@ -13,6 +14,12 @@ export type Package = Schemas["PackageView"];
 export type PackageDetail = Schemas["PackageDetail"];
 export type Release = Schemas["ReleaseView"];
 export type Publisher = Schemas["PublisherView"];
+export type Approval = Schemas["ApprovalView"];
+export type ApprovalState = Approval["state"];
+export type Recovery = Schemas["RecoveryView"];
+export type RecoveryState = Recovery["state"];
+export type FleetRevocation = Schemas["FleetRevocationView"];
+export type Decisions = Schemas["DecisionsView"];
 export type Overview = Schemas["OverviewView"];
 
 const EVERYTHING = 500;
@@ -61,6 +68,17 @@ export function useUserNames() {
   return computed(() => new Map(users.data.value?.items.map((user) => [user.id, user.email])));
 }
 
+/** What publishers are called, by the id of their key. */
+export function usePublisherNames() {
+  const publishers = useQuery({
+    queryKey: ["publishers"],
+    queryFn: ({ signal }) => unwrap(api.GET("/api/v1/publishers", { signal })),
+    enabled: computed(() => may("publishers:read")),
+    meta: { live: { kinds: ["package"] } },
+  });
+  return computed(() => new Map(publishers.data.value?.items.map((one) => [one.kid, one.name])));
+}
+
 export function useReleases(limit: number = EVERYTHING) {
   return useQuery({
     queryKey: ["releases", limit],
@@ -86,5 +104,22 @@ export function useDeployments(
     enabled: computed(() => may("deployments:read")),
     placeholderData: keepPreviousData,
     meta: { live: { kinds: ["deployment"] } },
+  });
+}
+
+const EXPIRY_SEEN_WITHIN_MS = 60_000;
+
+/** What waits for a second person, or waited. */
+export function useApprovals(
+  query: MaybeRefOrGetter<{ state?: ApprovalState; limit?: number; cursor?: string }>,
+) {
+  return useQuery({
+    queryKey: ["approvals", computed(() => toValue(query))],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/approvals", { signal, params: { query: toValue(query) } })),
+    enabled: computed(() => may("approvals:read")),
+    placeholderData: keepPreviousData,
+    refetchInterval: EXPIRY_SEEN_WITHIN_MS,
+    meta: { live: { kinds: ["approval"] } },
   });
 }

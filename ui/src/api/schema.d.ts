@@ -44,6 +44,90 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/agents/{agent_id}/approve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Approve
+         * @description Let a pending agent have its certificate, which it gets when it asks the next time.
+         */
+        post: operations["approve_api_v1_agents__agent_id__approve_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/agents/{agent_id}/move": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Move Agent
+         * @description Order the agent to another fleet: it is there once it connects with a certificate for it.
+         */
+        post: operations["move_agent_api_v1_agents__agent_id__move_post"];
+        /**
+         * Call Move Off
+         * @description Call the move off, as long as the agent has no certificate of the other fleet.
+         */
+        delete: operations["call_move_off_api_v1_agents__agent_id__move_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/agents/{agent_id}/reject": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reject
+         * @description Turn a pending agent away.
+         */
+        post: operations["reject_api_v1_agents__agent_id__reject_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/agents/{agent_id}/release": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Release
+         * @description Let the device of a revoked or rejected agent enrol anew, as another agent.
+         */
+        post: operations["release_api_v1_agents__agent_id__release_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/agents/{agent_id}/revocation": {
         parameters: {
             query?: never;
@@ -78,6 +162,8 @@ export interface paths {
          * @description Pull the kill switch: the agent is disconnected, refused, and cannot come back.
          *
          *     Answers with the receipt so far, at the latest after a second: GET …/revocation tells the rest.
+         *     Whoever has revoked more than ten agents of the fleet, and more than 5 % of it, within ten
+         *     minutes is answered with an approval instead: a second person has to agree.
          */
         post: operations["revoke_api_v1_agents__agent_id__revoke_post"];
         delete?: never;
@@ -126,6 +212,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/agents/decide": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Decide
+         * @description Approve or reject several agents; those that cannot be are named, and stop no others.
+         */
+        post: operations["decide_api_v1_agents_decide_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/api-keys": {
         parameters: {
             query?: never;
@@ -165,6 +271,88 @@ export interface paths {
          * @description End a key for good.
          */
         delete: operations["revoke_api_key_api_v1_api_keys__key_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/approvals": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Approvals
+         * @description List approvals, the newest first.
+         */
+        get: operations["list_approvals_api_v1_approvals_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/approvals/{approval_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Approval
+         * @description Return one approval.
+         */
+        get: operations["get_approval_api_v1_approvals__approval_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/approvals/{approval_id}/approve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Approve
+         * @description Make it happen, as a second person; `failed` in the answer says that it could not.
+         *
+         *     Takes a session that has shown a code of the second factor in the last ten minutes.
+         */
+        post: operations["approve_api_v1_approvals__approval_id__approve_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/approvals/{approval_id}/reject": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reject
+         * @description Let it not happen, as a second person.
+         */
+        post: operations["reject_api_v1_approvals__approval_id__reject_post"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -246,6 +434,26 @@ export interface paths {
          * @description List a deployment's agents: how far each is, and why it is no further.
          */
         get: operations["list_agents_api_v1_deployments__deployment_id__agents_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/failures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Failures
+         * @description Count why agents do not run the release, all of them.
+         */
+        get: operations["list_failures_api_v1_deployments__deployment_id__failures_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -470,6 +678,136 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/fleets/{fleet}/manufacturer-cas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Manufacturers
+         * @description List a fleet's manufacturer CAs in the order of registration, revoked ones too.
+         */
+        get: operations["list_manufacturers_api_v1_fleets__fleet__manufacturer_cas_get"];
+        put?: never;
+        /**
+         * Register Manufacturer
+         * @description Register a CA; the `challenge` has to be signed with its key within a day.
+         */
+        post: operations["register_manufacturer_api_v1_fleets__fleet__manufacturer_cas_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/manufacturer-cas/{manufacturer_ca_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Manufacturer
+         * @description Return one manufacturer CA with its list of serial numbers.
+         */
+        get: operations["get_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Revoke Manufacturer
+         * @description Let none of its devices enrol any more; agents that came by it stay.
+         */
+        delete: operations["revoke_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/manufacturer-cas/{manufacturer_ca_id}/prove": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Prove Manufacturer
+         * @description Answer the challenge; a second person decides whether the CA's devices may enrol.
+         */
+        post: operations["prove_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__prove_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/revocations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Revocations
+         * @description List the fleet's revocations, the newest first, with what the fronts have done.
+         */
+        get: operations["list_revocations_api_v1_fleets__fleet__revocations_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/revocations/{revocation_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Revocation
+         * @description Return the receipt of one revocation of the fleet.
+         */
+        get: operations["get_revocation_api_v1_fleets__fleet__revocations__revocation_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/revoke": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Revoke Fleet
+         * @description Ask for the end of every agent of the fleet; a second person has to approve it.
+         *
+         *     Then all are disconnected, refused and cannot come back, and the fleet's tokens are revoked.
+         */
+        post: operations["revoke_fleet_api_v1_fleets__fleet__revoke_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/ledger/checkpoint": {
         parameters: {
             query?: never;
@@ -635,7 +973,11 @@ export interface paths {
          */
         get: operations["list_publishers_api_v1_publishers_get"];
         put?: never;
-        post?: never;
+        /**
+         * Register Publisher
+         * @description Ask for a key to be let sign packages; a second person has to approve it.
+         */
+        post: operations["register_publisher_api_v1_publishers_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -673,9 +1015,71 @@ export interface paths {
         put?: never;
         /**
          * Revoke Publisher
-         * @description End uploads, deployments and grants of what this publisher has signed, at once.
+         * @description Ask for the end of uploads, deployments and grants of what this publisher has signed.
+         *
+         *     It happens at once when a second person approves it.
          */
         post: operations["revoke_publisher_api_v1_publishers__kid__revoke_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/recoveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Recoveries
+         * @description List recoveries, the newest first.
+         */
+        get: operations["list_recoveries_api_v1_recoveries_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/recoveries/{recovery_id}/approve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Approve Recovery
+         * @description Let the agent back in: it gets its certificate when it asks the next time.
+         */
+        post: operations["approve_recovery_api_v1_recoveries__recovery_id__approve_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/recoveries/{recovery_id}/reject": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reject Recovery
+         * @description Keep the agent out; a day later it may ask again.
+         */
+        post: operations["reject_recovery_api_v1_recoveries__recovery_id__reject_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -749,6 +1153,90 @@ export interface paths {
          * @description End the caller's session; an API key stays what it is.
          */
         delete: operations["sign_out_api_v1_session_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/session/second-factor": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Enrol
+         * @description Make a secret for the caller's authenticator app; it counts once a code has confirmed it.
+         */
+        post: operations["enrol_api_v1_session_second_factor_post"];
+        /**
+         * Remove
+         * @description Take away the caller's second factor.
+         */
+        delete: operations["remove_api_v1_session_second_factor_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/session/second-factor/confirm": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Confirm
+         * @description Let the app that shows this code be the caller's second factor; steps the session up too.
+         */
+        post: operations["confirm_api_v1_session_second_factor_confirm_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/session/step-up": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Step Up
+         * @description Let the session do for ten minutes what takes a second factor.
+         */
+        post: operations["step_up_api_v1_session_step_up_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/trust/crl": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Crl
+         * @description Return the certificate revocation list of the issuing CA (RFC 5280), in DER.
+         */
+        get: operations["get_crl_api_v1_trust_crl_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -837,6 +1325,27 @@ export interface paths {
          */
         post: operations["reset_password_api_v1_users__user_id__reset_password_post"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/users/{user_id}/second-factor": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Reset Second Factor
+         * @description Take away the second factor that a user has lost; for a day the caller is no second person
+         *     to them.
+         */
+        delete: operations["reset_second_factor_api_v1_users__user_id__second_factor_delete"];
         options?: never;
         head?: never;
         patch?: never;
@@ -939,6 +1448,8 @@ export interface components {
             boot_count: number | null;
             /** Boot Id */
             boot_id: string | null;
+            /** Certificate Not After */
+            certificate_not_after: string | null;
             /** Certificates */
             certificates: components["schemas"]["CertificateView"][];
             /** Clock Offset S */
@@ -953,12 +1464,17 @@ export interface components {
              */
             created_at: string;
             desired: components["schemas"]["DesiredView"] | null;
+            /** Device Serial */
+            device_serial: string | null;
             /** Disk Percent */
             disk_percent: number | null;
             /** Enrolled At */
             enrolled_at: string | null;
-            /** Enrolled By */
-            enrolled_by: string;
+            /**
+             * Enrolled By
+             * @enum {string}
+             */
+            enrolled_by: "token" | "mtls";
             /** Facts */
             facts: {
                 [key: string]: unknown;
@@ -975,12 +1491,16 @@ export interface components {
             id: string;
             /** Last Heartbeat At */
             last_heartbeat_at: string | null;
+            /** Manufacturer Ca Id */
+            manufacturer_ca_id: string | null;
             /** Memory Percent */
             memory_percent: number | null;
             /** Metrics */
             metrics: {
                 [key: string]: unknown;
             } | null;
+            /** Move To */
+            move_to: string | null;
             /** Name */
             name: string;
             package: components["schemas"]["RunningPackageView"] | null;
@@ -994,6 +1514,8 @@ export interface components {
              * Format: date-time
              */
             presence_since: string;
+            /** Released At */
+            released_at: string | null;
             /** Revision */
             revision: number;
             /** Revoked At */
@@ -1013,6 +1535,8 @@ export interface components {
             temperature_c: number | null;
             /** Token Id */
             token_id: string | null;
+            /** Token Revoked At */
+            token_revoked_at: string | null;
             /** Trust Score */
             trust_score: number;
             /** Trust Version */
@@ -1031,6 +1555,8 @@ export interface components {
         AgentView: {
             /** Agent Version */
             agent_version: string | null;
+            /** Certificate Not After */
+            certificate_not_after: string | null;
             /** Cpu Percent */
             cpu_percent: number | null;
             /**
@@ -1042,6 +1568,11 @@ export interface components {
             disk_percent: number | null;
             /** Enrolled At */
             enrolled_at: string | null;
+            /**
+             * Enrolled By
+             * @enum {string}
+             */
+            enrolled_by: "token" | "mtls";
             /** Fleet */
             fleet: string;
             /** Health */
@@ -1055,6 +1586,8 @@ export interface components {
             last_heartbeat_at: string | null;
             /** Memory Percent */
             memory_percent: number | null;
+            /** Move To */
+            move_to: string | null;
             /** Name */
             name: string;
             package: components["schemas"]["RunningPackageView"] | null;
@@ -1083,6 +1616,22 @@ export interface components {
             };
             /** Trust Score */
             trust_score: number;
+        };
+        /**
+         * Reject
+         * @description Why the device may not join: it is told, and it stands in the ledger for ever.
+         */
+        api__agents__views__Reject: {
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * Reject
+         * @description Why it must not happen.
+         */
+        api__approvals__views__Reject: {
+            /** Reason */
+            reason: string;
         };
         /**
          * ApiKeyCreate
@@ -1123,6 +1672,70 @@ export interface components {
             role: components["schemas"]["Role"];
         };
         /**
+         * ApprovalKind
+         * @description What takes a second person.
+         * @enum {string}
+         */
+        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.revoke" | "trust-bundle.publish";
+        /**
+         * ApprovalView
+         * @description What was asked for, and what became of it; `why_not` says why the viewer may not decide.
+         */
+        ApprovalView: {
+            /** Decided At */
+            decided_at: string | null;
+            /** Decided By */
+            decided_by: string | null;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Fleet */
+            fleet: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            kind: components["schemas"]["ApprovalKind"];
+            /** May Decide */
+            may_decide: boolean;
+            /** Reason */
+            reason: string | null;
+            /** Request */
+            request: {
+                [key: string]: unknown;
+            };
+            /** Request Sha256 */
+            request_sha256: string;
+            /**
+             * Requested At
+             * Format: date-time
+             */
+            requested_at: string;
+            /** Requested By */
+            requested_by: string;
+            /** Result */
+            result: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "pending" | "approved" | "rejected" | "expired" | "failed";
+            /** Why Not */
+            why_not: string | null;
+            /** Yours */
+            yours: boolean;
+        };
+        /**
+         * Approve
+         * @description Nothing more needs to be said.
+         */
+        Approve: Record<string, never>;
+        /**
          * CertificateView
          * @description A certificate that was issued to an agent.
          */
@@ -1148,6 +1761,31 @@ export interface components {
             serial: string;
             /** Superseded At */
             superseded_at: string | null;
+        };
+        /**
+         * Decide
+         * @description The same decision about several agents; only a rejection has a reason.
+         */
+        Decide: {
+            /**
+             * Decision
+             * @enum {string}
+             */
+            decision: "approve" | "reject";
+            /** Ids */
+            ids: string[];
+            /** Reason */
+            reason?: string | null;
+        };
+        /**
+         * DecisionsView
+         * @description What became of several agents.
+         */
+        DecisionsView: {
+            /** Decided */
+            decided: string[];
+            /** Failed */
+            failed: components["schemas"]["UndecidedView"][];
         };
         /**
          * DeploymentAbort
@@ -1359,16 +1997,64 @@ export interface components {
             revision: number;
         };
         /**
+         * EnrolmentView
+         * @description The secret for the app, as text and as the URI of a QR code: shown once.
+         */
+        EnrolmentView: {
+            /** Secret */
+            secret: string;
+            /** Uri */
+            uri: string;
+        };
+        /**
+         * EnrolSecondFactor
+         * @description Proof that it is the user who sets up the second factor.
+         */
+        EnrolSecondFactor: {
+            /**
+             * Password
+             * Format: password
+             */
+            password: string;
+        };
+        /**
          * EntryView
          * @description An entry in its place: `leaf_hash` in hex, `entry` the exact bytes in base64.
+         *
+         *     The names are no part of the entry: what its subject and its actor are called now, if anything.
          */
         EntryView: {
+            /** Actor Name */
+            actor_name: string | null;
             /** Entry */
             entry: string;
             /** Leaf Hash */
             leaf_hash: string;
             /** Leaf Index */
             leaf_index: number;
+            /** Subject Name */
+            subject_name: string | null;
+        };
+        /**
+         * FailuresView
+         * @description Why agents do not run a release: what concerns the most of them first, `others` summed up.
+         */
+        FailuresView: {
+            /** Groups */
+            groups: components["schemas"]["FailureView"][];
+            /** Others */
+            others: number;
+        };
+        /**
+         * FailureView
+         * @description Agents that ended in the same bad state for the same reason.
+         */
+        FailureView: {
+            /** Agents */
+            agents: number;
+            /** Reason */
+            reason: string;
+            state: components["schemas"]["AgentState"];
         };
         /**
          * FieldProblem
@@ -1408,6 +2094,57 @@ export interface components {
             name: string;
             /** Slug */
             slug: string;
+        };
+        /**
+         * FleetRevocationView
+         * @description A fleet's revocation; `partial` while `waiting_for` names fronts that have not confirmed it.
+         *
+         *     `took_ms` is until the last front had denied the last agent, and null before the first has.
+         */
+        FleetRevocationView: {
+            /** Agents */
+            agents: number;
+            /** Approved By */
+            approved_by: string | null;
+            /** Denied At Every Front */
+            denied_at_every_front: boolean;
+            /** Disconnected */
+            disconnected: number;
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Not Answering */
+            not_answering: string[];
+            /** Reason */
+            reason: string;
+            /**
+             * Revoked At
+             * Format: date-time
+             */
+            revoked_at: string;
+            /** Revoked By */
+            revoked_by: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "complete" | "partial";
+            /** Took Ms */
+            took_ms: number | null;
+            /** Waiting For */
+            waiting_for: string[];
+        };
+        /**
+         * FleetRevoke
+         * @description Why the whole fleet has to go: stands in the ledger for ever.
+         */
+        FleetRevoke: {
+            /** Reason */
+            reason: string;
         };
         /**
          * FleetUpdate
@@ -1487,6 +2224,178 @@ export interface components {
             size: number;
             /** Waiting */
             waiting: number;
+        };
+        /**
+         * ManufacturerCreate
+         * @description A CA that issues devices' certificates directly, and what its devices get.
+         */
+        ManufacturerCreate: {
+            /**
+             * Approval
+             * @default manual
+             * @enum {string}
+             */
+            approval: "auto" | "manual";
+            /**
+             * Certificate
+             * @description One certificate, PEM.
+             */
+            certificate: string;
+            /** Max Agents */
+            max_agents: number;
+            /** Name */
+            name: string;
+            /** Serials */
+            serials?: string[] | null;
+            /** Tags */
+            tags?: {
+                [key: string]: string;
+            };
+        };
+        /**
+         * ManufacturerDetail
+         * @description A manufacturer CA with its list of serial numbers.
+         */
+        ManufacturerDetail: {
+            /** Activated At */
+            activated_at: string | null;
+            /** Agents */
+            agents: number;
+            /**
+             * Approval
+             * @enum {string}
+             */
+            approval: "auto" | "manual";
+            /** Ca Pin */
+            ca_pin: string;
+            /** Certificate */
+            certificate: string;
+            /** Challenge */
+            challenge: string | null;
+            /**
+             * Challenge Expires At
+             * Format: date-time
+             */
+            challenge_expires_at: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Enroll Url */
+            enroll_url: string | null;
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Max Agents */
+            max_agents: number;
+            /** Name */
+            name: string;
+            /**
+             * Not After
+             * Format: date-time
+             */
+            not_after: string;
+            /** Revoked At */
+            revoked_at: string | null;
+            /** Serials */
+            serials: string[] | null;
+            /** Serials Count */
+            serials_count: number | null;
+            /** Spki Sha256 */
+            spki_sha256: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "unproven" | "active" | "revoked";
+            /** Tags */
+            tags: {
+                [key: string]: string;
+            };
+        };
+        /**
+         * ManufacturerView
+         * @description A manufacturer CA; `agents` have come by it and were not released.
+         *
+         *     `challenge` is null once it is answered for good. Devices enrol at `enroll_url`, where they find
+         *     the platform CA that `ca_pin` names.
+         */
+        ManufacturerView: {
+            /** Activated At */
+            activated_at: string | null;
+            /** Agents */
+            agents: number;
+            /**
+             * Approval
+             * @enum {string}
+             */
+            approval: "auto" | "manual";
+            /** Ca Pin */
+            ca_pin: string;
+            /** Certificate */
+            certificate: string;
+            /** Challenge */
+            challenge: string | null;
+            /**
+             * Challenge Expires At
+             * Format: date-time
+             */
+            challenge_expires_at: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Enroll Url */
+            enroll_url: string | null;
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Max Agents */
+            max_agents: number;
+            /** Name */
+            name: string;
+            /**
+             * Not After
+             * Format: date-time
+             */
+            not_after: string;
+            /** Revoked At */
+            revoked_at: string | null;
+            /** Serials Count */
+            serials_count: number | null;
+            /** Spki Sha256 */
+            spki_sha256: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "unproven" | "active" | "revoked";
+            /** Tags */
+            tags: {
+                [key: string]: string;
+            };
+        };
+        /**
+         * Move
+         * @description The fleet to go to.
+         */
+        Move: {
+            /** Fleet */
+            fleet: string;
         };
         /**
          * NewApiKeyView
@@ -1643,6 +2552,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[ApprovalView] */
+        Page_ApprovalView_: {
+            /** Items */
+            items: components["schemas"]["ApprovalView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[DeploymentAgentView] */
         Page_DeploymentAgentView_: {
             /** Items */
@@ -1664,10 +2580,24 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[FleetRevocationView] */
+        Page_FleetRevocationView_: {
+            /** Items */
+            items: components["schemas"]["FleetRevocationView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[FleetView] */
         Page_FleetView_: {
             /** Items */
             items: components["schemas"]["FleetView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /** Page[ManufacturerView] */
+        Page_ManufacturerView_: {
+            /** Items */
+            items: components["schemas"]["ManufacturerView"][];
             /** Next Cursor */
             next_cursor: string | null;
         };
@@ -1682,6 +2612,13 @@ export interface components {
         Page_PublisherView_: {
             /** Items */
             items: components["schemas"]["PublisherView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /** Page[RecoveryView] */
+        Page_RecoveryView_: {
+            /** Items */
+            items: components["schemas"]["RecoveryView"][];
             /** Next Cursor */
             next_cursor: string | null;
         };
@@ -1726,7 +2663,7 @@ export interface components {
          * @description What a route may ask for.
          * @enum {string}
          */
-        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
+        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
         /**
          * PositionView
          * @description Where a stream of desired documents stands.
@@ -1771,6 +2708,34 @@ export interface components {
             type: string;
         };
         /**
+         * Proof
+         * @description A certificate that the CA has issued directly, with CN = the challenge.
+         */
+        Proof: {
+            /**
+             * Certificate
+             * @description One certificate, PEM.
+             */
+            certificate: string;
+        };
+        /**
+         * PublisherRegister
+         * @description A new publisher: an Ed25519 public key (PEM), and the package names it may sign.
+         */
+        PublisherRegister: {
+            /** Name */
+            name: string;
+            /** Names */
+            names: string[];
+            /**
+             * Not After
+             * Format: date-time
+             */
+            not_after: string;
+            /** Public Pem */
+            public_pem: string;
+        };
+        /**
          * PublisherRevoke
          * @description Why the publisher's signature counts no more.
          */
@@ -1809,6 +2774,9 @@ export interface components {
         /**
          * ReceiptView
          * @description A revocation; `partial` while `waiting_for` names fronts that have not confirmed it.
+         *
+         *     Those `not_answering` have lost their lease: they admit nobody, and end their sessions within
+         *     minutes.
          */
         ReceiptView: {
             /**
@@ -1818,6 +2786,8 @@ export interface components {
             agent_id: string;
             /** Fronts */
             fronts: components["schemas"]["FrontView"][];
+            /** Not Answering */
+            not_answering: string[];
             /** Reason */
             reason: string;
             /**
@@ -1836,6 +2806,77 @@ export interface components {
             state: "complete" | "partial";
             /** Waiting For */
             waiting_for: string[];
+        };
+        /**
+         * RecoveryApprove
+         * @description Nothing more has to be said.
+         */
+        RecoveryApprove: Record<string, never>;
+        /**
+         * RecoveryReject
+         * @description Why the device may not come back: it is told, and the ledger keeps it.
+         */
+        RecoveryReject: {
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * RecoveryView
+         * @description An agent that was off past its certificate's end, and asks for another with a new key.
+         */
+        RecoveryView: {
+            /**
+             * Agent Id
+             * Format: uuid
+             */
+            agent_id: string;
+            /** Agent Name */
+            agent_name: string;
+            /** Decided At */
+            decided_at: string | null;
+            /** Decided By */
+            decided_by: string | null;
+            /**
+             * Expired At
+             * Format: date-time
+             */
+            expired_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Peer */
+            peer: string;
+            /** Reason */
+            reason: string | null;
+            /**
+             * Requested At
+             * Format: date-time
+             */
+            requested_at: string;
+            /** Serial */
+            serial: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "pending" | "approved" | "rejected" | "expired";
+        };
+        /**
+         * Release
+         * @description Why the device's keys may enrol anew: stands in the ledger for ever.
+         */
+        Release: {
+            /** Reason */
+            reason: string;
         };
         /**
          * ReleaseCreate
@@ -1942,7 +2983,23 @@ export interface components {
             /** Permissions */
             permissions: components["schemas"]["Permission"][];
             role: components["schemas"]["Role"];
+            /**
+             * Second Factor
+             * @default none
+             * @enum {string}
+             */
+            second_factor: "none" | "pending" | "active";
+            /** Stepped Up Until */
+            stepped_up_until?: string | null;
             user?: components["schemas"]["UserView"] | null;
+        };
+        /**
+         * ShowCode
+         * @description The present code of the user's authenticator app.
+         */
+        ShowCode: {
+            /** Code */
+            code: string;
         };
         /**
          * SignIn
@@ -1983,6 +3040,17 @@ export interface components {
              * @default ok
              */
             status: string;
+        };
+        /**
+         * SteppedUpView
+         * @description Until when the session may do what takes a second factor.
+         */
+        SteppedUpView: {
+            /**
+             * Stepped Up Until
+             * Format: date-time
+             */
+            stepped_up_until: string;
         };
         /**
          * TargetView
@@ -2138,6 +3206,21 @@ export interface components {
             uses_left: number;
         };
         /**
+         * UndecidedView
+         * @description An agent about which nothing was decided, and why not.
+         */
+        UndecidedView: {
+            /** Code */
+            code: string;
+            /** Detail */
+            detail: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+        };
+        /**
          * UserCreate
          * @description A new user; without a password one is made and shown once.
          */
@@ -2179,6 +3262,11 @@ export interface components {
             /** Name */
             name: string;
             role: components["schemas"]["Role"];
+            /**
+             * Second Factor
+             * @enum {string}
+             */
+            second_factor: "none" | "pending" | "active";
         };
         /**
          * UserWithPassword
@@ -2204,6 +3292,11 @@ export interface components {
             /** Password */
             password?: string | null;
             role: components["schemas"]["Role"];
+            /**
+             * Second Factor
+             * @enum {string}
+             */
+            second_factor: "none" | "pending" | "active";
         };
         /**
          * VerificationView
@@ -2234,8 +3327,10 @@ export interface operations {
     list_agents_api_v1_agents_get: {
         parameters: {
             query?: {
+                certificate_expires_before?: string | null;
                 /** @description `next_cursor` of the page before. */
                 cursor?: string | null;
+                enrolled_by?: ("token" | "mtls") | null;
                 fleet?: string | null;
                 /** @description How many items at most. */
                 limit?: number;
@@ -2245,7 +3340,7 @@ export interface operations {
                 /** @description Conditions on tags: `gpu=true,region in (us-east,us-west),!legacy`. */
                 selector?: string | null;
                 /** @description `-` before it: the largest first. */
-                sort?: "name" | "-name" | "created" | "-created" | "heartbeat" | "-heartbeat" | "trust" | "-trust" | "cpu" | "-cpu" | "memory" | "-memory" | "disk" | "-disk";
+                sort?: "name" | "-name" | "created" | "-created" | "heartbeat" | "-heartbeat" | "trust" | "-trust" | "cpu" | "-cpu" | "memory" | "-memory" | "disk" | "-disk" | "expiry" | "-expiry";
                 status?: ("pending" | "active" | "rejected" | "revoked") | null;
                 trust_at_least?: number | null;
                 trust_below?: number | null;
@@ -2286,6 +3381,189 @@ export interface operations {
             cookie?: never;
         };
         requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    approve_api_v1_agents__agent_id__approve_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Approve"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    move_agent_api_v1_agents__agent_id__move_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Move"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    call_move_off_api_v1_agents__agent_id__move_delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reject_api_v1_agents__agent_id__reject_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["api__agents__views__Reject"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    release_api_v1_agents__agent_id__release_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Release"];
+            };
+        };
         responses: {
             /** @description Successful Response */
             200: {
@@ -2365,6 +3643,15 @@ export interface operations {
                     "application/json": components["schemas"]["ReceiptView"];
                 };
             };
+            /** @description A second person has to agree. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
             /** @description Any error, as RFC 9457 problem details. */
             default: {
                 headers: {
@@ -2435,6 +3722,42 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_TimelineEntry_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    decide_api_v1_agents_decide_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Decide"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DecisionsView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
@@ -2535,6 +3858,143 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_approvals_api_v1_approvals_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                limit?: number;
+                state?: ("pending" | "approved" | "rejected" | "expired" | "failed") | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ApprovalView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_approval_api_v1_approvals__approval_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                approval_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    approve_api_v1_approvals__approval_id__approve_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                approval_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reject_api_v1_approvals__approval_id__reject_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                approval_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["api__approvals__views__Reject"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
             };
             /** @description Any error, as RFC 9457 problem details. */
             default: {
@@ -2712,6 +4172,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_DeploymentAgentView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_failures_api_v1_deployments__deployment_id__failures_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FailuresView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
@@ -2927,7 +4418,7 @@ export interface operations {
                     "text/event-stream": {
                         data: string;
                         /** @enum {string} */
-                        event: "agent" | "deployment" | "fleet" | "package" | "release" | "ledger" | "overview" | "heartbeats" | "reset";
+                        event: "agent" | "deployment" | "fleet" | "package" | "release" | "approval" | "ledger" | "overview" | "heartbeats" | "reset";
                         id?: string;
                     };
                 };
@@ -3173,6 +4664,287 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_manufacturers_api_v1_fleets__fleet__manufacturer_cas_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ManufacturerView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    register_manufacturer_api_v1_fleets__fleet__manufacturer_cas_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ManufacturerCreate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ManufacturerDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                fleet: string;
+                manufacturer_ca_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ManufacturerDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revoke_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                fleet: string;
+                manufacturer_ca_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    prove_manufacturer_api_v1_fleets__fleet__manufacturer_cas__manufacturer_ca_id__prove_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                fleet: string;
+                manufacturer_ca_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Proof"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_revocations_api_v1_fleets__fleet__revocations_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_FleetRevocationView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_revocation_api_v1_fleets__fleet__revocations__revocation_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                fleet: string;
+                revocation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FleetRevocationView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revoke_fleet_api_v1_fleets__fleet__revoke_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FleetRevoke"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
             };
             /** @description Any error, as RFC 9457 problem details. */
             default: {
@@ -3508,6 +5280,42 @@ export interface operations {
             };
         };
     };
+    register_publisher_api_v1_publishers_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PublisherRegister"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_publisher_api_v1_publishers__kid__get: {
         parameters: {
             query?: never;
@@ -3558,12 +5366,123 @@ export interface operations {
         };
         responses: {
             /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_recoveries_api_v1_recoveries_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+                state?: ("pending" | "approved" | "rejected" | "expired") | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PublisherView"];
+                    "application/json": components["schemas"]["Page_RecoveryView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    approve_recovery_api_v1_recoveries__recovery_id__approve_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                recovery_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RecoveryApprove"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecoveryView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reject_recovery_api_v1_recoveries__recovery_id__reject_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                recovery_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RecoveryReject"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecoveryView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
@@ -3756,6 +5675,174 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    enrol_api_v1_session_second_factor_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EnrolSecondFactor"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EnrolmentView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_api_v1_session_second_factor_delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ShowCode"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    confirm_api_v1_session_second_factor_confirm_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ShowCode"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    step_up_api_v1_session_step_up_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ShowCode"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SteppedUpView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_crl_api_v1_trust_crl_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/pkix-crl": string;
+                };
             };
             /** @description Any error, as RFC 9457 problem details. */
             default: {
@@ -3965,6 +6052,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["UserWithPassword"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reset_second_factor_api_v1_users__user_id__second_factor_delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                user_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

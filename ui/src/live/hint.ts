@@ -5,6 +5,7 @@ export const KINDS = [
   "fleet",
   "package",
   "release",
+  "approval",
   "ledger",
   "overview",
   "heartbeats",

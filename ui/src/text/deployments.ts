@@ -1,5 +1,6 @@
 import type { Schemas } from "@/api/client";
 import type { Tone } from "@/components/UiBadge.vue";
+import { formatNumber } from "./format";
 
 export type AgentState = Schemas["AgentState"];
 export type DeploymentState = Schemas["DeploymentState"];
@@ -22,7 +23,7 @@ export const AGENT_STATES: { state: AgentState; label: string; colour: string }[
   { state: "superseded", label: "Superseded", colour: "var(--quiet-mark)" },
   { state: "excluded", label: "Excluded", colour: "var(--quiet-mark)" },
 ];
-export const BAD_STATES: AgentState[] = ["failed", "timed_out", "lost", "rejected"];
+const BAD_STATES: AgentState[] = ["failed", "timed_out", "lost", "rejected"];
 const AT_WORK: AgentState[] = ["notified", "downloading", "verifying", "activating"];
 const OUTSIDE: AgentState[] = ["excluded", "superseded"];
 
@@ -67,6 +68,15 @@ export function progressOf(counts: Counts): Progress {
     bad: total(counts, BAD_STATES),
     pending: counts.pending ?? 0,
   };
+}
+
+/** "12 failed", "12 failed or lost": what stands behind the bad ones of a progress. */
+export function badText(counts: Counts): string {
+  const failed = total(counts, ["failed", "rejected"]);
+  const gone = total(counts, ["lost", "timed_out"]);
+  const sum = formatNumber(failed + gone);
+  if (gone === 0) return `${sum} failed`;
+  return failed === 0 ? `${sum} lost` : `${sum} failed or lost`;
 }
 
 /** Which ways out of a state people have. */

@@ -41,6 +41,12 @@ export function formatDuration(ms: number): string {
   return `${Math.floor(ms / DAY)} d`;
 }
 
+/** What is left of some minutes, as a clock shows it: "14:05". */
+export function formatLeft(ms: number): string {
+  const seconds = Math.max(0, Math.ceil(ms / SECOND));
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
 function twoUnits(ms: number, large: number, one: string, small: number, two: string): string {
   const rest = Math.floor((ms % large) / small);
   return `${Math.floor(ms / large)} ${one}` + (rest > 0 ? ` ${rest} ${two}` : "");
@@ -64,6 +70,11 @@ export function formatTimeOfDay(at: string | number): string {
 
 export function formatDay(at: string | number): string {
   return day.format(new Date(at));
+}
+
+/** A text as a sentence begins; the api's own begin in the middle of one. */
+export function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** The end of an id that tells it from its neighbours: UUIDv7 begin with the time. */

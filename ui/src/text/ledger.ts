@@ -13,6 +13,8 @@ export interface Entry {
   type: string;
   actor: { kind: string; id: string };
   subject: { kind: string; id: string };
+  /** What they are called now, which is no part of the entry. */
+  names: { actor: string | null; subject: string | null };
   fleet: string | null;
   outcome: string;
   details: Record<string, unknown>;
@@ -21,7 +23,7 @@ export interface Entry {
 export function readEntry(view: Schemas["EntryView"]): Entry {
   const bytes = Uint8Array.from(atob(view.entry), (char) => char.charCodeAt(0));
   const text = new TextDecoder().decode(bytes);
-  const value = JSON.parse(text) as Omit<Entry, "leafIndex" | "leafHash" | "bytes" | "text">;
+  const value = JSON.parse(text) as Omit<Entry, "leafIndex" | "leafHash" | "bytes" | "text" | "names">;
   return {
     leafIndex: view.leaf_index,
     leafHash: view.leaf_hash,
@@ -32,6 +34,7 @@ export function readEntry(view: Schemas["EntryView"]): Entry {
     type: value.type,
     actor: value.actor,
     subject: value.subject,
+    names: { actor: view.actor_name, subject: view.subject_name },
     fleet: value.fleet ?? null,
     outcome: value.outcome,
     details: value.details ?? {},
@@ -47,6 +50,37 @@ export async function leafHashOf(bytes: Uint8Array): Promise<string> {
 }
 
 const SENTENCES: Record<string, string> = {
+  "agent.approved": "Agent approved",
+  "agent.certificate-superseded": "Older certificates denied",
+  "agent.move-cancelled": "Move to another fleet called off",
+  "agent.move-ordered": "Move to another fleet ordered",
+  "agent.moved": "Moved to another fleet",
+  "agent.pending": "Agent waits for approval",
+  "agent.recovered": "Agent came back after its certificate's end",
+  "agent.rejected": "Agent rejected",
+  "agent.released": "Device released",
+  "agent.revocation-partial": "Revocation not confirmed by every front yet",
+  "approval.approved": "Approved by a second person",
+  "approval.expired": "Nobody approved in time",
+  "approval.failed": "Approved, but could not be done",
+  "approval.rejected": "Rejected by a second person",
+  "approval.requested": "A second person asked for",
+  "fleet.revocation-confirmed": "Revocation of the fleet confirmed by the broker fronts",
+  "fleet.revocation-partial": "Revocation of the fleet not confirmed by every front yet",
+  "fleet.revoked": "Fleet revoked",
+  "manufacturer-ca.activated": "Manufacturer CA activated",
+  "manufacturer-ca.proven": "Manufacturer CA proven",
+  "manufacturer-ca.registered": "Manufacturer CA registered",
+  "manufacturer-ca.revoked": "Manufacturer CA revoked",
+  "recovery.approved": "Recovery approved",
+  "recovery.rejected": "Recovery rejected",
+  "recovery.requested": "Agent asks to come back after its certificate's end",
+  "second-factor.begun": "Second factor begun",
+  "second-factor.confirmed": "Second factor set up",
+  "second-factor.failed": "Second factor not shown",
+  "second-factor.removed": "Second factor removed",
+  "second-factor.reset": "Second factor reset by somebody else",
+  "session.stepped-up": "Session stepped up",
   "agent.enrolled": "Agent enrolled",
   "agent.enrollment-failed": "Enrollment refused",
   "agent.renewed": "Certificate renewed",
@@ -105,6 +139,11 @@ export function sentenceOf(type: string): string {
 export const SECURITY_TYPES = [
   "agent.enrolled",
   "agent.enrollment-failed",
+  "agent.pending",
+  "agent.approved",
+  "agent.rejected",
+  "agent.released",
+  "agent.move-ordered",
   "agent.renewal-denied",
   "agent.revoked",
   "agent.denied",
@@ -114,12 +153,17 @@ export const SECURITY_TYPES = [
   "agent.reported.signature",
   "agent.reported.policy",
   "agent.reported.outbox",
+  "approval",
   "event",
   "events",
+  "fleet.revoked",
   "grant.denied",
   "key",
+  "manufacturer-ca",
   "package.refused",
   "publisher",
+  "recovery",
+  "second-factor",
   "token",
   "user",
   "api-key",

@@ -23,6 +23,13 @@ CREATE TABLE manufacturer_cas (
 CREATE INDEX manufacturer_cas_fleet_idx ON manufacturer_cas (fleet, id);
 CREATE UNIQUE INDEX manufacturer_cas_active_key ON manufacturer_cas (spki_sha256)
     WHERE state = 'active';
+CREATE FUNCTION tell_manufacturers() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('tg_manufacturers', NEW.id::text);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER manufacturer_cas_told AFTER INSERT OR UPDATE OF state ON manufacturer_cas
+    FOR EACH ROW EXECUTE FUNCTION tell_manufacturers();
 
 -- A device enrols once by each of its keys and by (issuer, serial number), until an operator
 -- releases the agent that it was.
@@ -40,11 +47,18 @@ CREATE UNIQUE INDEX agents_encryption_key_key ON agents (encryption_key)
     WHERE released_at IS NULL;
 CREATE UNIQUE INDEX agents_device_serial_key ON agents (device_issuer_spki_sha256, device_serial)
     WHERE released_at IS NULL;
+-- Asked at every heartbeat; those who are on their way are few.
+CREATE INDEX agents_moving_idx ON agents (id) WHERE move_to IS NOT NULL;
+CREATE INDEX agents_manufacturer_idx ON agents (manufacturer_ca_id) WHERE released_at IS NULL;
 CREATE INDEX agents_pending_idx ON agents (created_at, id) WHERE status = 'pending';
+CREATE INDEX agents_pending_token_idx ON agents (token_id) WHERE status = 'pending';
 
 -- Which CA issued: what a CA's retirement waits for.
 ALTER TABLE certificates ADD COLUMN authority_key_id bytea;
 ALTER TABLE ca_certificates ADD COLUMN subject_key_id bytea;
+-- Those of an agent that are still good: one, or two while it renews.
+CREATE INDEX certificates_live_idx ON certificates (agent_id, issued_at)
+    WHERE superseded_at IS NULL;
 
 -- An agent that was off past its certificate's end asks to come back, with a new key.
 CREATE TABLE recoveries (
@@ -112,6 +126,29 @@ CREATE TABLE fleet_revocations (
 );
 CREATE INDEX fleet_revocations_fleet_idx ON fleet_revocations (fleet, id);
 
+-- Revocations whose receipt is not complete in the ledger: an agent's, or a fleet's by its last.
+CREATE TABLE revocations_unconfirmed (
+    seq                 bigint PRIMARY KEY REFERENCES revocations,
+    fleet_revocation_id uuid REFERENCES fleet_revocations,
+    told_partial_at     timestamptz
+);
+INSERT INTO revocations_unconfirmed (seq)
+    SELECT seq FROM revocations r WHERE agent_id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM ledger_events e
+        WHERE e.type = 'agent.revocation-confirmed' AND e.subject_id = r.agent_id::text);
+-- What one person has revoked lately.
+CREATE INDEX revocations_revoked_at_idx ON revocations (revoked_at);
+
+-- Without a payload: the 10,000 revocations of a fleet wake each front once, not 10,000 times.
+CREATE OR REPLACE FUNCTION revocations_number() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(7290413);
+    NEW.seq := nextval('public.revocations_seq');
+    PERFORM pg_notify('tg_revocations', '');
+    RETURN NEW;
+END $$;
+
 -- Services that hold no CA key ask those that do for their certificate.
 CREATE TABLE service_certificates (
     id           uuid PRIMARY KEY,
@@ -130,5 +167,5 @@ CREATE INDEX service_certificates_open_idx ON service_certificates (requested_at
     WHERE answered_at IS NULL;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON
-    manufacturer_cas, recoveries, approvals, service_certificates TO tg_app;
+    manufacturer_cas, recoveries, approvals, service_certificates, revocations_unconfirmed TO tg_app;
 GRANT SELECT, INSERT ON fleet_revocations TO tg_app;

@@ -1,0 +1,1 @@
+"""The certificate revocation list, for people's programs and for anybody."""

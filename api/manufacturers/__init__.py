@@ -1,0 +1,1 @@
+"""Manufacturer CAs: whose devices may enrol with the certificate that they were made with."""

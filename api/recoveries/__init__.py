@@ -1,0 +1,1 @@
+"""Recoveries: agents that ask to come back after their certificate's end."""

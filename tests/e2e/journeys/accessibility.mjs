@@ -1,0 +1,96 @@
+// What a program can tell of accessibility (WCAG 2.2 A and AA, by axe), on every page in both
+// themes; and that whoever goes by keyboard sees where they are.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+
+const STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
+const WIDE = { width: 1280, height: 800 };
+const NARROW = { width: 360, height: 740 };
+const TABS = 25;
+
+export default async function journey({ facts, newContext, signIn }) {
+  const axe = readFileSync(path.join(facts.root, "ui/node_modules/axe-core/axe.min.js"), "utf8");
+  /** What is wrong, and where it was seen first. */
+  const found = new Map();
+  let looks = 0;
+  for (const colorScheme of ["light", "dark"]) {
+    // No fading: half-way there, colours have another contrast.
+    const context = await newContext({ colorScheme, reducedMotion: "reduce" });
+    // By the browser's own hand: the pages' policy allows no such script.
+    await context.addInitScript(axe);
+    const page = await context.newPage();
+    const look = async (name) => {
+      looks += 1;
+      for (const text of await page.evaluate(violations, STANDARDS)) {
+        if (!found.has(text)) found.set(text, `${colorScheme}, ${name}`);
+      }
+    };
+
+    await page.goto("/sign-in");
+    await page.getByLabel("Password").waitFor();
+    await look("sign-in");
+    await signIn(page);
+    for (const place of facts.pages) {
+      await open(page, place);
+      await look(place);
+      await page.setViewportSize(NARROW);
+      const width = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(width <= NARROW.width, `${place} is ${width} pixels wide on ${NARROW.width}`);
+      await page.setViewportSize(WIDE);
+    }
+    for (const [place, button] of facts.dialogs) {
+      await open(page, place);
+      await page.getByRole("button", { name: button, exact: true }).first().click();
+      await page.getByRole("dialog").waitFor();
+      await look(`${place}: ${button}`);
+    }
+    await open(page, "/agents");
+    await page.setViewportSize(NARROW);
+    await look("/agents, narrow");
+    await page.getByRole("button", { name: "Menu" }).click();
+    await page.getByRole("dialog").waitFor();
+    await look("the menu");
+    await page.keyboard.press("Escape");
+    await page.setViewportSize(WIDE);
+    await lookWhereTheFocusIs(page);
+    await context.close();
+  }
+  assert.deepEqual([...found], []);
+  return { looks };
+}
+
+/** Open a page, and wait until what it reads is there. */
+async function open(page, place) {
+  await page.goto(place);
+  await page.locator("h1").waitFor(); // by no role: a drawer may be open over it
+  await page.waitForFunction(() => document.querySelector("[aria-label^=Loading]") === null);
+}
+
+/** In the page: each thing that is wrong, as a text. */
+async function violations(values) {
+  const all = await globalThis.axe.run(document, {
+    runOnly: { type: "tag", values },
+    resultTypes: ["violations"],
+  });
+  return all.violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ html, any }) => `${id}: ${any[0]?.message ?? ""} ${html.slice(0, 160)}`),
+  );
+}
+
+async function lookWhereTheFocusIs(page) {
+  const unseen = [];
+  for (let step = 0; step < TABS; step += 1) {
+    await page.keyboard.press("Tab");
+    const focus = await page.evaluate(() => {
+      const { activeElement: at } = document;
+      if (at === document.body) return { isSeen: true }; // past the last: in the browser's own
+      const { outlineStyle, outlineWidth } = getComputedStyle(at);
+      const box = at.getBoundingClientRect();
+      const isSeen = outlineStyle !== "none" && Number.parseFloat(outlineWidth) >= 2;
+      return { isSeen: isSeen && box.width > 0 && box.height > 0, html: at.outerHTML.slice(0, 160) };
+    });
+    if (!focus.isSeen) unseen.push(focus.html);
+  }
+  assert.deepEqual(unseen, []);
+}

@@ -1,0 +1,26 @@
+"""A platform of one test alone: it turns the clock."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.identity.stack import Stack, running_stack
+from tests.postgres import Database
+
+
+@pytest.fixture
+async def parts(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A platform whose front and hub the test starts."""
+    async with running_stack(fresh_database, tmp_path) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def stack(parts: Stack) -> AsyncIterator[Stack]:
+    """A platform with one front and one hub."""
+    async with parts.running_front(), parts.running_hub():
+        yield parts
+        for running in parts.agents:
+            await running.stop()
+        parts.agents.clear()
