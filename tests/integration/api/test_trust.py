@@ -4,8 +4,14 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from api.approvals.actions import executors_of
 from api.context import ApiContext
+from tensorguard.pki.errors import BundleNotNext
 from tensorguard.services.access import Role
+from tensorguard.services.approval import ApprovalKind, Deciders
+from tensorguard.services.event import Actor
 from tensorguard.services.rootkeys import load_root_directory
 from tensorguard.services.trust import draft_next
 from tests.integration.api.clients import Api
@@ -68,3 +74,21 @@ async def test_a_bundle_that_nobody_could_publish_is_not_even_asked_for(
     refused = await api.admin.post(f"{TRUST}/bundles", json={"envelope": spoilt})
     assert refused.status_code == 422
     assert refused.json()["code"] == "bad-envelope"
+
+
+async def test_what_a_second_person_approves_is_published_once(
+    api: Api, context: ApiContext
+) -> None:
+    request = {"envelope": await signed_bundle(context)}
+    before = (await api.admin.get(TRUST)).json()["version"]
+    publish = executors_of(context)[ApprovalKind.PUBLISH_TRUST]
+    deciders = Deciders(Actor("user", "one"), Actor("user", "two"))
+    now = datetime.now(UTC)
+    async with context.sessions.begin() as session:
+        assert await publish(session, request, deciders, now) == {"version": before + 1}
+    assert (await api.admin.get(TRUST)).json()["version"] == before + 1
+    served = await api.device.get(f"/device/v1/trust/{before + 1}")
+    assert served.json() == request["envelope"]
+    async with context.sessions() as session:
+        with pytest.raises(BundleNotNext):
+            await publish(session, request, deciders, now)
