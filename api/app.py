@@ -28,6 +28,7 @@ from api.releases.routes import router as releases
 from api.session.routes import router as session
 from api.session.second_factor import router as second_factor
 from api.settings import ApiSettings, load_settings
+from api.trust.routes import router as trust
 from api.ui.assets import read_assets
 from api.ui.pages import Ui
 from api.users.routes import router as users
@@ -52,6 +53,7 @@ ROUTERS = (
     deployments,
     approvals,
     ledger,
+    trust,
     events,
     users,
     api_keys,

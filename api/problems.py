@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from tensorguard.pki.errors import CsrRefused
+from tensorguard.pki.errors import BundleRefused, CsrRefused
+from tensorguard.protocol.errors import EnvelopeRefused
 from tensorguard.rollouts.errors import RolloutError
 from tensorguard.services.errors import (
     Conflict,
@@ -76,6 +77,8 @@ _KINDS: Final[Sequence[tuple[type[Exception], int]]] = (
     (Denied, 403),
     (Unready, 503),
     (CsrRefused, 422),
+    (BundleRefused, 422),
+    (EnvelopeRefused, 422),
     (TgspError, 422),
     (RolloutError, 422),
 )

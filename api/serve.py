@@ -18,6 +18,8 @@ from api.device.app import create_device_app
 from api.settings import ApiSettings, ListenAddress
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certifier import Certifier
+from tensorguard.services.following import KeyringFollower
 
 log = structlog.get_logger()
 
@@ -84,10 +86,27 @@ async def serving(context: ApiContext) -> AsyncIterator[Listening]:
     people_tls, device_tls = _people_tls(settings), certificate.server_context()
     people = _Server(_config(create_app(settings, context=context), settings, people_tls))
     device = _Server(_config(create_device_app(settings, context=context), settings, device_tls))
+    database_url = settings.database_url.get_secret_value()
+    follower = KeyringFollower(
+        context.keyring,
+        context.kek,
+        context.sessions,
+        database_url,
+        [lambda: certificate.use(context.keyring.ca)],
+    )
+    certifier = Certifier(
+        context.sessions,
+        context.keyring,
+        database_url,
+        settings.hosts_of_fronts,
+        context.clock,
+    )
     stop = asyncio.Event()
     with _bound(settings.http) as people_socket, _bound(settings.device) as device_socket:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(certificate.keep_renewed(stop), name="certificate")
+            tasks.create_task(follower.run(stop), name="keyring")
+            tasks.create_task(certifier.run(stop), name="certifier")
             tasks.create_task(people.serve([people_socket]), name="people")
             tasks.create_task(device.serve([device_socket]), name="device")
             try:

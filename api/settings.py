@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tensorguard.protocol.messages import MqttAddress
+from tensorguard.services.service_certificates import allowed_hosts
 
 
 class ListenAddress(NamedTuple):
@@ -52,6 +53,8 @@ class ApiSettings(BaseSettings):
     device: Listen = ListenAddress("127.0.0.1", 8443)
     mqtt: Listen = ListenAddress("127.0.0.1", 8883)
     """Where the broker front listens: goes into the answer to an enrollment."""
+    front_hosts: str = ""
+    """Further names and addresses that broker fronts may be certified for."""
     broker_enroll: Listen | None = None
     """Where devices enrol with a manufacturer's certificate: told to operators."""
     tls_cert: Path | None = None
@@ -102,6 +105,12 @@ class ApiSettings(BaseSettings):
     def mqtt_address(self) -> MqttAddress:
         """Where agents find their broker front."""
         return MqttAddress(host=self.public_names[0], port=self.mqtt.port)
+
+    @property
+    def hosts_of_fronts(self) -> frozenset[str]:
+        """What broker fronts may be certified for."""
+        listening = [self.mqtt.host, self.broker_enroll.host if self.broker_enroll else ""]
+        return allowed_hosts(self.public_host, self.front_hosts, *listening)
 
     @property
     def device_url(self) -> str:

@@ -29,7 +29,7 @@ from tensorguard.pki.manufacturer import verify_device
 from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontEnroll
 from tensorguard.protocol.topics import FrontKind, FrontTopic
-from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certificates import PresentedCertificate
 from tensorguard.store.errors import DatabaseUnreachable
 
 # A device asks once and waits; one that an operator has to approve comes back later.
@@ -90,7 +90,7 @@ async def serving_enrollment(
     front: Front,
     *,
     database_url: str,
-    certificate: ServiceCertificate,
+    certificate: PresentedCertificate,
     platform_cas: Callable[[], Sequence[x509.Certificate]],
 ) -> AsyncIterator[EnrollmentFront]:
     """Listen for devices beside the agents' `front`, which was set up with `agents`.

@@ -24,6 +24,13 @@ class ListenFailed(FrontError):
     hint = "Stop what holds the port, or choose another address with --mqtt HOST:PORT."
 
 
+class CertificateRefused(FrontError):
+    """Whoever holds the CA's key does not certify this front, or gave it something else."""
+
+    code = "front-certificate-refused"
+    hint = "Name this front's hosts in TG_PUBLIC_HOST or TG_FRONT_HOSTS of the hub and the api."
+
+
 class PacketRefused(FrontError):
     """A peer sent bytes that are not an MQTT 3.1.1 packet within our limits."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,8 +11,8 @@ from typing import Final
 
 import psycopg
 import structlog
-from cryptography import x509
 
+from broker.certificate import FrontCertificate
 from broker.denyset import DenySet
 from broker.enrollment import LIMITS as ENROLLMENT
 from broker.enrollment import serving_enrollment
@@ -22,16 +22,12 @@ from broker.limits import Limits
 from broker.metrics import FrontMetrics
 from broker.monitoring import serving_metrics
 from broker.settings import BrokerSettings, split_address
-from tensorguard.pki.identity import ServiceIdentity
-from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.following import KeyringFollower
 from tensorguard.services.keyring import BROKER_SECRETS, Keyring
-from tensorguard.services.trust import get_latest_bundle
-from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
+from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable
-from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
 _log = structlog.get_logger()
-_READ_TRUST_EVERY_S: Final = 60.0
 # Sockets of the database, logs, the metrics listener, the loop itself; devices that enrol.
 _OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending
 
@@ -39,7 +35,8 @@ _OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending
 async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serve until `stop`, then end every connection and give the lease back.
 
-    Raises: StoreError, PlatformNotInitialised, VaultError, ListenFailed.
+    Listens once a hub or an api has certified the front, and waits for that as long as it takes.
+    Raises: StoreError, PlatformNotInitialised, CertificateRefused, ListenFailed.
     """
     # Its warnings are about what clients did, which the front counts and reports itself.
     logging.getLogger("amqtt").setLevel(logging.CRITICAL)
@@ -47,16 +44,25 @@ async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[],
     sessions = session_maker(engine)
     try:
         await check_schema(engine)
-        kek = LocalKeyProvider.open(settings.data_dir / KEK_FILE)
         async with sessions() as session:
-            keyring = await Keyring.load(session, kek, only=BROKER_SECRETS)
-        certificate = ServiceCertificate(
-            keyring.ca,
-            ServiceIdentity(keyring.trust_domain, "broker"),
+            keyring = await Keyring.load(session, None, only=BROKER_SECRETS)
+        certificate = FrontCertificate(
+            settings.database_url,
+            keyring,
+            instance=settings.broker_front_id,
             hosts=settings.certificate_hosts,
+            clock=lambda: datetime.now(UTC),
         )
-        trust = _Trust(sessions, certificate, keyring.trust.cas)
-        await _serve(settings, keyring.trust_domain, certificate, trust, stop, ready)
+        try:
+            if not await certificate.obtain(stop):
+                return
+        except psycopg.Error as error:
+            raise DatabaseUnreachable(f"no certificate can be asked for: {error}") from None
+        trust = _Trust(keyring, certificate)
+        follower = KeyringFollower(
+            keyring, None, sessions, settings.database_url, [trust.changed, certificate.hasten]
+        )
+        await _serve(settings, certificate, trust, follower, stop, ready)
     finally:
         await engine.dispose()
 
@@ -64,37 +70,26 @@ async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[],
 class _Trust:
     """The platform CAs that are believed now, and the TLS context that asks for them."""
 
-    def __init__(
-        self,
-        sessions: SessionMaker,
-        certificate: ServiceCertificate,
-        cas: Sequence[x509.Certificate],
-    ) -> None:
-        self._sessions = sessions
+    def __init__(self, keyring: Keyring, certificate: FrontCertificate) -> None:
+        self._keyring = keyring
         self._certificate = certificate
-        self.cas = list(cas)
+        self.trust_domain = keyring.trust_domain
+        self.cas = list(keyring.trust.cas)
         self.context = certificate.server_context(self.cas)
 
-    async def follow(self) -> None:
-        """Believe what the newest trust bundle says, a minute after it was published at most."""
-        while True:
-            await asyncio.sleep(_READ_TRUST_EVERY_S)
-            try:
-                async with asyncio.timeout(_READ_TRUST_EVERY_S), self._sessions() as session:
-                    cas = list((await get_latest_bundle(session)).cas)
-            except Exception:  # the CAs that are believed now stay; the next round tries again
-                _log.exception("trust_bundle_not_read")
-                continue
-            if cas != self.cas:
-                self.cas, self.context = cas, self._certificate.server_context(cas)
-                _log.info("trusted_cas_changed", count=len(cas))
+    def changed(self) -> None:
+        """Believe what the keyring's trust bundle says now."""
+        cas = list(self._keyring.trust.cas)
+        if cas != self.cas:
+            self.cas, self.context = cas, self._certificate.server_context(cas)
+            _log.info("trusted_cas_changed", count=len(cas))
 
 
 async def _serve(
     settings: BrokerSettings,
-    trust_domain: str,
-    certificate: ServiceCertificate,
+    certificate: FrontCertificate,
     trust: _Trust,
+    follower: KeyringFollower,
     stop: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
@@ -104,7 +99,7 @@ async def _serve(
         front_id=settings.broker_front_id,
         host=host,
         port=port,
-        trust_domain=trust_domain,
+        trust_domain=trust.trust_domain,
         tls=lambda: trust.context,
         cas=lambda: trust.cas,
         denied=denied,
@@ -139,10 +134,9 @@ async def _serve(
             where = f"{front.address[0]}:{front.address[1]}"
             tasks.create_task(lease.run(stop, address=where, apply=front.apply), name="lease")
             tasks.create_task(certificate.keep_renewed(stop), name="certificate")
-            following = tasks.create_task(trust.follow(), name="trust")
+            tasks.create_task(follower.run(stop), name="trust")
             ready()
             await stop.wait()
-            following.cancel()
             # Before the lease goes: while connections live, the row says who answers for them.
             await front.shutdown()
 

@@ -15,7 +15,7 @@ import structlog
 from cryptography import x509
 
 from broker.denyset import DenySet
-from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certificates import PresentedCertificate
 from tensorguard.services.manufacturers import CHANNEL
 from tensorguard.store.engine import listening
 
@@ -41,7 +41,7 @@ class Manufacturers:
     def __init__(
         self,
         database_url: str,
-        certificate: ServiceCertificate,
+        certificate: PresentedCertificate,
         platform_cas: Callable[[], Sequence[x509.Certificate]],
         clock: Callable[[], datetime],
     ) -> None:

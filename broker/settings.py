@@ -1,7 +1,5 @@
 """What the broker front needs to know, from the environment (`TG_…`) or from the caller."""
 
-from pathlib import Path
-
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -12,7 +10,6 @@ class BrokerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TG_", frozen=True, extra="ignore")
 
     database_url: str
-    data_dir: Path
     mqtt: str = Field(default="127.0.0.1:8883", description="host:port to listen on")
     public_host: str = Field(
         default="127.0.0.1,localhost", description="names and addresses that agents connect to"

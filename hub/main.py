@@ -23,6 +23,8 @@ from hub.work import Work
 from tensorguard.ledger.checkpoint import ledger_origin
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certifier import Certifier
+from tensorguard.services.following import KeyringFollower
 from tensorguard.services.keyring import Keyring
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
@@ -63,6 +65,11 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         enrollments = DeviceEnrollments(
             sessions, keyring, settings.mqtt_address, settings.device_url
         )
+
+        def follow() -> None:
+            certificate.use(keyring.ca)
+            source.use(certificate.client_context(keyring.trust.cas))
+
         work = Work(sessions, keyring, kek, utc_now, enrollments)
         ingest = Ingest(
             source,
@@ -87,6 +94,11 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             "settler": Settler(sessions, keyring, work.new_connections, utc_now).run,
             "upkeep": Upkeep(sessions, keyring, work, utc_now).run,
             "certificate": certificate.keep_renewed,
+            "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,
+            # Before there is a front: without its certificate it does not listen.
+            "certifier": Certifier(
+                sessions, keyring, settings.database_url, settings.hosts_of_fronts, utc_now
+            ).run,
         }
         async with source, asyncio.TaskGroup() as tasks:
             ending = asyncio.Event()

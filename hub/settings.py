@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tensorguard.protocol.messages import MqttAddress
+from tensorguard.services.service_certificates import allowed_hosts
 
 
 class HubSettings(BaseSettings):
@@ -18,6 +19,10 @@ class HubSettings(BaseSettings):
     data_dir: Path
     mqtt: str = Field(default="127.0.0.1:8883", description="host:port of the broker front")
     public_host: str = "127.0.0.1"
+    broker_enroll: str = Field(default="", description="host:port where devices enrol over MQTT")
+    front_hosts: str = Field(
+        default="", description="further names that broker fronts may be certified for"
+    )
     device: str = Field(default="127.0.0.1:8443", description="host:port of the device listener")
 
     batch_messages: int = Field(default=500, ge=1, le=5_000)
@@ -37,6 +42,12 @@ class HubSettings(BaseSettings):
         name = self._public_name
         host = f"[{name}]" if ":" in name else name
         return f"https://{host}:{self.device.rpartition(':')[2]}"
+
+    @property
+    def hosts_of_fronts(self) -> frozenset[str]:
+        """What broker fronts may be certified for."""
+        listening = (address.rpartition(":")[0] for address in (self.mqtt, self.broker_enroll))
+        return allowed_hosts(self.public_host, self.front_hosts, *listening)
 
     @property
     def _public_name(self) -> str:

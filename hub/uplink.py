@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import paho.mqtt.client as mqtt
 import structlog
@@ -51,6 +51,17 @@ class UplinkSource(Protocol):
         """Hand downlinks to the broker; return how many found no room and were dropped."""
 
 
+class _CurrentTls:
+    """What paho takes for an SSLContext; it may be another one at each connection."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self.check_hostname = context.check_hostname
+
+    def wrap_socket(self, *arguments: Any, **named: Any) -> ssl.SSLSocket:
+        return self.context.wrap_socket(*arguments, **named)
+
+
 class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
     """An `UplinkSource` over one MQTT 3.1.1 connection with mTLS."""
 
@@ -66,7 +77,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         downlink_limit: int,
     ) -> None:
         self._address = (host, port)
-        self._tls = tls
+        self._tls = _CurrentTls(tls)
         self._clock = clock
         self._room = threading.Semaphore(intake_limit)
         self._buffer: deque[Uplink] = deque()
@@ -89,7 +100,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         self._client.on_message = self._on_message
 
     async def __aenter__(self) -> "MqttUplink":
-        self._client.tls_set_context(self._tls)
+        self._client.tls_set_context(cast("ssl.SSLContext", self._tls))
         self._client.connect_async(*self._address, keepalive=KEEPALIVE_S)
         self._client.loop_start()
         return self
@@ -103,6 +114,10 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         self._stopping.set()
         self._client.disconnect()
         await asyncio.to_thread(self._client.loop_stop)
+
+    def use(self, tls: ssl.SSLContext) -> None:
+        """Connect with this from the next time on; the present connection stays."""
+        self._tls.context = tls
 
     # In paho's thread
 

@@ -20,6 +20,7 @@ from hub.news import News
 from hub.presence import store_connections
 from hub.repairs import greet, repair, repeat_orders
 from hub.settling import NewConnections
+from hub.trust_hints import TrustHints
 from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
 from tensorguard.services.key_release import KeyRelease
@@ -58,6 +59,7 @@ class Work:
         self._clock = clock
         self._denials = denials()
         self._poisoned = poisoned()
+        self._trust_hints = TrustHints()
         self.configs = FleetConfigs.none()
         self.news = News()
         self.new_connections = NewConnections()
@@ -86,6 +88,7 @@ class Work:
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
             await repeat_orders(session, self._keyring, newest, downlinks, now)
+            self._trust_hints.tell(newest, self._keyring.trust.version, downlinks, now)
         self._denials.settle(denied_tallies)
         self._poisoned.settle(letter_tallies)
         self.news.add(len(beats), moved_in)

@@ -16,16 +16,22 @@ from agent.core import effects as fx
 from agent.core.agent import AgentCore
 from agent.core.clock import Moment
 from agent.core.outbox import Outbox
-from agent.core.settings import Certified, Credentials, Telemetry
+from agent.core.settings import Credentials, Telemetry
 from agent.core.state import AgentState
 from agent.runtime import keys
+from agent.runtime.renew import certified
 from simulators.errors import LinkFailed
 from simulators.identities import HeldEvents, Home
 from simulators.link import Link, open_link
 from simulators.packages import Input, Job
 from simulators.world import World
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, identity_from_certificate, verify_peer
+from tensorguard.pki.identity import (
+    AgentIdentity,
+    authority_key_id,
+    identity_from_certificate,
+    verify_peer,
+)
 from tensorguard.pki.issuer import certificate_pem
 from tensorguard.pki.keys import kid_of
 from tensorguard.protocol import codec
@@ -129,7 +135,9 @@ class SimulatedAgent:
         except LinkFailed as error:
             world.statistics.refused += 1
             world.statistics.reasons[error.message] += 1
-            self._feed(core.disconnected(world.moment(), refused=error.refused))
+            moment = world.moment()
+            refused, disbelieved = error.refused, error.disbelieved
+            self._feed(core.disconnected(moment, refused=refused, disbelieved=disbelieved))
             return
         self._link = link
         world.statistics.connects += 1
@@ -168,6 +176,7 @@ class SimulatedAgent:
                 leaf.not_valid_before_utc,
                 leaf.not_valid_after_utc,
                 kid_of(public.public_bytes_raw()),
+                issuer=authority_key_id(leaf),
             ),
             state,
             outbox,
@@ -214,7 +223,10 @@ class SimulatedAgent:
             case fx.FetchTrust(version):
                 world.work.submit_trust(self.home, core, version, self._answer)
             case fx.KeepTrust(envelope):
-                world.store.keep_trust(core.trust.version, envelope)
+                # All agents share the file; what one of them believes next is one version on.
+                world.store.keep_trust(core.trust.version + 1, envelope)
+                for more in core.trust_kept(world.moment()):
+                    self._do(more)
             case fx.MakeKey(request_id):
                 self._pending_key = ec.generate_private_key(ec.SECP256R1())
                 csr = keys.make_csr(self._pending_key)
@@ -321,7 +333,7 @@ class SimulatedAgent:
         self._input(
             lambda moment: core.certificate_installed(
                 moment,
-                Certified(effect.identity, leaf.not_valid_before_utc, leaf.not_valid_after_utc),
+                certified(leaf, effect.identity),
             )
         )
 

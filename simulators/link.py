@@ -246,7 +246,8 @@ async def open_link(
     except TimeoutError:
         raise LinkFailed("no answer in time") from None
     except (OSError, mqtt.BadPacket) as error:
-        raise LinkFailed(_describe(error)) from error
+        disbelieved = isinstance(error, ssl.SSLCertVerificationError)
+        raise LinkFailed(_describe(error), disbelieved=disbelieved) from error
     return Link(loop, tls, owner, rest)
 
 

@@ -22,6 +22,7 @@ from agent.core.effects import Activate, Download, Effect, Open, Verify
 from agent.core.errors import JobFailure
 from agent.core.state import Installed
 from agent.errors import AgentError
+from agent.runtime.bundles import fetch_bundle
 from agent.runtime.downloader import DownloadFailed, download
 from agent.runtime.https import request, verified_context
 from agent.runtime.packages import PackageRefused, PackageStore, publishers, refused
@@ -203,7 +204,7 @@ class PackageWork:
 
 def _get_bundle(home: Home, trust: TrustStore, version: int) -> bytes | None:
     try:
-        answer = request(_tls(trust), home.device_url, f"/device/v1/trust/{version}")
+        answer = fetch_bundle(_tls(trust), home.device_url, version)
     except AgentError:
         return None
     return answer.body if answer.status == 200 else None

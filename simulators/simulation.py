@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,8 +25,10 @@ from simulators.errors import NoWayIn, SimulatorError
 from simulators.identities import HeldEvents, Home, IdentityStore, Kept
 from simulators.packages import DownloadMode, PackageWork
 from simulators.world import AckedLog, World
-from tensorguard.pki.bundle import TrustStore
+from tensorguard.pki.bundle import TrustStore, accept_next
+from tensorguard.pki.errors import PkiError
 from tensorguard.pki.identity import spki_sha256
+from tensorguard.protocol.errors import ProtocolError
 from tensorguard.protocol.join import Join
 
 SAVE_EVERY_S = 5.0
@@ -273,16 +276,25 @@ class Simulation:
 
 
 def _is_same_platform(home: Home, envelope: bytes | None) -> bool:
-    """Whether the device URL still shows a CA that the kept trust bundle names."""
+    """Whether the device URL shows a CA that the kept trust bundle, or one after it, names."""
     if envelope is None:
         return False
-    known = {spki_sha256(ca) for ca in TrustStore.open_first(envelope).cas}
+    trust = TrustStore.open_first(envelope)
     answer = request(unverified_context(), home.device_url, "/device/v1/ca")
     try:
-        shown = x509.load_pem_x509_certificates(answer.body)
+        shown = {spki_sha256(ca) for ca in x509.load_pem_x509_certificates(answer.body)}
     except ValueError:
         return False
-    return any(spki_sha256(ca) in known for ca in shown)
+    while not shown & {spki_sha256(ca) for ca in trust.cas}:
+        path = f"/device/v1/trust/{trust.version + 1}"
+        answer = request(unverified_context(), home.device_url, path)
+        if answer.status != 200:
+            return False
+        try:
+            trust = accept_next(trust, answer.body, datetime.now(UTC))
+        except (PkiError, ProtocolError):
+            return False
+    return True
 
 
 def _memory_kib() -> float:

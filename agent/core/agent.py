@@ -10,15 +10,15 @@ from agent.core.backoff import CONNECT, REFUSED_ATTEMPT, Uniform
 from agent.core.belief import Accept, Belief
 from agent.core.certificates import Certificates
 from agent.core.clock import Moment, agent_time
-from agent.core.desired import UNKNOWN_PUBLISHER, DesiredMachine, Step
+from agent.core.desired import DesiredMachine, Step
 from agent.core.effects import Connect, Disconnect, Effect, Publish, SampleTelemetry
-from agent.core.errors import JobFailure
 from agent.core.outbox import Outbox
+from agent.core.package_inputs import PackageInputs
 from agent.core.recovery import CertificateRecovery
 from agent.core.renewal import CertificateRenewal
 from agent.core.sending import EventSender
 from agent.core.settings import Certified, CoreSettings, Credentials, Telemetry
-from agent.core.state import AgentState, Installed
+from agent.core.state import AgentState
 from agent.core.turn import Turn
 from tensorguard.pki.bundle import TrustStore, accept_next
 from tensorguard.protocol import codec, topics
@@ -36,9 +36,10 @@ from tensorguard.protocol.topics import DownKind, UpKind
 MAX_DOWN_BYTES = 64 * 1024
 STABLE_AFTER_S = 60.0  # a connection that held this long starts the back-off anew
 HEARTBEAT_JITTER = 0.1
+CATCH_UP_JITTER_S = 2.0
 
 
-class AgentCore:
+class AgentCore(PackageInputs):
     """One agent without I/O: every method takes the time and returns what has to be done.
 
     The effects of a call must be done in their order, before the next call. `deadline_s` says, in
@@ -161,6 +162,7 @@ class AgentCore:
         }
         turn.record("started", boot | (details or {}))
         self._belief.start(turn)
+        self._renewal.believes(turn, self._belief.store)
         self._desired.resume(turn)
         turn.do(Connect(self.certificates.choose()))
         return self._finish(turn)
@@ -180,12 +182,18 @@ class AgentCore:
         return self._finish(turn)
 
     def disconnected(
-        self, moment: Moment, *, renewed: bool = False, refused: bool = False
+        self,
+        moment: Moment,
+        *,
+        renewed: bool = False,
+        refused: bool = False,
+        disbelieved: bool = False,
     ) -> list[Effect]:
         """There is no session (any more), or it could not be had: wait, then connect.
 
         After our own change of certificate nothing was refused, so nothing is waited for. `refused`
         means "not authorized" (CONNACK 5): that will hardly be otherwise within minutes.
+        `disbelieved`: the server's certificate is of no CA in our trust bundle, which may be old.
         """
         turn = self._turn(moment)
         if self.online and moment.monotonic_s - self._connected_s >= STABLE_AFTER_S:
@@ -201,6 +209,8 @@ class AgentCore:
                 self._attempt = max(self._attempt, REFUSED_ATTEMPT)
             self._connect_s = moment.monotonic_s + CONNECT.delay_s(self._attempt, self._uniform)
             self._attempt += 1
+        if disbelieved:
+            self._belief.hurry(turn)
         return self._finish(turn)
 
     def tick(self, moment: Moment) -> list[Effect]:
@@ -275,53 +285,25 @@ class AgentCore:
                 self._schedule_heartbeat(turn.mono_s)
         elif DownKind.CHECKPOINT in (kind, fleet_kind):
             checkpoints.see(turn, self._belief, payload)
-        return self._finish(turn)
-
-    def downloading(self, moment: Moment, job: int, done_bytes: int) -> list[Effect]:
-        """So many bytes of the package file are on disk."""
-        turn = self._turn(moment)
-        self._desired.downloading(turn, job, done_bytes)
-        return self._finish(turn)
-
-    def downloaded(self, moment: Moment, job: int) -> list[Effect]:
-        """The package file is on disk, whole."""
-        turn = self._turn(moment)
-        self._desired.downloaded(turn, job)
-        return self._finish(turn)
-
-    def verified(self, moment: Moment, job: int, candidate: Installed) -> list[Effect]:
-        """The package may be opened here."""
-        turn = self._turn(moment)
-        self._desired.verified(turn, job, candidate)
-        return self._finish(turn)
-
-    def opened(self, moment: Moment, job: int, *, decrypted: bool = True) -> list[Effect]:
-        """The package's files are on disk."""
-        turn = self._turn(moment)
-        self._desired.opened(turn, job, decrypted=decrypted)
-        return self._finish(turn)
-
-    def activated(self, moment: Moment, job: int, inference: dict[str, str | int]) -> list[Effect]:
-        """The package runs: say so at once, with a heartbeat that names its digest."""
-        turn = self._turn(moment)
-        before = self.state.running
-        self._desired.activated(turn, job, inference)
-        if self.state.running is not before and self.online:
-            turn.do(SampleTelemetry())
-        return self._finish(turn)
-
-    def job_failed(self, moment: Moment, job: int, failure: JobFailure) -> list[Effect]:
-        """A step of the job did not succeed."""
-        turn = self._turn(moment)
-        self._desired.failed(turn, job, failure)
-        if failure.code == UNKNOWN_PUBLISHER:
-            self._belief.hurry(turn)
+        elif DownKind.TRUST_VERSION in (kind, fleet_kind):
+            self._belief.told(turn, payload)
         return self._finish(turn)
 
     def trust_fetched(self, moment: Moment, envelope: bytes | None) -> list[Effect]:
         """The next trust bundle, or None where there is none or nobody answered."""
         turn = self._turn(moment)
-        self._belief.fetched(turn, envelope)
+        if self._belief.fetched(turn, envelope) and self._connect_s is not None:
+            # What kept us out may have been that we knew too little: no need to wait any longer.
+            self._connect_s = min(
+                self._connect_s, turn.mono_s + CATCH_UP_JITTER_S * self._uniform()
+            )
+        return self._finish(turn)
+
+    def trust_kept(self, moment: Moment) -> list[Effect]:
+        """The trust bundle of KeepTrust is on the disk."""
+        turn = self._turn(moment)
+        if self._belief.kept(turn):
+            self._renewal.believes(turn, self._belief.store)
         return self._finish(turn)
 
     def csr_made(self, moment: Moment, request_id: UUID, csr: str) -> list[Effect]:
@@ -336,6 +318,7 @@ class AgentCore:
         turn = self._turn(moment)
         self.certificates.take(certified)
         self._renewal.installed(turn, certified)
+        self._renewal.believes(turn, self._belief.store)
         if self._connect_s is not None:
             self._connect_s = moment.monotonic_s
         return self._finish(turn)

@@ -13,9 +13,10 @@ from tensorguard.ledger.checkpoint import verify_checkpoint as verify_note
 from tensorguard.ledger.errors import LedgerError
 from tensorguard.pki.bundle import TrustStore, accept_next
 from tensorguard.pki.errors import BundleExpired, BundleRefused
+from tensorguard.protocol import codec
 from tensorguard.protocol.envelope import SIGNED_KINDS, open_signed
 from tensorguard.protocol.errors import EnvelopeRefused, ProtocolError, UnknownSigner
-from tensorguard.protocol.messages import Signed
+from tensorguard.protocol.messages import Signed, TrustVersion
 
 ASK_EVERY_S = 3600.0
 HURRY_S = 5.0
@@ -30,13 +31,15 @@ Accept = Callable[[TrustStore, bytes, datetime], TrustStore]
 class Belief:
     """The trust bundle, when to look for the next one, and what was refused."""
 
-    __slots__ = ("_accept", "_recorded", "asked_s", "due_s", "store")
+    __slots__ = ("_accept", "_caught_up", "_recorded", "_written", "asked_s", "due_s", "store")
 
     def __init__(self, store: TrustStore, accept: Accept = accept_next) -> None:
         self.store = store
         self.due_s = 0.0
         self.asked_s = 0.0
         self._accept = accept
+        self._written: TrustStore | None = None
+        self._caught_up = False
         self._recorded: dict[tuple[str, str], float] | None = None
 
     def start(self, turn: Turn) -> None:
@@ -83,23 +86,42 @@ class Belief:
         return message
 
     def fetched(self, turn: Turn, raw: bytes | None) -> bool:
-        """Take the next bundle (None: there is none yet); tell whether it is believed.
+        """Have the next bundle written down (None: there is none, or nobody answered).
 
-        After one there may be another: it is asked for at once.
+        Tell whether this was the end of a way on which there was something new to believe.
         """
         self.due_s = turn.mono_s + ASK_EVERY_S * (0.5 + turn.uniform())
-        if raw is None:
+        self._written = None
+        if raw is not None:
+            try:
+                self._written = self._accept(self.store, raw, turn.now)
+            except (BundleRefused, EnvelopeRefused, ProtocolError) as error:
+                self._record(turn, "trust", error.code)
+            else:
+                turn.do(KeepTrust(raw))
+                return False
+        caught_up, self._caught_up = self._caught_up, False
+        return caught_up
+
+    def kept(self, turn: Turn) -> bool:
+        """Believe what is on the disk now, and ask at once for the bundle after it."""
+        if self._written is None:
             return False
-        try:
-            self.store = self._accept(self.store, raw, turn.now)
-        except (BundleRefused, EnvelopeRefused, ProtocolError) as error:
-            self._record(turn, "trust", error.code)
-            return False
-        turn.do(KeepTrust(raw))
+        self.store, self._written = self._written, None
+        self._caught_up = True
         turn.state.time_floor = max(turn.state.time_floor, self.store.bundle.issued_at)
         turn.persist()
         self._ask(turn)
         return True
+
+    def told(self, turn: Turn, payload: bytes) -> None:
+        """Look for what `trust-version` says there is; to be lied to costs one request."""
+        try:
+            hint = codec.decode(TrustVersion, payload)
+        except ProtocolError:
+            return
+        if hint.version > self.store.version:
+            self.hurry(turn)
 
     def verify_checkpoint(self, turn: Turn, note: str) -> Checkpoint | None:
         """Return a checkpoint that a ledger key of our platform has signed, or None."""

@@ -23,7 +23,7 @@ class Certificates:
 
     def __init__(self, credentials: Credentials) -> None:
         self._current = Certified(
-            credentials.identity, credentials.not_before, credentials.not_after
+            credentials.identity, credentials.not_before, credentials.not_after, credentials.issuer
         )
         self._next = credentials.next
         self._tried: Which = "current"

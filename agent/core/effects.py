@@ -113,7 +113,10 @@ class CancelJob:
 
 @dataclass(frozen=True, slots=True)
 class KeepTrust:
-    """Write the trust bundle's envelope to disk before anything is believed because of it."""
+    """Write the trust bundle's envelope to disk; answer with `trust_kept` once it is there.
+
+    Until then nothing is believed because of it, so that a restart never goes back.
+    """
 
     envelope: bytes
 

@@ -1,4 +1,4 @@
-"""A new certificate with a new key at two thirds of the old one's life."""
+"""A new certificate with a new key: at two thirds of the old one's life, or when the CA changes."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -8,7 +8,8 @@ from agent.core.effects import Disconnect, InstallCertificate, MakeKey
 from agent.core.settings import Certified
 from agent.core.state import Renewal
 from agent.core.turn import Turn
-from tensorguard.pki.identity import AgentIdentity
+from tensorguard.pki.bundle import TrustStore
+from tensorguard.pki.identity import AgentIdentity, subject_key_id
 from tensorguard.protocol.messages import CertificateIssued, CsrRequest
 from tensorguard.protocol.topics import UpKind
 
@@ -16,14 +17,32 @@ _JITTER = 0.05  # of the lifetime, before or after two thirds
 _RECONNECT_WITHIN_S = 60.0
 _AFTER_DENIAL_S = 3600.0
 _RETRY_NEXT_S = 3600.0
+# Not before a quarter of the time: the new CA issues once all who are online know it.
+_LEAVE_FROM = 0.25
+_LEAVES_DOUBLED = 6
 
 
 class CertificateRenewal:
     """Asks for a certificate in time, repeats the request, and has the answer installed."""
 
-    __slots__ = ("_attempt", "_installing", "_reconnect_s", "_renew_at", "_send_s", "_wait_until_s")
+    __slots__ = (
+        "_attempt",
+        "_installing",
+        "_issuer",
+        "_leave_s",
+        "_leaves",
+        "_reconnect_s",
+        "_reconnect_within_s",
+        "_renew_at",
+        "_send_s",
+        "_wait_until_s",
+    )
 
     def __init__(self, newest: Certified, uniform: float) -> None:
+        self._issuer = newest.issuer
+        self._leave_s: float | None = None
+        self._leaves = 0
+        self._reconnect_within_s = _RECONNECT_WITHIN_S
         self._attempt = 0
         self._installing = False
         self._send_s: float | None = None
@@ -39,7 +58,26 @@ class CertificateRenewal:
             return self._send_s
         if self._installing:
             return mono_s + 3600.0
-        return max(mono_s + (self._renew_at - now).total_seconds(), self._wait_until_s)
+        due_s = mono_s + (self._renew_at - now).total_seconds()
+        if self._leave_s is not None:
+            due_s = min(due_s, self._leave_s)
+        return max(due_s, self._wait_until_s)
+
+    def believes(self, turn: Turn, trust: TrustStore) -> None:
+        """Leave the certificate's CA in a while where the trust bundle names a newer one.
+
+        It may not issue yet: each certificate of the older one that comes doubles the wait.
+        """
+        if self._issuer is None or self._issuer == subject_key_id(trust.newest_ca):
+            self._leave_s, self._leaves = None, 0
+            self._reconnect_within_s = _RECONNECT_WITHIN_S
+            return
+        if self._leave_s is not None:
+            return
+        within_s = trust.renew_within_s * 2.0 ** min(self._leaves, _LEAVES_DOUBLED)
+        self._leave_s = turn.mono_s + within_s * (_LEAVE_FROM + (1 - _LEAVE_FROM) * turn.uniform())
+        self._leaves += 1
+        self._reconnect_within_s = min(_RECONNECT_WITHIN_S, trust.renew_within_s)
 
     def connected(self, turn: Turn, *, retry_next: bool) -> None:
         """Repeat an open request; a newer certificate that did not connect is tried again later."""
@@ -104,12 +142,13 @@ class CertificateRenewal:
         """The new certificate is on disk: connect with it soon."""
         self._installing = False
         self._send_s = None
+        self._issuer, self._leave_s = certified.issuer, None
         self._renew_at = self._due(certified, turn.uniform())
         self._wait_until_s = 0.0
         turn.state.renewal = None
         turn.state.time_floor = max(turn.state.time_floor, certified.not_before)
         turn.persist()
-        self._reconnect_s = turn.mono_s + _RECONNECT_WITHIN_S * turn.uniform()
+        self._reconnect_s = turn.mono_s + self._reconnect_within_s * turn.uniform()
 
     def refused(self, turn: Turn) -> None:
         """The runtime could not use the certificate: ask again later, with another key."""

@@ -25,18 +25,22 @@ class CoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """Whom a certificate names, and from when to when."""
+    """Whom a certificate names, from when to when, and by whom.
+
+    `issuer` is the key id of the CA; None leaves it where it is, until its own time comes.
+    """
 
     identity: AgentIdentity
     not_before: datetime
     not_after: datetime
+    issuer: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """Who the agent is: identity, validity of its certificate, and the kid of its X25519 key.
 
-    `next` is a newer certificate that has not connected yet.
+    `next` is a newer certificate that has not connected yet; `issuer` as in Certified.
     """
 
     identity: AgentIdentity
@@ -44,6 +48,7 @@ class Credentials:
     not_after: datetime
     encryption_kid: str
     next: Certified | None = None
+    issuer: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,12 +37,25 @@ class Broker:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a session has ended, or could not be had.
+
+    `refused`: the broker answered "not authorized". `disbelieved`: its certificate is of no CA that
+    we know.
+    """
+
+    reason: str
+    refused: bool
+    disbelieved: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Handlers:
-    """Called from the connection's thread; `ended` exactly once, last: why, and if refused."""
+    """Called from the connection's thread; `ended` exactly once, last."""
 
     connected: Callable[[], None]
     message: Callable[[str, bytes], None]
-    ended: Callable[[str, bool], None]
+    ended: Callable[[Ended], None]
 
 
 class Connection:
@@ -53,6 +66,7 @@ class Connection:
         self._handlers = handlers
         self._reason = "closed"
         self._refused = False
+        self._disbelieved = False
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=broker.client_id,
@@ -96,10 +110,11 @@ class Connection:
             self._client.loop_forever(retry_first_connection=False)
         except ssl.SSLCertVerificationError as error:
             self._reason = f"the broker's certificate is not believed: {error.verify_message}"
+            self._disbelieved = True
         except (OSError, ValueError) as error:
             self._reason = str(error) or type(error).__name__
         finally:
-            self._handlers.ended(self._reason, self._refused)
+            self._handlers.ended(Ended(self._reason, self._refused, self._disbelieved))
 
     def _on_connect(
         self,

@@ -181,7 +181,7 @@ def _exchange(broker: Broker, topic: str, request: bytes) -> bytes:
         Handlers(
             connected=lambda: connection.publish(Publish(topic, request)),
             message=lambda _topic, payload: hear(payload),
-            ended=lambda reason, _refused: hear(reason),
+            ended=lambda ended: hear(ended.reason),
         ),
     )
     connection.open()

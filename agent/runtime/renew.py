@@ -10,7 +10,12 @@ from agent.runtime import keys
 from agent.runtime.statedir import AGENT_PEM, NEXT_PEM, PENDING_KEY, StateDir
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, identity_from_certificate, verify_peer
+from tensorguard.pki.identity import (
+    AgentIdentity,
+    authority_key_id,
+    identity_from_certificate,
+    verify_peer,
+)
 from tensorguard.pki.issuer import certificate_pem
 
 
@@ -78,4 +83,6 @@ def find_next(directory: StateDir) -> Certified | None:
 
 def certified(leaf: x509.Certificate, identity: AgentIdentity) -> Certified:
     """Return what the core has to know of a certificate."""
-    return Certified(identity, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    return Certified(
+        identity, leaf.not_valid_before_utc, leaf.not_valid_after_utc, authority_key_id(leaf)
+    )

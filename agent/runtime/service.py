@@ -20,7 +20,7 @@ from agent.core.clock import Moment
 from agent.core.settings import CoreSettings, Credentials
 from agent.errors import NotEnrolled, StateDamaged, StateNotWritable
 from agent.runtime import keys, renew
-from agent.runtime.connection import Broker, Connection, Handlers
+from agent.runtime.connection import Broker, Connection, Ended, Handlers
 from agent.runtime.https import verified_context
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.packages import PackageStore
@@ -30,7 +30,11 @@ from agent.runtime.worker import Device, Input, Worker
 from agent.version import AGENT_VERSION, BUILD_TIME
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.pki.errors import PkiError
-from tensorguard.pki.identity import AgentIdentity, identity_from_certificate
+from tensorguard.pki.identity import (
+    AgentIdentity,
+    authority_key_id,
+    identity_from_certificate,
+)
 from tensorguard.pki.keys import kid_of
 from tensorguard.protocol.errors import ProtocolError
 
@@ -190,7 +194,8 @@ class AgentService:
             case fx.NewLog(log_id, events):
                 self._write(lambda: self._outbox.start_log(log_id, events))
             case fx.KeepTrust(envelope):
-                self._write(lambda: self._directory.write(TRUST, envelope))
+                if self._write(lambda: self._directory.write(TRUST, envelope)):
+                    self._perform(core.trust_kept(self._clock()))
             case fx.Connect(certificate):
                 self._connect(NEXT_PEM if certificate == "next" else AGENT_PEM)
             case fx.Disconnect(reason):
@@ -223,14 +228,16 @@ class AgentService:
     def _persist(self) -> None:
         self._write(lambda: self._directory.write_state(self.core.state))
 
-    def _write(self, change: Callable[[], None]) -> None:
+    def _write(self, change: Callable[[], None]) -> bool:
         try:
             change()
-            self.core.degraded = False
         except StateNotWritable as error:
             # It runs on with what it knows; after a restart it would know less, which is safe.
             log.error("state_not_written", reason=error.message)
             self.core.degraded = True
+            return False
+        self.core.degraded = False
+        return True
 
     def _connect(self, pem: str) -> None:
         core = self.core
@@ -258,9 +265,7 @@ class AgentService:
                 message=lambda topic, payload: self._offer(
                     lambda moment: core.message(moment, topic, payload)
                 ),
-                ended=lambda reason, refused: self._post(
-                    lambda moment: self._on_ended(moment, reason, refused)
-                ),
+                ended=lambda ended: self._post(lambda moment: self._on_ended(moment, ended)),
             ),
         )
         connection.open()
@@ -269,11 +274,13 @@ class AgentService:
         log.info("connected", host=self._home.mqtt_host, port=self._home.mqtt_port)
         return self.core.connected(moment)
 
-    def _on_ended(self, moment: Moment, reason: str, refused: bool) -> list[fx.Effect]:
-        log.warning("disconnected", reason=reason)
+    def _on_ended(self, moment: Moment, ended: Ended) -> list[fx.Effect]:
+        log.warning("disconnected", reason=ended.reason)
         self._connection = None
         renewed, self._renewed = self._renewed, False
-        return self.core.disconnected(moment, renewed=renewed, refused=refused)
+        return self.core.disconnected(
+            moment, renewed=renewed, refused=ended.refused, disbelieved=ended.disbelieved
+        )
 
     def _install(self, effect: fx.InstallCertificate) -> None:
         core, identity = self.core, effect.identity
@@ -326,6 +333,7 @@ def read_credentials(directory: StateDir) -> Credentials:
         not_after=certificate.not_valid_after_utc,
         encryption_kid=kid_of(encryption_key.public_key().public_bytes_raw()),
         next=renew.find_next(directory),
+        issuer=authority_key_id(certificate),
     )
 
 

@@ -24,8 +24,9 @@ from agent.core.effects import (
 )
 from agent.core.errors import JobFailure
 from agent.errors import AgentError
+from agent.runtime.bundles import fetch_bundle
 from agent.runtime.downloader import Cancelled, DownloadFailed, download
-from agent.runtime.https import request, verified_context
+from agent.runtime.https import verified_context
 from agent.runtime.inference import ModelFailed, try_model
 from agent.runtime.packages import PackageRefused, PackageStore
 from agent.runtime.recover import ask
@@ -173,12 +174,11 @@ class Worker:
     def _fetch_trust(self, version: int) -> None:
         envelope = None
         try:
-            floor = self._core.state.time_floor
-            answer = request(
+            answer = fetch_bundle(
                 self._tls(),
                 self._device.device_url,
-                f"/device/v1/trust/{version}",
-                agent_time=floor if self._clock_is_behind() else None,
+                version,
+                agent_time=self._core.state.time_floor if self._clock_is_behind() else None,
             )
             if answer.status == 200 and len(answer.body) <= MAX_TRUST_BYTES:
                 envelope = answer.body

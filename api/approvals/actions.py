@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
@@ -16,6 +17,7 @@ from tensorguard.services import manufacturers, publishers
 from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
 from tensorguard.services.fleet_revocations import revoke_fleet
 from tensorguard.services.revocations import revoke_agent
+from tensorguard.services.trust_publishing import publish
 
 
 def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
@@ -26,6 +28,7 @@ def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
         ApprovalKind.REVOKE_PUBLISHER: _revoke_publisher,
         ApprovalKind.REVOKE_AGENT: _revoke_agent,
         ApprovalKind.REVOKE_FLEET: _revoke_fleet,
+        ApprovalKind.PUBLISH_TRUST: _publish_trust,
     }
 
 
@@ -89,3 +92,11 @@ async def _revoke_fleet(
         now=now,
     )
     return {"fleet": receipt.fleet, "revocation_id": str(receipt.id), "agents": receipt.agents}
+
+
+async def _publish_trust(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    raw = msgspec.json.encode(request["envelope"])
+    store = await publish(session, raw, by=deciders.requested_by, now=now)
+    return {"version": store.version}

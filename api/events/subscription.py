@@ -20,6 +20,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     HintKind.PACKAGE: Permission.PACKAGES_READ,
     HintKind.RELEASE: Permission.RELEASES_READ,
     HintKind.APPROVAL: Permission.APPROVALS_READ,
+    HintKind.TRUST: Permission.TRUST_READ,
     HintKind.LEDGER: Permission.LEDGER_READ,
     HintKind.OVERVIEW: Permission.OVERVIEW_READ,
     HintKind.HEARTBEATS: Permission.OVERVIEW_READ,

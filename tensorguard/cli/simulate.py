@@ -15,18 +15,10 @@ from platformdirs import user_data_path
 from simulators.packages import DownloadMode
 from simulators.simulation import Plan, Simulation
 from tensorguard.cli import lifeline
+from tensorguard.cli.durations import parse_seconds
 from tensorguard.protocol.join import parse_join
 
 app = typer.Typer(add_completion=False, help="Run simulated agents against a platform.")
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def _parse_seconds(text: str) -> float:
-    """Give seconds from `10s`, `500ms`, `2m`, `1h` or a plain number of seconds."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise typer.BadParameter("a duration is a number with ms, s, m or h, such as 10s")
-    return float(match[1]) * _UNITS[match[2] or ""]
 
 
 def _parse_tags(tags: list[str]) -> dict[str, str]:
@@ -50,7 +42,7 @@ def simulate(
     fleet: Annotated[str | None, typer.Option(help="Made if it is missing.")] = None,
     interval: Annotated[
         float | None,
-        typer.Option(parser=_parse_seconds, metavar="TIME", help="Between heartbeats: 10s."),
+        typer.Option(parser=parse_seconds, metavar="TIME", help="Between heartbeats: 10s."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed simulates the same.")] = 1,
     events_per_minute: Annotated[float, typer.Option(min=0, help="Of each agent.")] = 0.0,
@@ -64,11 +56,11 @@ def simulate(
     join: Annotated[str | None, typer.Option(help="A join string instead of URL and key.")] = None,
     duration: Annotated[
         float | None,
-        typer.Option(parser=_parse_seconds, metavar="TIME", help="Stop by itself after this."),
+        typer.Option(parser=parse_seconds, metavar="TIME", help="Stop by itself after this."),
     ] = None,
     drain: Annotated[
         float,
-        typer.Option(parser=_parse_seconds, metavar="TIME", help="Wait for acks at the end."),
+        typer.Option(parser=parse_seconds, metavar="TIME", help="Wait for acks at the end."),
     ] = "30s",  # type: ignore[assignment]  # typer parses the default, too
     connects_per_second: Annotated[float, typer.Option(min=0.1)] = 100.0,
     tags: Annotated[list[str] | None, typer.Option(help="key=value, repeatable.")] = None,

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final, Literal, Self
 
 from cryptography import x509
+from msgspec import UnsetType
 
 from tensorguard.pki.errors import (
     BadBundle,
@@ -14,12 +15,15 @@ from tensorguard.pki.errors import (
     BundleNotNext,
     PkiError,
 )
+from tensorguard.pki.identity import subject_key_id
 from tensorguard.pki.issuer import load_ca_certificate
 from tensorguard.pki.keys import Ed25519Verifier, kid_of
 from tensorguard.protocol import codec, envelope
 from tensorguard.protocol.errors import BadEnvelope, BadMessage, WrongKind
 from tensorguard.protocol.messages import TrustBundle, TrustedKey, TrustedKeys, TrustedPublisher
 
+# Over how long agents spread their move to a new CA, where the bundle does not say.
+RENEW_WITHIN_S: Final = 3600
 KeyRole = Literal["desired", "grant", "command", "config", "ledger"]
 KEY_ROLES: Final[tuple[KeyRole, ...]] = ("desired", "grant", "command", "config", "ledger")
 # Which role's keys sign a kind of message. A certificate is, like a grant, the platform's answer to
@@ -61,7 +65,7 @@ class TrustStore:
             raise BadBundle(f"the bundle is of trust domain {bundle.trust_domain[:80]!r}")
         # Root keys' not_after counts when the next bundle is accepted. This one may have been
         # believed long ago, and is read back now.
-        _check_threshold(opened.envelope, bundle.keys.root, bundle.root_threshold, "its own")
+        _quorum(opened.envelope, bundle.keys.root, bundle.root_threshold, "its own").check()
         return cls(bundle, raw, _cas(bundle), _verifiers(bundle))
 
     @property
@@ -73,6 +77,17 @@ class TrustStore:
     def trust_domain(self) -> str:
         """The trust domain of everything in the bundle."""
         return self.bundle.trust_domain
+
+    @property
+    def newest_ca(self) -> x509.Certificate:
+        """The CA whose certificate agents should hold: the one that is valid from the latest on."""
+        return max(self.cas, key=lambda ca: (ca.not_valid_before_utc, subject_key_id(ca)))
+
+    @property
+    def renew_within_s(self) -> int:
+        """Over how long agents spread the renewals by which they leave an older CA."""
+        given = self.bundle.renew_within_s
+        return RENEW_WITHIN_S if isinstance(given, UnsetType) else given
 
     def keys_for(self, kind: str, now: datetime) -> Mapping[str, Ed25519Verifier]:
         """The public keys by kid that may sign messages of `kind` at `now`; none for another kind.
@@ -111,11 +126,51 @@ def accept_next(current: TrustStore, raw: bytes, now: datetime) -> TrustStore:
         raise BadBundle(f"the bundle is of trust domain {bundle.trust_domain[:80]!r}")
     if bundle.version != current.version + 1:
         raise BundleNotNext(f"bundle {bundle.version} cannot follow bundle {current.version}")
-    known = [key for key in current.bundle.keys.root if now < key.not_after]
-    _check_threshold(opened.envelope, known, current.bundle.root_threshold, "the current")
-    own = [key for key in bundle.keys.root if now < key.not_after]
-    _check_threshold(opened.envelope, own, bundle.root_threshold, "its own")
+    for quorum in _quorums(current.bundle, opened, now):
+        quorum.check()
     return TrustStore(bundle, raw, _cas(bundle), _verifiers(bundle))
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """Who of a bundle's root keys has signed, and who may still; lists of key ids."""
+
+    whose: str
+    threshold: int
+    signed: Sequence[str]
+    unsigned: Sequence[str]
+
+    @property
+    def missing(self) -> int:
+        """How many signatures are missing."""
+        return max(0, self.threshold - len(self.signed))
+
+    def check(self) -> None:
+        """Raises: BundleBelowThreshold, which names the keys that have not signed."""
+        if self.missing:
+            waiting = ", ".join(f"{kid[:16]}…" for kid in self.unsigned) or "no key that is left"
+            raise BundleBelowThreshold(
+                f"the bundle has {len(self.signed)} of the {self.threshold} signatures by"
+                f" {self.whose} root keys; {self.missing} more of: {waiting}"
+            )
+
+
+def count_signatures(current: TrustBundle, raw: bytes, now: datetime) -> tuple[Quorum, Quorum]:
+    """Who has signed the bundle `raw` of the root keys of `current`, and of its own.
+
+    Raises: BundleRefused, EnvelopeRefused, MessageTooLarge.
+    """
+    return _quorums(current, _open(raw), now)
+
+
+def read_bundle(raw: bytes) -> TrustBundle:
+    """What a bundle says, consistent but not believed: whoever wrote it may not have been asked.
+
+    Raises: BundleRefused, EnvelopeRefused, MessageTooLarge.
+    """
+    bundle = _open(raw).bundle
+    _cas(bundle)
+    return bundle
 
 
 def trusted_key(public_raw: bytes, not_after: datetime) -> TrustedKey:
@@ -175,15 +230,26 @@ def _every_key(keys: TrustedKeys) -> list[TrustedKey]:
     return [*keys.root, *_online_keys(keys)]
 
 
-def _check_threshold(
+def _quorums(current: TrustBundle, opened: _Opened, now: datetime) -> tuple[Quorum, Quorum]:
+    known = [key for key in current.keys.root if now < key.not_after]
+    own = [key for key in opened.bundle.keys.root if now < key.not_after]
+    return (
+        _quorum(opened.envelope, known, current.root_threshold, "the current"),
+        _quorum(opened.envelope, own, opened.bundle.root_threshold, "its own"),
+    )
+
+
+def _quorum(
     opened: envelope.Envelope, roots: Sequence[TrustedKey], threshold: int, whose: str
-) -> None:
+) -> Quorum:
     verifiers = {key.kid: Ed25519Verifier(key.public) for key in roots}
-    signed = len(envelope.valid_signers(opened, verifiers))
-    if signed < threshold:
-        raise BundleBelowThreshold(
-            f"the bundle has {signed} of the {threshold} signatures by {whose} root keys"
-        )
+    good = envelope.valid_signers(opened, verifiers)
+    return Quorum(
+        whose,
+        threshold,
+        signed=[kid for kid in verifiers if kid in good],
+        unsigned=[kid for kid in verifiers if kid not in good],
+    )
 
 
 def _verifiers(bundle: TrustBundle) -> Mapping[str, Ed25519Verifier]:

@@ -174,6 +174,12 @@ def authority_key_id(certificate: x509.Certificate) -> bytes:
     return key_id
 
 
+def subject_key_id(ca: x509.Certificate) -> bytes:
+    """What `authority_key_id` gives for the certificates that this CA has issued."""
+    extension = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return extension.value.digest
+
+
 # What cryptography raises for content that it does not take; only the first is documented for all.
 UNPARSABLE: Final = (
     ValueError,

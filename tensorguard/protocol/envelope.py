@@ -94,6 +94,18 @@ def sign(message: Signed, signers: Sequence[Signer]) -> bytes:
     return msgspec.json.encode(Envelope(payload, type_, signatures))
 
 
+def countersign(raw: bytes, signers: Sequence[Signer]) -> bytes:
+    """Return an envelope with further signatures; whoever has signed already signs once only.
+
+    Raises: MessageTooLarge, BadEnvelope.
+    """
+    envelope = parse(raw)
+    to_sign = pae(envelope.payload_type, envelope.payload)
+    new = {signer.kid: Signature(signer.kid, signer.sign(to_sign)) for signer in signers}
+    kept = [one for one in envelope.signatures if one.keyid not in new]
+    return msgspec.json.encode(msgspec.structs.replace(envelope, signatures=[*kept, *new.values()]))
+
+
 def parse(raw: bytes) -> Envelope:
     """Take a DSSE envelope apart without believing any of it.
 

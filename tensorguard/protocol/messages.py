@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 # `$` alone would let one newline at the end pass; `\Z` is no ECMAScript, as JSON Schema asks for.
 _LINE = r"^[^\x00-\x1f\x7f]*$(?!\n)"
@@ -250,6 +250,12 @@ class Checkpoint(Message, frozen=True, kw_only=True):
     note: str
 
 
+class TrustVersion(Message, frozen=True, kw_only=True):
+    """`trust-version`: there is a trust bundle of this version: fetch it; believe nothing of it."""
+
+    version: Number
+
+
 class Signed(Message, frozen=True, kw_only=True):
     """Base of what travels in a DSSE envelope."""
 
@@ -359,7 +365,10 @@ class TrustedPublisher(Message, frozen=True, kw_only=True):
 
 
 class TrustBundle(Signed, frozen=True, kw_only=True):
-    """`trust`: the keys that an agent believes; signed by a threshold of root keys."""
+    """`trust`: the keys that an agent believes; signed by a threshold of root keys.
+
+    `renew_within_s`: over how long agents spread the renewals by which they leave an older CA.
+    """
 
     v: Literal[1] = 1
     version: Number
@@ -367,6 +376,7 @@ class TrustBundle(Signed, frozen=True, kw_only=True):
     keys: TrustedKeys
     root_threshold: Number
     publishers: list[TrustedPublisher] = []
+    renew_within_s: Annotated[int, Meta(ge=1, le=30 * 24 * 3600)] | UnsetType = UNSET
 
 
 # Joining

@@ -24,6 +24,7 @@ DOCUMENTS: Final[Mapping[str, type[msgspec.Struct]]] = {
     topics.UpKind.WILL: messages.Will,
     topics.DownKind.ACK: messages.Ack,
     topics.DownKind.CHECKPOINT: messages.Checkpoint,
+    topics.DownKind.TRUST_VERSION: messages.TrustVersion,
     **{name: type_ for type_, name in envelope.SIGNED_KINDS.items()},
     "envelope": envelope.Envelope,
     "join": Join,

@@ -43,6 +43,7 @@ class DownKind(StrEnum):
     COMMAND = "command"
     CONFIG = "config"
     CHECKPOINT = "checkpoint"
+    TRUST_VERSION = "trust-version"
 
 
 class FrontKind(StrEnum):

@@ -31,34 +31,31 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class ServiceCertificate:
+class PresentedCertificate:
     """One service's key and certificate, and the TLS contexts that present them.
 
     A renewal reaches every context that was built: connections made afterwards see the new
     certificate, and open ones stay.
     """
 
-    def __init__(
-        self,
-        ca: CertificateAuthority,
-        identity: ServiceIdentity,
-        *,
-        hosts: Sequence[str] = (),
-        lifetime: timedelta = SERVICE_LIFETIME,
-        clock: Callable[[], datetime] = utc_now,
-    ) -> None:
-        """Mint the first certificate, for these host names and IP addresses.
-
-        Raises: CannotIssue.
-        """
-        self._ca = ca
-        self._identity = identity
-        self._dns_names, self._ip_addresses = split_hosts(hosts)
-        self._lifetime = lifetime
+    def __init__(self, clock: Callable[[], datetime] = utc_now) -> None:
         self._clock = clock
         # Weakly: whoever trusts other CAs from now on drops its old context.
         self._contexts: WeakKeyDictionary[ssl.SSLContext, bytes] = WeakKeyDictionary()
-        self.renew()
+
+    def present(
+        self,
+        private_key: ec.EllipticCurvePrivateKey,
+        certificate: x509.Certificate,
+        issued_at: datetime,
+    ) -> None:
+        """Show this certificate from now on."""
+        key_pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        self._issued_at = issued_at
+        self._certificate = certificate
+        self._pem = key_pem + certificate_pem(certificate).encode("ascii")
+        for context, chain in self._contexts.items():
+            _load_chain(context, self._pem + chain)
 
     @property
     def certificate(self) -> x509.Certificate:
@@ -70,25 +67,6 @@ class ServiceCertificate:
         """When two thirds of the certificate's life are over."""
         life = self._certificate.not_valid_after_utc - self._issued_at
         return self._issued_at + life * RENEW_AT
-
-    def renew(self) -> None:
-        """Make a new key and certificate, and present them from now on. Raises: CannotIssue."""
-        private_key = ec.generate_private_key(ec.SECP256R1())
-        now = self._clock()
-        certificate = self._ca.issue_service(
-            private_key.public_key(),
-            self._identity,
-            now,
-            self._lifetime,
-            dns_names=self._dns_names,
-            ip_addresses=self._ip_addresses,
-        )
-        key_pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self._issued_at = now
-        self._certificate = certificate
-        self._pem = key_pem + certificate_pem(certificate).encode("ascii")
-        for context, chain in self._contexts.items():
-            _load_chain(context, self._pem + chain)
 
     def server_context(
         self,
@@ -125,6 +103,56 @@ class ServiceCertificate:
         context.load_verify_locations(cadata=_pem_of(server_cas))
         return self._present(context)
 
+    def _present(self, context: ssl.SSLContext, chain: bytes = b"") -> ssl.SSLContext:
+        _load_chain(context, self._pem + chain)
+        self._contexts[context] = chain
+        return context
+
+
+class ServiceCertificate(PresentedCertificate):
+    """The certificate of a service that holds the CA's key, and mints its own."""
+
+    def __init__(
+        self,
+        ca: CertificateAuthority,
+        identity: ServiceIdentity,
+        *,
+        hosts: Sequence[str] = (),
+        lifetime: timedelta = SERVICE_LIFETIME,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Mint the first certificate, for these host names and IP addresses.
+
+        Raises: CannotIssue.
+        """
+        super().__init__(clock)
+        self._ca = ca
+        self._identity = identity
+        self._dns_names, self._ip_addresses = split_hosts(hosts)
+        self._lifetime = lifetime
+        self.renew()
+
+    def renew(self) -> None:
+        """Make a new key and certificate, and present them from now on. Raises: CannotIssue."""
+        private_key = ec.generate_private_key(ec.SECP256R1())
+        now = self._clock()
+        certificate = self._ca.issue_service(
+            private_key.public_key(),
+            self._identity,
+            now,
+            self._lifetime,
+            dns_names=self._dns_names,
+            ip_addresses=self._ip_addresses,
+        )
+        self.present(private_key, certificate, now)
+
+    def use(self, ca: CertificateAuthority) -> None:
+        """Be certified by this CA; nothing happens if that is so already. Raises: CannotIssue."""
+        if ca.certificate != self._ca.certificate:
+            self._ca = ca
+            self.renew()
+            log.info("service_certificate_changed_ca", service=self._identity.name)
+
     async def keep_renewed(self, stop: asyncio.Event) -> None:
         """Renew at two thirds of each certificate's life until `stop` is set."""
         wait_s = self._wait_s()
@@ -148,11 +176,6 @@ class ServiceCertificate:
     def _wait_s(self) -> float:
         left = (self.renew_at - self._clock()).total_seconds()
         return min(max(left, 0.0), _LONGEST_WAIT_S)
-
-    def _present(self, context: ssl.SSLContext, chain: bytes = b"") -> ssl.SSLContext:
-        _load_chain(context, self._pem + chain)
-        self._contexts[context] = chain
-        return context
 
 
 def split_hosts(hosts: Sequence[str]) -> tuple[list[str], list[IPv4Address | IPv6Address]]:

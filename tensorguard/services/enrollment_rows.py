@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.pki.identity import authority_key_id, key_sha256, serial_text
 from tensorguard.pki.issuer import certificate_pem
+from tensorguard.services.errors import AuthorityRetired
 from tensorguard.store.tables import agents, certificates
 
 
@@ -127,10 +128,19 @@ async def insert_agents(
 async def insert_certificates(
     session: AsyncSession, issued: Mapping[UUID, x509.Certificate], *, now: datetime
 ) -> None:
-    """Store certificates, by agent; whoever gets its first is enrolled with that."""
+    """Store certificates, by agent; whoever gets its first is enrolled with that.
+
+    Raises: AuthorityRetired, where the CA was retired since this process has loaded its key.
+    """
     if not issued:
         return
     found = list(issued.items())
+    # Locked: a retirement waits for this transaction, or is seen here.
+    retired = await session.execute(
+        _STATES, {"authorities": list({authority_key_id(one) for _, one in found})}
+    )
+    if "retired" in retired.scalars().all():
+        raise AuthorityRetired("the CA that this process issues with is retired")
     await session.execute(
         _INSERT_CERTIFICATES,
         {
@@ -176,6 +186,9 @@ _INSERT_AGENTS = sa.text("""
         SELECT id, 'never', :now FROM made
     )
     SELECT id FROM made
+""")
+_STATES = sa.text("""
+    SELECT state FROM ca_certificates WHERE subject_key_id = ANY(:authorities) FOR KEY SHARE
 """)
 _INSERT_CERTIFICATES = sa.text("""
     WITH issued AS (

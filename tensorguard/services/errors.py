@@ -107,6 +107,34 @@ class TrustBundleNotFound(NotFound):
     hint = "Versions begin with 1 and have no gaps; the newest is in the enrollment answer."
 
 
+class TrustBundleOutdated(Conflict):
+    """A trust bundle does not say what the platform's tables say, or is of another time."""
+
+    code = "trust-bundle-outdated"
+    hint = "Draft it again with 'tensorguard trust draft', and have that signed."
+
+
+class AuthorityInUse(Conflict):
+    """Active agents hold certificates of a CA that is to be retired."""
+
+    code = "ca-in-use"
+    hint = "Wait until they have renewed, or give them up by name with --leave."
+
+
+class AuthorityRetired(Unready):
+    """The CA whose key this process holds has been retired; the next moments bring the new one."""
+
+    code = "ca-retired"
+    hint = "Try again in a few seconds; if it stays, look at the service's log."
+
+
+class AgentsUnaware(Conflict):
+    """Agents that are online do not know the new CA yet."""
+
+    code = "agents-unaware"
+    hint = "Wait until they have fetched the trust bundle, or give them up by name with --leave."
+
+
 class EnrollmentRefused(Denied):
     """A device may not enrol; the subclass says why. Nothing was stored."""
 

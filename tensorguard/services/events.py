@@ -62,6 +62,10 @@ from tensorguard.services.second_person_events import SecondFactorFailed as Seco
 from tensorguard.services.second_person_events import SecondFactorRemoved as SecondFactorRemoved
 from tensorguard.services.second_person_events import SecondFactorReset as SecondFactorReset
 from tensorguard.services.second_person_events import SessionSteppedUp as SessionSteppedUp
+from tensorguard.services.trust_events import CaIssuing as CaIssuing
+from tensorguard.services.trust_events import CaRetired as CaRetired
+from tensorguard.services.trust_events import ServiceCertificateRefused as ServiceCertificateRefused
+from tensorguard.services.trust_events import ServiceCertified as ServiceCertified
 
 # Platform
 
@@ -89,10 +93,16 @@ class LedgerKeyCreated(Event, frozen=True, kw_only=True):
 
 
 class TrustBundlePublished(Event, frozen=True, kw_only=True):
+    """`signed_by`, `roots_added` and `roots_removed` are key ids of root keys."""
+
     TYPE = "trust-bundle.published"
     SUBJECT = ("trust-bundle", "version")
     version: int
     digest: Digest
+    root_threshold: int | None = None
+    signed_by: list[str] | None = None
+    roots_added: list[str] | None = None
+    roots_removed: list[str] | None = None
 
 
 # Fleets and enrollment tokens

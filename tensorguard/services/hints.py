@@ -43,6 +43,7 @@ class HintKind(StrEnum):
     PACKAGE = "package"
     RELEASE = "release"
     APPROVAL = "approval"
+    TRUST = "trust"
     LEDGER = "ledger"
     OVERVIEW = "overview"
     HEARTBEATS = "heartbeats"
@@ -73,6 +74,8 @@ _KINDS: Final[Mapping[str, HintKind]] = {
     "publisher": HintKind.PACKAGE,
     "release": HintKind.RELEASE,
     "approval": HintKind.APPROVAL,
+    "trust-bundle": HintKind.TRUST,
+    "ca": HintKind.TRUST,
 }
 # How often these happen is up to devices and strangers, and no list of things changes with them.
 _NOT_TOLD: Final = (
@@ -103,6 +106,8 @@ def hints_of(events: Iterable[Event]) -> list[Hint]:
             "token": event.fleet,
             "manufacturer-ca": event.fleet,
             "publisher": None,
+            "trust-bundle": None,
+            "ca": None,
         }.get(subject.kind, subject.id)
         found[Hint(kind, named, event.fleet)] = None
     return [*found, OVERVIEW] if found else []

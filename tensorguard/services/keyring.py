@@ -1,6 +1,6 @@
-"""The platform's keys, opened once per process from their sealed rows."""
+"""The platform's keys, opened from their sealed rows; it follows what the database says."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self, TypeVar
 
@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.pki.bundle import KEY_ROLES, ROLE_OF_KIND, KeyRole, TrustStore
 from tensorguard.pki.issuer import CertificateAuthority
 from tensorguard.pki.keys import Ed25519Signer, parse_x25519_private
+from tensorguard.services.authorities import PURPOSE_CA, Authority, get_issuing
 from tensorguard.services.errors import KeyNotLoaded, PlatformNotInitialised
 from tensorguard.services.platform import (
     PLATFORM,
-    PURPOSE_CA,
     PURPOSE_RECIPIENT,
     PURPOSE_SIGNING,
     PURPOSE_URL,
@@ -27,59 +27,95 @@ from tensorguard.vault.provider import KeyProvider
 _T = TypeVar("_T")
 Secret = KeyRole | Literal["ca", "recipient", "url"]
 ALL_SECRETS: Final[frozenset[Secret]] = frozenset({*KEY_ROLES, "ca", "recipient", "url"})
-# What each service needs and no more: a key that is not in a process cannot be taken from it.
+# What each service needs and no more: a key that is not in a process cannot be taken from it. A
+# broker front has none: whoever holds the CA's key certifies it (services.service_certificates).
 API_SECRETS: Final[frozenset[Secret]] = frozenset({"ca", "config", "recipient", "url"})
-BROKER_SECRETS: Final[frozenset[Secret]] = frozenset({"ca"})
+BROKER_SECRETS: Final[frozenset[Secret]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Keyring:
-    """Keys in memory; each attribute raises KeyNotLoaded where `load` was not asked for it."""
+class _Keys:
+    """Everything as it was at one moment; replaced as a whole."""
 
-    trust_domain: str
     epoch: int
     trust: TrustStore
-    _ca: CertificateAuthority | None = field(default=None, repr=False)
-    _signers: dict[KeyRole, Ed25519Signer] = field(default_factory=dict, repr=False)
-    _recipient_key: X25519PrivateKey | None = field(default=None, repr=False)
-    _url_key: bytes | None = field(default=None, repr=False)
+    issuing: bytes
+    ca: CertificateAuthority | None = field(repr=False)
+    signers: Mapping[KeyRole, Ed25519Signer] = field(repr=False)
+    recipient_key: X25519PrivateKey | None = field(repr=False)
+    url_key: bytes | None = field(repr=False)
+
+
+class Keyring:
+    """Keys in memory; each attribute raises KeyNotLoaded where `load` was not asked for it.
+
+    What stands here may change with `reload`: take an attribute once for one piece of work.
+    """
+
+    def __init__(self, trust_domain: str, only: Collection[Secret], keys: _Keys) -> None:
+        self.trust_domain = trust_domain
+        self._only = frozenset(only)
+        self._keys = keys
 
     @classmethod
     async def load(
-        cls, session: AsyncSession, kek: KeyProvider, *, only: Collection[Secret] = ALL_SECRETS
+        cls,
+        session: AsyncSession,
+        kek: KeyProvider | None,
+        *,
+        only: Collection[Secret] = ALL_SECRETS,
     ) -> Self:
-        """Open the secrets named by `only`.
+        """Open the secrets named by `only`; a keyring of none needs no KEK.
 
         Raises: PlatformNotInitialised, VaultError, BadKey.
         """
         platform = (await session.execute(sa.select(tables.platform))).one()
         if platform.initialised_at is None:
             raise PlatformNotInitialised("the platform has not been initialised")
-        roles = [role for role in KEY_ROLES if role in only]
-        return cls(
-            trust_domain=platform.trust_domain,
-            epoch=platform.epoch,
-            trust=await get_latest_bundle(session),
-            _ca=await _open_ca(session, kek) if "ca" in only else None,
-            _signers={role: await _open_signer(session, kek, role) for role in roles},
-            _recipient_key=await _open_recipient(session, kek) if "recipient" in only else None,
-            _url_key=await _open_url_key(session, kek) if "url" in only else None,
-        )
+        return cls(platform.trust_domain, only, await _open_keys(session, kek, only))
+
+    async def reload(self, session: AsyncSession, kek: KeyProvider | None) -> bool:
+        """Take over a newer trust bundle or another CA; tell whether there was one.
+
+        Raises: PlatformNotInitialised, VaultError, BadKey; the present keys stay then.
+        """
+        newest = sa.select(sa.func.max(tables.trust_bundles.c.version))
+        version = (await session.execute(newest)).scalar_one()
+        issuing = (await get_issuing(session)).key_id
+        if (version, issuing) == (self._keys.trust.version, self._keys.issuing):
+            return False
+        self._keys = await _open_keys(session, kek, self._only)
+        return True
+
+    @property
+    def epoch(self) -> int:
+        """How often the database has been restored, from 1."""
+        return self._keys.epoch
+
+    @property
+    def trust(self) -> TrustStore:
+        """The newest trust bundle."""
+        return self._keys.trust
+
+    @property
+    def issuing(self) -> bytes:
+        """The key id of the CA that issues, whether its key is in this process or not."""
+        return self._keys.issuing
 
     @property
     def ca(self) -> CertificateAuthority:
         """The CA that issues."""
-        return _loaded(self._ca, "ca")
+        return _loaded(self._keys.ca, "ca")
 
     @property
     def recipient_key(self) -> X25519PrivateKey:
         """The key that publishers seal packages' DEKs to."""
-        return _loaded(self._recipient_key, "recipient")
+        return _loaded(self._keys.recipient_key, "recipient")
 
     @property
     def url_key(self) -> bytes:
         """The HMAC key of download URLs."""
-        return _loaded(self._url_key, "url")
+        return _loaded(self._keys.url_key, "url")
 
     @property
     def config_signer(self) -> Ed25519Signer:
@@ -88,7 +124,7 @@ class Keyring:
 
     @property
     def trust_bundle_envelope(self) -> bytes:
-        """The newest trust bundle at the time of loading, as it was signed."""
+        """The newest trust bundle, as it was signed."""
         return self.trust.envelope
 
     def signer(self, kind: str) -> Ed25519Signer:
@@ -97,7 +133,7 @@ class Keyring:
         Raises: KeyNotLoaded.
         """
         role = ROLE_OF_KIND.get(kind)
-        return _loaded(None if role is None else self._signers.get(role), kind)
+        return _loaded(None if role is None else self._keys.signers.get(role), kind)
 
 
 def _loaded(value: _T | None, name: str) -> _T:
@@ -106,15 +142,33 @@ def _loaded(value: _T | None, name: str) -> _T:
     return value
 
 
-async def _open_ca(session: AsyncSession, kek: KeyProvider) -> CertificateAuthority:
-    table = tables.ca_certificates
-    query = sa.select(table).where(table.c.state == "issuing").order_by(table.c.not_before.desc())
-    row = (await session.execute(query.limit(1))).one_or_none()
-    if row is None:
-        raise PlatformNotInitialised("no CA issues certificates")
-    owner = bytes(row.spki_sha256).hex()
-    der = await open_stored(session, kek, purpose=PURPOSE_CA, owner=owner)
-    return CertificateAuthority.load(row.certificate, der)
+async def _open_keys(
+    session: AsyncSession, kek: KeyProvider | None, only: Collection[Secret]
+) -> _Keys:
+    epoch = (await session.execute(sa.select(tables.platform.c.epoch))).scalar_one()
+    trust = await get_latest_bundle(session)
+    issuing = await get_issuing(session)
+    if kek is None:
+        if only:
+            raise KeyNotLoaded("without a KEK no secret can be opened")
+        return _Keys(epoch, trust, issuing.key_id, None, {}, None, None)
+    roles = [role for role in KEY_ROLES if role in only]
+    return _Keys(
+        epoch=epoch,
+        trust=trust,
+        issuing=issuing.key_id,
+        ca=await _open_ca(session, kek, issuing) if "ca" in only else None,
+        signers={role: await _open_signer(session, kek, role) for role in roles},
+        recipient_key=await _open_recipient(session, kek) if "recipient" in only else None,
+        url_key=await _open_url_key(session, kek) if "url" in only else None,
+    )
+
+
+async def _open_ca(
+    session: AsyncSession, kek: KeyProvider, issuing: Authority
+) -> CertificateAuthority:
+    der = await open_stored(session, kek, purpose=PURPOSE_CA, owner=issuing.pin)
+    return CertificateAuthority.load(issuing.certificate, der)
 
 
 async def _open_signer(session: AsyncSession, kek: KeyProvider, role: KeyRole) -> Ed25519Signer:

@@ -14,10 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.ledger.checkpoint import VerifierKey, ledger_origin
 from tensorguard.pki.bundle import KEY_ROLES, KeyRole, TrustStore, sign_bundle, trusted_key
-from tensorguard.pki.identity import spki_sha256
-from tensorguard.pki.issuer import CA_LIFETIME, CertificateAuthority
 from tensorguard.pki.keys import Ed25519Signer, kid_of
 from tensorguard.services import ledger
+from tensorguard.services.authorities import make_authority
 from tensorguard.services.errors import TrustDomainMismatch
 from tensorguard.services.events import (
     SYSTEM,
@@ -37,7 +36,6 @@ from tensorguard.vault.provider import KeyProvider
 
 ADMIN_EMAIL: Final = "admin@tensorguard.local"
 PLATFORM: Final = "platform"
-PURPOSE_CA: Final = "ca-key"
 PURPOSE_SIGNING: Final = "signing-key"
 PURPOSE_RECIPIENT: Final = "recipient-key"
 PURPOSE_URL: Final = "download-url-key"
@@ -87,7 +85,7 @@ async def bootstrap(
         sa.update(tables.platform).values(trust_domain=trust_domain, initialised_at=now)
     )
     events: list[Event] = [PlatformInitialised(by=SYSTEM, trust_domain=trust_domain)]
-    events.append(await _make_ca(session, kek, trust_domain, now))
+    await make_authority(session, kek, trust_domain, state="issuing", by=SYSTEM, now=now)
     events += await _make_signing_keys(session, kek, trust_domain, found.epoch, now)
     events.append(await _make_recipient_key(session, kek, now))
     await store_secret(
@@ -103,27 +101,6 @@ async def bootstrap(
     await ledger.record_many(session, events, now=now)
     store = await _publish_first(session, root_dir, trust_domain, now)
     return Bootstrapped(password, store.version)
-
-
-async def _make_ca(
-    session: AsyncSession, kek: KeyProvider, trust_domain: str, now: datetime
-) -> KeyCreated:
-    ca = CertificateAuthority.create(trust_domain, now, CA_LIFETIME)
-    pin = spki_sha256(ca.certificate)
-    secret_id = await store_secret(
-        session, kek, ca.private_key_der(), purpose=PURPOSE_CA, owner=pin, now=now
-    )
-    await session.execute(
-        sa.insert(tables.ca_certificates).values(
-            spki_sha256=bytes.fromhex(pin),
-            certificate=ca.certificate_pem,
-            secret_id=secret_id,
-            not_before=ca.certificate.not_valid_before_utc,
-            not_after=ca.certificate.not_valid_after_utc,
-            state="issuing",
-        )
-    )
-    return KeyCreated(by=SYSTEM, kid=pin, purpose=PURPOSE_CA)
 
 
 async def _make_signing_keys(

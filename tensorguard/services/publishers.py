@@ -2,7 +2,7 @@
 
 The platform verifies uploads against the table; an agent believes its trust bundle. So a change
 here reaches the agents with the next bundle, which an operator signs with the root keys
-(`services.trust.publish_next`) in the same transaction.
+(`services.trust_publishing.publish_next`) in the same transaction.
 """
 
 import re

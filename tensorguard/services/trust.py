@@ -1,16 +1,17 @@
-"""Trust bundles: publishing the next one, signed by root keys that an operator brings along."""
+"""Trust bundles: what has been published, and drafts of what is to follow."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
+from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.pki.bundle import TrustStore, accept_next, sign_bundle, trusted_key
-from tensorguard.protocol.envelope import Signer
+from tensorguard.pki.bundle import TrustStore, count_signatures, trusted_key
+from tensorguard.pki.draft import Draft
 from tensorguard.protocol.messages import TrustBundle, TrustedKey, TrustedKeys, TrustedPublisher
 from tensorguard.services import ledger
 from tensorguard.services.errors import PlatformNotInitialised, TrustBundleNotFound
@@ -28,6 +29,11 @@ class Roots:
 
     keys: Sequence[TrustedKey]
     threshold: int
+
+    @classmethod
+    def of(cls, bundle: TrustBundle) -> "Roots":
+        """Those that a bundle names."""
+        return cls(bundle.keys.root, bundle.root_threshold)
 
 
 async def get_latest_bundle(session: AsyncSession) -> TrustStore:
@@ -50,37 +56,53 @@ async def get_bundle_envelope(session: AsyncSession, version: int) -> bytes:
     return bytes(raw)
 
 
-async def publish_next(
-    session: AsyncSession, roots: Sequence[Signer], *, by: Actor, now: datetime
-) -> TrustStore:
-    """Publish what the tables say now as the version after the newest, signed by `roots`.
+async def draft_next(
+    session: AsyncSession,
+    *,
+    now: datetime,
+    roots: Roots | None = None,
+    without: Collection[bytes] = (),
+    renew_within_s: int | None = None,
+) -> Draft:
+    """The bundle after the newest, of what the tables say now; signed by nobody.
 
-    CA certificates, signing keys and publishers come from their tables, root keys stay.
-    Raises: PlatformNotInitialised, BundleRefused if `roots` are not the current root keys.
+    Root keys stay as they are unless given. `without` names CAs, by SPKI digest, that the bundle is
+    to retire. Raises: PlatformNotInitialised, BadBundle.
     """
-    await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     current = await get_latest_bundle(session)
     following = await draft_bundle(
         session,
-        Roots(current.bundle.keys.root, current.bundle.root_threshold),
+        roots or Roots.of(current.bundle),
         trust_domain=current.trust_domain,
         version=current.version + 1,
         now=now,
+        without=without,
+        renew_within_s=renew_within_s,
     )
-    store = accept_next(current, sign_bundle(following, roots), now)
-    await store_bundle(session, store, by=by, now=now)
-    await session.execute(sa.select(sa.func.pg_notify("tg_trust", str(store.version))))
-    return store
+    return Draft.of(current.envelope, following)
+
+
+async def lock_publication(session: AsyncSession) -> None:
+    """Let nobody else publish, nor make another CA issue, until the transaction ends."""
+    await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 async def draft_bundle(
-    session: AsyncSession, roots: Roots, *, trust_domain: str, version: int, now: datetime
+    session: AsyncSession,
+    roots: Roots,
+    *,
+    trust_domain: str,
+    version: int,
+    now: datetime,
+    without: Collection[bytes] = (),
+    renew_within_s: int | None = None,
 ) -> TrustBundle:
     """A bundle of what the tables say is trusted at `now`, not signed yet."""
     cas, keys, publishers = tables.ca_certificates, tables.signing_keys, tables.publishers
     ca_query = (
         sa.select(cas.c.certificate)
         .where(cas.c.state != "retired", cas.c.not_after > now)
+        .where(cas.c.spki_sha256.not_in(without))
         .order_by(cas.c.not_before, cas.c.spki_sha256)
     )
     publisher_query = (
@@ -121,11 +143,17 @@ async def draft_bundle(
             )
             for row in await session.execute(publisher_query)
         ],
+        renew_within_s=UNSET if renew_within_s is None else renew_within_s,
     )
 
 
 async def store_bundle(
-    session: AsyncSession, store: TrustStore, *, by: Actor, now: datetime
+    session: AsyncSession,
+    store: TrustStore,
+    *,
+    by: Actor,
+    now: datetime,
+    after: TrustStore | None = None,
 ) -> None:
     """Store a signed bundle under its version, which is never overwritten."""
     await session.execute(
@@ -136,6 +164,16 @@ async def store_bundle(
             expires_at=store.bundle.expires_at,
         )
     )
-    digest = hashlib.sha256(store.envelope).hexdigest()
-    event = TrustBundlePublished(by=by, version=store.version, digest=digest)
+    before = store if after is None else after
+    quorums = count_signatures(before.bundle, store.envelope, now)
+    old, new = ({key.kid for key in one.bundle.keys.root} for one in (before, store))
+    event = TrustBundlePublished(
+        by=by,
+        version=store.version,
+        digest=hashlib.sha256(store.envelope).hexdigest(),
+        root_threshold=store.bundle.root_threshold,
+        signed_by=sorted({kid for quorum in quorums for kid in quorum.signed}),
+        roots_added=sorted(new - old) or None,
+        roots_removed=sorted(old - new) or None,
+    )
     await ledger.record(session, event, now=now)

@@ -114,6 +114,7 @@ ca_certificates = Table(
     "ca_certificates",
     metadata,
     Column("spki_sha256", LargeBinary, primary_key=True),
+    Column("subject_key_id", LargeBinary, nullable=False, unique=True),
     Column("certificate", Text, nullable=False),
     Column("secret_id", Text, ForeignKey("secrets.id"), nullable=False),
     Column("not_before", Time, nullable=False),
@@ -683,6 +684,12 @@ Index(
 )
 Index("approvals_requested_idx", approvals.c.requested_at, approvals.c.id)
 Index("fleet_revocations_fleet_idx", fleet_revocations.c.fleet, fleet_revocations.c.id)
+Index(
+    "service_certificates_instance_idx",
+    service_certificates.c.service,
+    service_certificates.c.instance,
+    service_certificates.c.requested_at,
+)
 Index(
     "service_certificates_open_idx",
     service_certificates.c.requested_at,

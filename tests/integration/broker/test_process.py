@@ -6,6 +6,7 @@ import signal
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.broker.certificates import TRUST_DOMAIN, Platform
+from tests.integration.broker.signer import running_signer
 from tests.integration.broker.wire import Wire
 from tests.postgres import Database
 
@@ -58,9 +60,10 @@ class Home:
     data_dir: Path
     connection: psycopg.AsyncConnection[Any]
     started: list[BrokerProcess]
+    closing: AsyncExitStack
 
-    async def bootstrap(self) -> Platform:
-        """Do what the first start of the platform does."""
+    async def bootstrap(self, *, signer: bool = True) -> Platform:
+        """Do what the first start of the platform does, and answer fronts that ask."""
         engine = create_engine(self.database.app_url, service="test")
         kek = LocalKeyProvider.open_or_create(self.data_dir / KEK_FILE)
         async with session_maker(engine)() as session, session.begin():
@@ -74,14 +77,20 @@ class Home:
             )
             authority = (await Keyring.load(session, kek, only={"ca"})).ca
         await engine.dispose()
+        if signer:
+            await self.start_signer()
         return Platform(self.data_dir, authority)
+
+    async def start_signer(self, *hosts: str) -> Keyring:
+        return await self.closing.enter_async_context(
+            running_signer(self.database.app_url, self.data_dir, *hosts)
+        )
 
     async def start(self, *more: str, **settings: str) -> BrokerProcess:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TG_")},
             "PYTHONPATH": os.pathsep.join(sys.path),
             "TG_DATABASE_URL": self.database.app_url,
-            "TG_DATA_DIR": str(self.data_dir),
             "TG_MQTT": "127.0.0.1:0",
             **settings,
         }
@@ -96,10 +105,13 @@ class Home:
 
 @pytest.fixture
 async def home(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Home]:
-    async with await psycopg.AsyncConnection.connect(
-        fresh_database.superuser_url, autocommit=True
-    ) as connection:
-        running = Home(fresh_database, tmp_path, connection, [])
+    async with (
+        await psycopg.AsyncConnection.connect(
+            fresh_database.superuser_url, autocommit=True
+        ) as connection,
+        AsyncExitStack() as closing,
+    ):
+        running = Home(fresh_database, tmp_path, connection, [], closing)
         yield running
         for broker in running.started:
             if broker.process.returncode is None:

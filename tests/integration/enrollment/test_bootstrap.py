@@ -32,7 +32,8 @@ from tensorguard.services.passwords import verify_password
 from tensorguard.services.platform import bootstrap
 from tensorguard.services.rootkeys import load_root_directory
 from tensorguard.services.sealed_rows import open_stored
-from tensorguard.services.trust import get_bundle_envelope, get_latest_bundle, publish_next
+from tensorguard.services.trust import get_bundle_envelope, get_latest_bundle
+from tensorguard.services.trust_publishing import publish_next
 from tensorguard.store.engine import SessionMaker
 from tensorguard.vault.errors import KeyMissing, PermissionDenied, WrongContext
 from tensorguard.vault.local import LocalKeyProvider
@@ -190,8 +191,13 @@ async def test_a_sealed_row_copied_over_another_does_not_open(platform: Platform
 async def test_a_process_has_only_the_keys_that_it_asked_for(platform: Platform) -> None:
     async with platform.maker() as session:
         api = await Keyring.load(session, platform.kek, only=API_SECRETS)
-        broker = await Keyring.load(session, platform.kek, only=BROKER_SECRETS)
-    assert api.ca.certificate == broker.ca.certificate
+        broker = await Keyring.load(session, None, only=BROKER_SECRETS)
+        with pytest.raises(KeyNotLoaded):
+            await Keyring.load(session, None, only=API_SECRETS)
+    assert api.ca.certificate == platform.keyring.ca.certificate
+    assert broker.trust == platform.keyring.trust
+    with pytest.raises(KeyNotLoaded):
+        _ = broker.ca
     assert api.config_signer.kid == platform.keyring.config_signer.kid
     for kind in ("desired", "grant", "command"):
         with pytest.raises(KeyNotLoaded):

@@ -6,6 +6,8 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from agent.core import effects as fx
 from agent.core.agent import AgentCore
 from agent.core.clock import Moment
@@ -13,7 +15,7 @@ from agent.core.outbox import Outbox
 from agent.core.settings import CoreSettings, Credentials, Telemetry
 from agent.core.state import AgentState, Installed
 from tensorguard.pki.bundle import TrustStore, sign_bundle, trusted_key
-from tensorguard.pki.identity import AgentIdentity
+from tensorguard.pki.identity import AgentIdentity, subject_key_id
 from tensorguard.pki.issuer import CertificateAuthority
 from tensorguard.pki.keys import Ed25519Signer
 from tensorguard.protocol import codec, envelope, topics
@@ -54,7 +56,9 @@ class Signers:
         self.publisher = Ed25519Signer.generate()
         self.ca = CertificateAuthority.create(TRUST_DOMAIN, now)
 
-    def bundle(self, version: int = 1, online: Ed25519Signer | None = None) -> bytes:
+    def bundle(
+        self, version: int = 1, online: Ed25519Signer | None = None, **changes: Any
+    ) -> bytes:
         until = self.now + timedelta(days=365)
         key = trusted_key((online or self.online).public_raw, until)
         bundle = TrustBundle(
@@ -82,7 +86,7 @@ class Signers:
                 )
             ],
         )
-        return sign_bundle(bundle, [self.root])
+        return sign_bundle(msgspec.structs.replace(bundle, **changes), [self.root])
 
     def trust(self) -> TrustStore:
         return TrustStore.open_first(self.bundle())
@@ -166,13 +170,20 @@ class Bench:
         self.persisted = 0
         self.core = AgentCore(
             settings,
-            Credentials(AGENT, NOW - timedelta(minutes=5), NOW + life, KID),
+            Credentials(
+                AGENT,
+                NOW - timedelta(minutes=5),
+                NOW + life,
+                KID,
+                issuer=subject_key_id(signers.ca.certificate),
+            ),
             self.state,
             Outbox(self.new_id()) if outbox is None else outbox,
             signers.trust(),
             uniform=self.random.random,
             new_id=self.new_id,
         )
+        self.has_disk = True
         self.published: list[tuple[str, bytes]] = []
         self.todo: list[fx.Effect] = []
         if start:
@@ -198,6 +209,10 @@ class Bench:
                     self.disk = dict(events)
                 case fx.Persist():
                     self.persisted += 1
+                case fx.KeepTrust():
+                    self.todo.append(effect)
+                    if self.has_disk:
+                        self.obey(self.core.trust_kept(self.moment))
                 case fx.SampleTelemetry():
                     self.obey(self.core.heartbeat(self.moment, IDLE))
                 case _:

@@ -24,9 +24,23 @@ def upgrade() -> None:
             [(_authority_key_id(certificate), serial) for serial, certificate in rows],
         )
     driver.execute("ALTER TABLE certificates ALTER COLUMN authority_key_id SET NOT NULL")
+    for spki, certificate in driver.execute(
+        "SELECT spki_sha256, certificate FROM ca_certificates"
+    ).fetchall():
+        driver.execute(
+            "UPDATE ca_certificates SET subject_key_id = %s WHERE spki_sha256 = %s",
+            (_subject_key_id(certificate), spki),
+        )
+    driver.execute("ALTER TABLE ca_certificates ALTER COLUMN subject_key_id SET NOT NULL")
+    driver.execute("ALTER TABLE ca_certificates ADD UNIQUE (subject_key_id)")
 
 
 def _authority_key_id(pem: str) -> bytes | None:
     certificate = x509.load_pem_x509_certificate(pem.encode())
     extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
     return extension.value.key_identifier
+
+
+def _subject_key_id(pem: str) -> bytes:
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest

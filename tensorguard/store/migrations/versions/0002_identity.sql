@@ -55,6 +55,7 @@ CREATE INDEX agents_pending_token_idx ON agents (token_id) WHERE status = 'pendi
 
 -- Which CA issued: what a CA's retirement waits for.
 ALTER TABLE certificates ADD COLUMN authority_key_id bytea;
+ALTER TABLE ca_certificates ADD COLUMN subject_key_id bytea;
 -- Those of an agent that are still good: one, or two while it renews.
 CREATE INDEX certificates_live_idx ON certificates (agent_id, issued_at)
     WHERE superseded_at IS NULL;
@@ -100,7 +101,7 @@ CREATE UNIQUE INDEX approvals_pending_key ON approvals (requested_by, request_sh
 CREATE INDEX approvals_requested_idx ON approvals (requested_at, id);
 ALTER TABLE stream_events DROP CONSTRAINT stream_events_kind_check,
     ADD CONSTRAINT stream_events_kind_check CHECK (kind IN ('agent', 'deployment', 'fleet',
-        'package', 'release', 'approval', 'ledger', 'overview', 'heartbeats'));
+        'package', 'release', 'approval', 'trust', 'ledger', 'overview', 'heartbeats'));
 
 ALTER TABLE users
     ADD COLUMN password_reset_by text,
@@ -160,6 +161,8 @@ CREATE TABLE service_certificates (
     refusal      text,
     answered_at  timestamptz
 );
+CREATE INDEX service_certificates_instance_idx
+    ON service_certificates (service, instance, requested_at);
 CREATE INDEX service_certificates_open_idx ON service_certificates (requested_at)
     WHERE answered_at IS NULL;
 

@@ -1,0 +1,1 @@
+"""The trust bundle: what agents believe, and asking for the next one."""
