@@ -76,11 +76,13 @@ _FIRST_CONNECT = sa.text("""
     RETURNING certificates.agent_id
 """)
 # Only the front that holds the session may say that it ended: news of an old session, told late by
-# another front, must not make an agent look dead.
+# another front, must not make an agent look dead. It comes after the session's last heartbeat, even
+# where that was long on its way and is dated later.
 _DISCONNECT = sa.text("""
-    UPDATE agent_status t SET disconnected_at = c.at, front_id = NULL
+    UPDATE agent_status t SET disconnected_at = greatest(c.at, s.received_at), front_id = NULL
     FROM unnest(CAST(:agents AS uuid[]), CAST(:fronts AS text[]), CAST(:times AS timestamptz[]))
          AS c (agent_id, front_id, at)
+    LEFT JOIN agent_state s ON s.agent_id = c.agent_id
     WHERE t.agent_id = c.agent_id AND t.front_id = c.front_id AND t.connected_at <= c.at
 """)
 # A front that is gone told nothing of the ends of its sessions: they are nobody's, and the deadline

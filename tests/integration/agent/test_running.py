@@ -264,11 +264,13 @@ def test_a_renewal_connects_with_the_new_certificate_and_keeps_the_agent(
     # The core believes that two thirds of its life are over.
     now = datetime.now(UTC)
     service.core._renewal._renew_at = now - timedelta(days=1)
+    service.core._uniform = lambda: 0.01  # it reconnects within a minute, at random
     service._wake()
     hub.wait(lambda: leaf_of(directory.get("agent.pem")).serial_number != before.serial_number)
     after = leaf_of(directory.get("agent.pem"))
     assert after.public_key() != before.public_key()
-    assert not (directory.path / "pending-key.pem").exists()
+    for used_up in ("pending-key.pem", "next.pem"):
+        assert not (directory.path / used_up).exists()
     agents.stop(service)
     agents.start(directory)
     hub.wait(

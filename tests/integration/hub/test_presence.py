@@ -130,6 +130,17 @@ async def test_a_heartbeat_after_the_end_of_a_connection_brings_it_back(agent: W
     assert await agent.presence() == "online"
 
 
+async def test_the_end_of_a_session_stands_above_a_heartbeat_that_was_long_on_its_way(
+    agent: Watched,
+) -> None:
+    await agent.hear(agent.connected())
+    ended = agent.disconnected()
+    agent.clock.advance(seconds=3)  # the hub was busy: it dates the heartbeat when it takes it
+    await agent.beat()
+    await agent.hear(ended)
+    assert await agent.presence() == "offline"
+
+
 async def test_what_an_old_front_says_late_changes_nothing(agent: Watched) -> None:
     await agent.beat()
     await agent.hear(agent.connected("front-1"))

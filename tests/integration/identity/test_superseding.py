@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import pytest
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -142,6 +143,7 @@ async def test_a_copy_with_the_old_certificate_is_disconnected_when_the_new_one_
     wire.abort()
 
 
+@pytest.mark.timeout(900)
 async def test_a_renewal_that_races_a_revoke_never_leaves_a_certificate_that_a_front_admits(
     stack: Stack, tmp_path: Path
 ) -> None:
