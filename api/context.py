@@ -103,16 +103,17 @@ async def open_context(
             files=files,
             downloads=Downloads(settings.downloads_per_fleet),
             feed=Feed(sessions, clock, idle=settings.session_idle),
-            enrollments=Enrollments(sessions, keyring, settings.mqtt_address, clock),
+            enrollments=Enrollments(
+                settings.database_url.get_secret_value(), keyring, settings.mqtt_address, clock
+            ),
         )
         stop = asyncio.Event()
         flushing = asyncio.create_task(_flush_counters(context, stop), name="counters")
-        enrolling = asyncio.create_task(context.enrollments.run(), name="enrollments")
         try:
-            yield context
+            async with context.enrollments.serving():
+                yield context
         finally:
             stop.set()
-            enrolling.cancel()
             await context.feed.close()
             await flushing
     finally:

@@ -155,7 +155,7 @@ async def test_more_devices_than_may_wait_are_told_to_come_back_and_lose_nothing
     context: ApiContext,
 ) -> None:
     enrollments = Enrollments(
-        context.sessions,
+        context.settings.database_url.get_secret_value(),
         context.keyring,
         context.settings.mqtt_address,
         context.clock,
@@ -171,13 +171,14 @@ async def test_more_devices_than_may_wait_are_told_to_come_back_and_lose_nothing
         refused = [one.result() for one in waiting if one.done()]
         assert {(one.status_code, one.json()["code"]) for one in refused} == {(503, "overloaded")}
         assert all(int(one.headers["Retry-After"]) > 0 for one in refused)
-        serving = asyncio.create_task(enrollments.run())
-        answers = [await one for one in waiting]
-        assert sorted(one.status_code for one in answers) == [201] * 4 + [503] * 5
-        late = [await _join(api, request) for request in requests]
-        assert {one.status_code for one in late} == {201}
-        assert len({one.json()["agent_id"] for one in late}) == 9
-        serving.cancel()
+        async with enrollments.serving():
+            answers = [await one for one in waiting]
+            assert sorted(one.status_code for one in answers) == [201] * 4 + [503] * 5
+            late = [await _join(api, request) for request in requests]
+            assert {one.status_code for one in late} == {201}
+            assert len({one.json()["agent_id"] for one in late}) == 9
+        ended = await _join(api, requests[0])
+        assert (ended.status_code, ended.json()["code"]) == (503, "overloaded")
 
 
 async def test_a_network_that_asks_too_often_is_slowed_down_even_where_it_may(
