@@ -77,12 +77,13 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         self._limits = setup.limits
         self._metrics = setup.metrics
         self.registry = Registry()
-        self.router = router or Router(setup.limits, setup.metrics)
+        self.router = Router(setup.limits, setup.metrics) if router is None else router
         self.reports = Reports(
             setup.front_id, self.router, setup.metrics, setup.clock, setup.limits
         )
         self.strangers = Strangers(setup.limits)
-        self.router.on_hubs_changed = lambda: self.reports.retell(self.registry.list_all())
+        if router is None:  # else it tells whom it belongs to
+            self.router.on_hubs_changed = lambda: self.reports.retell(self.registry.list_all())
         self._listener: Listener | None = None
         self._stopping = False
         for role, count in ((self.newcomer, self._agents), ("hub", self._hubs)):

@@ -162,10 +162,21 @@ class DeviceDoor:
                 socket.create_connection((self.host, self.port), TIMEOUT_S) as plain,
                 context.wrap_socket(plain, server_hostname=self.host) as tls,
             ):
-                return _chain_of(tls)
+                chain = _chain_of(tls)
+                with contextlib.suppress(OSError):
+                    self._take_leave(tls)
+                return chain
         except OSError as error:
             why = error.strerror or type(error).__name__
             raise Unreachable(f"{self.host}:{self.port}: {why}") from error
+
+    def _take_leave(self, tls: ssl.SSLSocket) -> None:
+        """CONNECT and DISCONNECT: who comes without a word counts as somebody to be refused."""
+        client_id = self.certificate_sha256.encode()
+        body = b"\0\4MQTT\4\2\0\74" + len(client_id).to_bytes(2, "big") + client_id
+        tls.sendall(bytes((0x10, len(body))) + body)
+        tls.recv(4)  # CONNACK
+        tls.sendall(b"\xe0\0")
 
 
 def _exchange(broker: Broker, topic: str, request: bytes) -> bytes:

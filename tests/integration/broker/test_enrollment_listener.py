@@ -17,7 +17,7 @@ from broker.denyset import DenySet
 from broker.enrollment import LIMITS, EnrollmentFront
 from broker.front import FrontSetup
 from broker.metrics import FrontMetrics
-from tensorguard.protocol.messages import FrontEnroll
+from tensorguard.protocol.messages import FrontConnected, FrontEnroll
 from tests.integration.broker.certificates import TRUST_DOMAIN, AgentCredentials, Platform
 from tests.integration.broker.conftest import FRONT_ID, Site, run_program
 from tests.integration.broker.wire import Wire
@@ -382,3 +382,15 @@ async def test_the_platforms_ca_is_shown_for_those_who_know_its_pin(
     shown = [part.split("-----END")[0] for part in said.split("-----BEGIN CERTIFICATE-----")[1:]]
     ends = "-----BEGIN CERTIFICATE-----{}-----END CERTIFICATE-----"
     assert der in [ssl.PEM_cert_to_DER_cert(ends.format(one)) for one in shown]
+
+
+async def test_a_hub_that_joins_is_still_told_which_agents_there_are(
+    entrance: Entrance, acme: Manufacturer, platform: Platform
+) -> None:
+    agent = platform.agent()
+    await entrance.site.agent(agent)
+    await entrance.device(acme.device())
+    hub = await entrance.site.hub()
+    report = await hub.report("connected")
+    assert isinstance(report, FrontConnected)
+    assert report.agent_id == agent.agent_id

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from tensorguard.pki.errors import PkiError, WrongIssuer
 from tensorguard.protocol.messages import DeviceEnrollRequest, Enrolled, EnrollmentPending
 from tensorguard.services.access import Caller, Role
+from tensorguard.services.admission import approve_agent, reject_agent, release_agent
 from tensorguard.services.approval import Approval
 from tensorguard.services.device_enrollment import enroll_device
 from tensorguard.services.errors import (
@@ -94,6 +95,14 @@ class Registry:
         ca_id = await self.register(acme.pem, **terms)
         await self.activate(ca_id)
         return ca_id
+
+    async def revoke_agent(self, agent_id: UUID) -> None:
+        async with self.platform.maker.begin() as session:
+            await revoke_agent(session, agent_id, reason="lost", by=OPERATOR, now=NOW)
+
+    async def release(self, agent_id: UUID) -> None:
+        async with self.platform.maker.begin() as session:
+            await release_agent(session, agent_id, reason="found", by=OPERATOR, now=NOW)
 
     def state(self, ca_id: UUID) -> str:
         query = "SELECT state FROM manufacturer_cas WHERE id = %s"
@@ -264,7 +273,10 @@ async def test_a_device_waits_for_its_approval_and_then_gets_its_certificate(
     assert isinstance(first, EnrollmentPending)
     assert await ask(made, device) == first
     assert registry.platform.rows("SELECT count(*) FROM certificates") == [(0,)]
-    registry.platform.run("UPDATE agents SET status = 'active'")
+    (pending,) = registry.platform.events("agent.pending")
+    assert "manufacturer_ca_id" in pending
+    async with registry.platform.maker.begin() as session:
+        await approve_agent(session, first.agent_id, by=OPERATOR, now=NOW)
     answer = await ask(made, device)
     assert isinstance(answer, Enrolled)
     assert answer.agent_id == first.agent_id
@@ -275,10 +287,14 @@ async def test_a_rejected_device_stays_out(
 ) -> None:
     await registry.active(acme, approval="manual")
     device, made = Device(), acme.device()
-    await ask(made, device)
-    registry.platform.run("UPDATE agents SET status = 'rejected', status_reason = 'not ours'")
+    waiting = await ask(made, device)
+    async with registry.platform.maker.begin() as session:
+        await reject_agent(session, waiting.agent_id, reason="not ours", by=OPERATOR, now=NOW)
     with pytest.raises(EnrollmentRejected, match="not ours"):
         await ask(made, device)
+    await registry.release(waiting.agent_id)
+    again = await ask(made, device)
+    assert again.agent_id != waiting.agent_id
 
 
 async def test_a_device_enrols_once_by_key_and_by_serial_number(
@@ -315,13 +331,12 @@ async def test_a_revoked_device_is_blocked_until_it_is_released_and_gets_a_new_i
     await registry.active(acme)
     made = acme.device("SN-1")
     first = await ask(made, Device())
-    async with registry.platform.maker.begin() as session:
-        await revoke_agent(session, first.agent_id, reason="lost", by=OPERATOR, now=NOW)
+    await registry.revoke_agent(first.agent_id)
     with pytest.raises(DeviceAlreadyEnrolled):
         await ask(made, Device())
     with pytest.raises(DeviceAlreadyEnrolled):
         await ask(acme.device("SN-1"), Device())
-    registry.platform.run("UPDATE agents SET released_at = now()")
+    await registry.release(first.agent_id)
     second = await ask(made, Device())
     assert isinstance(second, Enrolled)
     assert second.agent_id != first.agent_id
@@ -351,9 +366,8 @@ async def test_a_ca_brings_exactly_as_many_agents_as_it_may_however_many_ask_at_
     assert registry.platform.rows(query, ca_id) == [(5,)]
     # Who is in stays in, and a released place is free again.
     kept = next(n for n, one in enumerate(answers) if isinstance(one, Enrolled))
-    registry.platform.run(
-        "UPDATE agents SET released_at = now() WHERE id = %s", answers[kept].agent_id
-    )
+    await registry.revoke_agent(answers[kept].agent_id)
+    await registry.release(answers[kept].agent_id)
     lucky = next(n for n, one in enumerate(answers) if not isinstance(one, Enrolled))
     assert isinstance(await ask(made[lucky], Device()), Enrolled)
     with pytest.raises(ManufacturerCaExhausted):

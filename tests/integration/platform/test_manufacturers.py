@@ -55,6 +55,12 @@ class Line:
         answer: Json = json.loads(said) if status == 0 else {"status": "failed", "said": said}
         return answer
 
+    def wait_believed(self, device: MadeDevice) -> None:
+        """Active since a moment ago: the listener follows within a second or so."""
+        wait_until(
+            lambda: self.ask(device, {})["status"] == "refused", "the listener believes the maker"
+        )
+
 
 OpenLine = Callable[..., Line]
 
@@ -110,11 +116,8 @@ def test_a_device_joins_with_mosquitto_and_openssl_alone_and_is_an_agent(
     line = open_line(serials=["SN-1"], tags={"maker": "acme"})
     made = line.maker.device("SN-1")
     request = request_of(tmp_path)
-    # Active since a moment ago: the listener follows within a second or so.
-    answer = wait_until(
-        lambda: found if (found := line.ask(made, request))["status"] != "failed" else None,
-        "the listener believes the maker",
-    )
+    line.wait_believed(made)
+    answer = line.ask(made, request)
     assert answer["status"] == "active", answer
     assert answer["fleet"] == line.fleet
     assert line.ask(made, request)["agent_id"] == answer["agent_id"]
@@ -156,35 +159,33 @@ def test_a_device_joins_with_mosquitto_and_openssl_alone_and_is_an_agent(
     assert entry["details"]["manufacturer_ca_id"] == line.view["id"]
 
 
-def test_the_agent_joins_by_a_pin_and_runs(
+def test_the_agent_joins_by_a_pin_once_an_operator_has_approved_and_runs(
     open_line: OpenLine, operator: Operator, tmp_path: Path
 ) -> None:
-    line = open_line()
-    made = line.maker.device()
+    line = open_line(approval="manual")
+    made = line.maker.device("SN-9")
     state = tmp_path / "state"
     options = (
         *("agent", "enroll-mtls", "--url", line.view["enroll_url"], "--state-dir", str(state)),
         *("--device-cert", str(made.certificate_path), "--device-key", str(made.key_path)),
+        *("--no-wait", "--json"),
     )
-    wrong = tensorguard(*options, "--ca-pin", "0" * 64, "--json")
+    pin = ("--ca-pin", line.view["ca_pin"])
+    line.wait_believed(made)
+    wrong = tensorguard(*options, "--ca-pin", "0" * 64)
     assert error_of(wrong)["code"] == "pin-mismatch"
-    done = wait_until(
-        lambda: (
-            told
-            if (told := tensorguard(*options, "--ca-pin", line.view["ca_pin"], "--json")).returncode
-            == 0
-            else None
-        ),
-        "the listener believes the maker",
-    )
-    joined = json.loads(done.stdout)
-    assert joined["fleet"] == line.fleet
+    assert error_of(tensorguard(*options, *pin))["code"] == "enrollment-pending"
+    (waiting,) = operator.agents(line.fleet)
+    assert waiting["status"] == "pending"
+    assert operator.get(f"agents/{waiting['id']}")["device_serial"] == "SN-9"
+    operator.post(f"agents/{waiting['id']}/approve", {})
+    done = tensorguard(*options, *pin)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["agent_id"] == waiting["id"]
     run = command("agent", "run", "--state-dir", str(state))
     with Program(tmp_path, "agent", run):
         (online,) = operator.wait_online(line.fleet, 1)
-        assert online["id"] == joined["agent_id"]
-    second = tensorguard(*options, "--ca", str(line.ca_path), "--json")
-    assert error_of(second)["code"] == "already-enrolled"
+        assert online["id"] == waiting["id"]
     home = json.loads((state / "identity.json").read_text())
     assert home["device_url"].startswith("https://")
 
@@ -200,7 +201,8 @@ def test_nobody_joins_whom_no_second_person_has_let_in(
     operator.post(f"{url}/{view['id']}/prove", {"certificate": unproven.proof(view["challenge"])})
     request = request_of(tmp_path)
     believed = line.maker.device()
-    wait_until(lambda: line.ask(believed, request)["status"] == "active", "the listener is there")
+    line.wait_believed(believed)
+    assert line.ask(believed, request)["status"] == "active"
     assert line.ask(unproven.device(), request)["status"] == "failed"
     # And with the agents' listener no maker has anything to do.
     agents = platform.addresses.mqtt_port
