@@ -34,7 +34,7 @@ _log = structlog.get_logger()
 _READ_TRUST_EVERY_S: Final = 60.0
 _REFUSAL_BURST_S: Final = 10
 # Sockets of the database, logs, the metrics listener, the loop itself; devices that enrol.
-_OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending
+_OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending + ENROLLMENT.held
 
 
 async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
