@@ -36,6 +36,7 @@ from tensorguard.store.errors import DatabaseUnreachable
 LIMITS: Final = Limits(
     connections=200,
     pending=64,
+    held=200,
     connection_time=timedelta(seconds=120),
     messages_per_s=0.2,
     message_burst=3,

@@ -76,7 +76,9 @@ class Lease:
             while rows := await self._read(connection):
                 for revocation in rows:
                     self._denied.add(revocation)
-        self._denied.confirm()
+            self._denied.confirm()
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                await self._write(connection, address="", until=self._clock())
         _log.info("deny_set_loaded", applied_seq=self._denied.applied_seq)
 
     async def run(

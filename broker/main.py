@@ -28,8 +28,9 @@ from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable
 
 _log = structlog.get_logger()
+_REFUSAL_BURST_S: Final = 10
 # Sockets of the database, logs, the metrics listener, the loop itself; devices that enrol.
-_OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending
+_OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending + ENROLLMENT.held
 
 
 async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
@@ -103,7 +104,7 @@ async def _serve(
         tls=lambda: trust.context,
         cas=lambda: trust.cas,
         denied=denied,
-        limits=_fitting(Limits(connections=settings.broker_connections)),
+        limits=_fitting(_limits_of(settings)),
         metrics=metrics,
         clock=lambda: datetime.now(UTC),
     )
@@ -156,6 +157,15 @@ def _fitting(limits: Limits) -> Limits:
         "fewer_connections_fit", wanted=limits.connections, connections=fitting, files=soft
     )
     return replace(limits, connections=fitting)
+
+
+def _limits_of(settings: BrokerSettings) -> Limits:
+    per_s = settings.broker_refusals_per_s
+    return Limits(
+        connections=settings.broker_connections,
+        refusals_per_s=per_s,
+        refusal_burst=round(_REFUSAL_BURST_S * per_s),
+    )
 
 
 def _beside(limits: Limits) -> int:

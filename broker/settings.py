@@ -23,6 +23,13 @@ class BrokerSettings(BaseSettings):
     # Several fronts on one database need a name each.
     broker_front_id: str = Field(default="front-1", pattern=r"^[a-z0-9-]{1,64}$")
     broker_connections: int = Field(default=10_000, ge=1, le=100_000)
+    broker_refusals_per_s: float = Field(
+        default=10.0,
+        ge=1,
+        le=1000,
+        description="refused handshakes a second of one address; more behind a large NAT, and"
+        " behind a load balancer that hides the agents' addresses",
+    )
     broker_metrics: str | None = Field(
         default=None, description="host:port of /metrics and /healthz; none unless given"
     )

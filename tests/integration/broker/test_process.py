@@ -188,6 +188,17 @@ async def test_metrics_and_health_are_served_where_asked_for(home: Home) -> None
     )
 
 
+async def test_two_listeners_count_beside_each_other(home: Home) -> None:
+    await home.bootstrap()
+    with listening_socket("127.0.0.1", 0) as free:
+        metrics = f"127.0.0.1:{free.getsockname()[1]}"
+    broker = await home.start(TG_BROKER_METRICS=metrics, TG_BROKER_ENROLL="127.0.0.1:0")
+    await broker.address()
+    counted = await get(f"http://{metrics}/metrics")
+    for listener in ("tensorguard_broker", "tensorguard_broker_enroll"):
+        assert f"{listener}_held_connections 0.0" in counted
+
+
 async def get(url: str) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     answer = await asyncio.to_thread(opener.open, url, timeout=5)
