@@ -35,8 +35,9 @@ export default async function journey({ facts, newContext, signIn }) {
       await open(page, place);
       await look(place);
       await page.setViewportSize(NARROW);
-      const width = await page.evaluate(() => document.documentElement.scrollWidth);
-      assert.ok(width <= NARROW.width, `${place} is ${width} pixels wide on ${NARROW.width}`);
+      await page
+        .waitForFunction((width) => document.documentElement.scrollWidth <= width, NARROW.width)
+        .catch(() => assert.fail(`${place} is wider than ${NARROW.width} pixels`));
       await page.setViewportSize(WIDE);
     }
     for (const [place, button] of facts.dialogs) {
