@@ -22,7 +22,13 @@ export default async function journey({ facts, newContext, signIn }) {
     const page = await context.newPage();
     const look = async (name) => {
       looks += 1;
-      for (const text of await page.evaluate(violations, STANDARDS)) {
+      let seen = await page.evaluate(violations, STANDARDS);
+      if (seen.length > 0) {
+        // What changed under the look is not wrong; what is, still is.
+        const again = new Set(await page.evaluate(violations, STANDARDS));
+        seen = seen.filter((text) => again.has(text));
+      }
+      for (const text of seen) {
         if (!found.has(text)) found.set(text, `${colorScheme}, ${name}`);
       }
     };
