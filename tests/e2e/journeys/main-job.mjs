@@ -104,7 +104,7 @@ export default async function journey({ page, facts, signIn }) {
 async function measureSeeing(page, facts, measured) {
   const delays = await page.evaluate(
     async ({ fleet }) => {
-      const cell = () => document.querySelector("tbody time[datetime]")?.getAttribute("datetime");
+      const cell = () => document.querySelector("tbody td:last-child time[datetime]")?.getAttribute("datetime");
       const found = [];
       let last = cell();
       const end = Date.now() + 15_000;

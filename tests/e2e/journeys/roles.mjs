@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 
+const ALL = ["Overview", "Fleets", "Agents", "Packages", "Deployments", "Trust"];
+/** In whatever order the menu has them. */
 const MENUS = {
-  viewer: ["Overview", "Fleets", "Agents", "Packages", "Deployments"],
-  mlops: ["Overview", "Fleets", "Agents", "Packages", "Deployments"],
-  compliance: ["Overview", "Fleets", "Agents", "Packages", "Deployments", "Ledger"],
-  admin: ["Overview", "Fleets", "Agents", "Packages", "Deployments", "Ledger", "Users", "API keys"],
+  viewer: ALL,
+  mlops: ALL,
+  compliance: [...ALL, "Approvals", "Ledger"],
+  admin: [...ALL, "Enrollment", "Approvals", "Ledger", "Users", "API keys"],
 };
 /** Which of the things that change something each role is offered. */
 const OFFERS = [
@@ -15,7 +17,13 @@ const OFFERS = [
   { page: "/deployments", button: "New deployment", roles: ["mlops", "admin"] },
   { page: "/agents/AGENT", button: "Revoke", roles: ["compliance", "admin"] },
 ];
-const CLOSED = { "/ledger": ["compliance", "admin"], "/users": ["admin"], "/api-keys": ["admin"] };
+const CLOSED = {
+  "/ledger": ["compliance", "admin"],
+  "/approvals": ["compliance", "admin"],
+  "/enrollment": ["admin"],
+  "/users": ["admin"],
+  "/api-keys": ["admin"],
+};
 
 export default async function journey({ facts, newContext, signIn }) {
   for (const [role, menu] of Object.entries(MENUS)) {
@@ -28,7 +36,7 @@ export default async function journey({ facts, newContext, signIn }) {
     await signIn(page, { email: `${role}@example.org`, password: facts.account.password });
     await page.getByRole("heading", { name: "Overview" }).waitFor();
     const shown = await page.getByRole("navigation", { name: "Main" }).getByRole("link").allInnerTexts();
-    assert.deepEqual(shown.map((text) => text.trim()), menu, role);
+    assert.deepEqual(shown.map((text) => text.trim()).toSorted(), menu.toSorted(), role);
 
     for (const offer of OFFERS) {
       await page.goto(offer.page.replace("FLEET", facts.fleet).replace("AGENT", facts.agentId));
