@@ -19,12 +19,12 @@ class FrontMetrics:
             registry=self.registry,
         )
         self.held = Gauge(
-            "tensorguard_broker_held_connections",
+            f"{prefix}_held_connections",
             "Connections held without a handshake, after too many refusals of their address",
             registry=self.registry,
         )
         self.not_tried = Gauge(
-            "tensorguard_broker_handshakes_not_tried",
+            f"{prefix}_handshakes_not_tried",
             "Connections that were given no handshake since the start",
             registry=self.registry,
         )
