@@ -19,6 +19,9 @@ export default async function journey({ page, facts, signIn }) {
     "/deployments?new=1",
     "/ledger",
     "/users",
+    "/enrollment",
+    "/approvals",
+    "/trust",
   ];
   for (const width of [1280, 360]) {
     await page.setViewportSize({ width, height: 740 });

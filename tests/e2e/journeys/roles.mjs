@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 
-const ALL = ["Overview", "Fleets", "Agents", "Packages", "Deployments", "Trust"];
-/** In whatever order the menu has them. */
+const READ = ["Overview", "Fleets", "Agents", "Packages", "Deployments"];
 const MENUS = {
-  viewer: ALL,
-  mlops: ALL,
-  compliance: [...ALL, "Approvals", "Ledger"],
-  admin: [...ALL, "Enrollment", "Approvals", "Ledger", "Users", "API keys"],
+  viewer: [...READ, "Trust"],
+  mlops: [...READ, "Trust"],
+  compliance: [...READ, "Approvals", "Trust", "Ledger"],
+  admin: [
+    ...["Overview", "Fleets", "Agents", "Enrollment", "Packages", "Deployments"],
+    ...["Approvals", "Trust", "Ledger", "Users", "API keys"],
+  ],
 };
 /** Which of the things that change something each role is offered. */
 const OFFERS = [
@@ -16,6 +18,9 @@ const OFFERS = [
   { page: "/packages", button: "New release", roles: ["mlops", "admin"] },
   { page: "/deployments", button: "New deployment", roles: ["mlops", "admin"] },
   { page: "/agents/AGENT", button: "Revoke", roles: ["compliance", "admin"] },
+  { page: "/agents/AGENT", button: "Move", roles: ["admin"] },
+  { page: "/fleets/FLEET", button: "Revoke fleet", roles: ["compliance", "admin"] },
+  { page: "/fleets/FLEET", button: "Register CA", roles: ["admin"] },
 ];
 const CLOSED = {
   "/ledger": ["compliance", "admin"],
@@ -36,7 +41,7 @@ export default async function journey({ facts, newContext, signIn }) {
     await signIn(page, { email: `${role}@example.org`, password: facts.account.password });
     await page.getByRole("heading", { name: "Overview" }).waitFor();
     const shown = await page.getByRole("navigation", { name: "Main" }).getByRole("link").allInnerTexts();
-    assert.deepEqual(shown.map((text) => text.trim()).toSorted(), menu.toSorted(), role);
+    assert.deepEqual(shown.map((text) => text.replace(/\s+\d+\+?$/, "").trim()), menu, role);
 
     for (const offer of OFFERS) {
       await page.goto(offer.page.replace("FLEET", facts.fleet).replace("AGENT", facts.agentId));

@@ -66,7 +66,10 @@ export const APPROVAL_STATES: Record<ApprovalState, { label: string; tone: Tone 
 };
 
 /** A request ends by itself before anybody has told us. */
-export function approvalState(approval: Approval, nowMs: number): ApprovalState {
+export function approvalState(
+  approval: Pick<Approval, "state" | "expires_at">,
+  nowMs: number,
+): ApprovalState {
   const isOver = approval.state === "pending" && Date.parse(approval.expires_at) <= nowMs;
   return isOver ? "expired" : approval.state;
 }

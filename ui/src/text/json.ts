@@ -32,3 +32,18 @@ export function tokensOf(text: string): Token[] {
   }
   return tokens;
 }
+
+const LONG = 400;
+const KEPT = 120;
+
+/** A value whose very long strings are cut for reading; they say how long they are. */
+export function abridged(value: unknown): unknown {
+  if (typeof value === "string" && value.length > LONG) {
+    return `${value.slice(0, KEPT)}… (${value.length} characters)`;
+  }
+  if (Array.isArray(value)) return value.map(abridged);
+  if (typeof value === "object" && value !== null) {
+    return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, abridged(one)]));
+  }
+  return value;
+}
