@@ -1222,6 +1222,48 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/trust": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Trust
+         * @description Return the newest trust bundle, the CAs, and which bundle agents believe.
+         */
+        get: operations["get_trust_api_v1_trust_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/trust/bundles": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Publish Bundle
+         * @description Ask for a signed trust bundle to be published; a second person has to approve it.
+         *
+         *     It is checked now, and once more then: signatures, version, and that it says what is so.
+         */
+        post: operations["publish_bundle_api_v1_trust_bundles_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/trust/crl": {
         parameters: {
             query?: never;
@@ -1543,6 +1585,16 @@ export interface components {
             trust_version: number | null;
         };
         /**
+         * AgentsOfVersionView
+         * @description How many active agents believe a bundle; null: they have not said.
+         */
+        AgentsOfVersionView: {
+            /** Agents */
+            agents: number;
+            /** Version */
+            version: number | null;
+        };
+        /**
          * AgentState
          * @description Where one agent stands in one deployment.
          * @enum {string}
@@ -1735,6 +1787,38 @@ export interface components {
          * @description Nothing more needs to be said.
          */
         Approve: Record<string, never>;
+        /**
+         * BundlePublish
+         * @description The trust bundle that is to follow the newest.
+         */
+        BundlePublish: {
+            envelope: components["schemas"]["Envelope"];
+        };
+        /**
+         * CaView
+         * @description A CA, and how many active agents hold a certificate of it.
+         */
+        CaView: {
+            /** Agents */
+            agents: number;
+            /**
+             * Not After
+             * Format: date-time
+             */
+            not_after: string;
+            /**
+             * Not Before
+             * Format: date-time
+             */
+            not_before: string;
+            /** Spki Sha256 */
+            spki_sha256: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "trusted" | "issuing" | "retired";
+        };
         /**
          * CertificateView
          * @description A certificate that was issued to an agent.
@@ -2034,6 +2118,18 @@ export interface components {
             leaf_index: number;
             /** Subject Name */
             subject_name: string | null;
+        };
+        /**
+         * Envelope
+         * @description A signed trust bundle: the DSSE envelope `envelope` of the file that was signed.
+         */
+        Envelope: {
+            /** Payload */
+            payload: string;
+            /** Payloadtype */
+            payloadType: string;
+            /** Signatures */
+            signatures: components["schemas"]["Signature"][];
         };
         /**
          * FailuresView
@@ -3002,6 +3098,16 @@ export interface components {
             code: string;
         };
         /**
+         * Signature
+         * @description One signature of an envelope.
+         */
+        Signature: {
+            /** Keyid */
+            keyid: string;
+            /** Sig */
+            sig: string;
+        };
+        /**
          * SignIn
          * @description Proof of being a user.
          */
@@ -3204,6 +3310,32 @@ export interface components {
             };
             /** Uses Left */
             uses_left: number;
+        };
+        /**
+         * TrustView
+         * @description The newest trust bundle, the CAs there ever were (newest first), and who believes what.
+         */
+        TrustView: {
+            /** Agents By Version */
+            agents_by_version: components["schemas"]["AgentsOfVersionView"][];
+            /** Cas */
+            cas: components["schemas"]["CaView"][];
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /**
+             * Issued At
+             * Format: date-time
+             */
+            issued_at: string;
+            /** Root Threshold */
+            root_threshold: number;
+            /** Roots */
+            roots: string[];
+            /** Version */
+            version: number;
         };
         /**
          * UndecidedView
@@ -4418,7 +4550,7 @@ export interface operations {
                     "text/event-stream": {
                         data: string;
                         /** @enum {string} */
-                        event: "agent" | "deployment" | "fleet" | "package" | "release" | "approval" | "ledger" | "overview" | "heartbeats" | "reset";
+                        event: "agent" | "deployment" | "fleet" | "package" | "release" | "approval" | "trust" | "ledger" | "overview" | "heartbeats" | "reset";
                         id?: string;
                     };
                 };
@@ -5813,6 +5945,71 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SteppedUpView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_trust_api_v1_trust_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrustView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    publish_bundle_api_v1_trust_bundles_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BundlePublish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
