@@ -123,12 +123,14 @@ class Demo:
             )  # fmt: skip
 
     async def _wait_online(self, api: Api) -> None:
-        wanted = self._agents + 1
         loop = asyncio.get_running_loop()
         deadline, told = loop.time() + _ONLINE_WITHIN_S, -1
         while True:
             overview = await api.get("overview")
             online = int(overview["agents"]["by_presence"].get("online", 0))
+            # Whoever was revoked, as the demo invites one to do, never comes back.
+            revoked = int(overview["agents"]["by_status"].get("revoked", 0))
+            wanted = max(0, self._agents + 1 - revoked)
             if online >= wanted:
                 self._say(f"{online} agents are online")
                 return

@@ -86,12 +86,14 @@ def facts(operator: Operator) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)
-def test_the_demo_deploys_a_model_and_goes_on_where_it_was_after_a_kill(
+def test_the_demo_deploys_a_model_and_goes_on_where_it_was_after_a_revocation_and_a_kill(
     short_directory: Path,
 ) -> None:
     addresses = Addresses.free()
     with contextlib.closing(RunningDemo(short_directory, addresses)) as first:
         operator = first.operator()
+        other = next(one for one in operator.agents("factory-b") if one["status"] == "active")
+        operator.post(f"agents/{other['id']}/revoke", {"reason": "to see what happens"})
         before = facts(operator)
         assert len(before["agents"]) == 5
         [(_, state, counts)] = before["deployments"]
