@@ -130,6 +130,36 @@ def test_a_code_is_asked_for_in_time_and_what_was_typed_goes_on(
     )
 
 
+def test_the_pages_of_identity_are_accessible_and_fit_a_narrow_screen(
+    journey: Journey, operator: Operator, fleet: str, tmp_path: Path
+) -> None:
+    token = {"ttl_s": 600, "max_uses": 1, "approval": "manual"}
+    join = operator.post(f"fleets/{fleet}/enrollment-tokens", token)["join"]
+    assert Device(tmp_path / "waits").enroll(join, name="W" * 100).status_code == 202
+    active = Device(tmp_path / "active")
+    assert active.enroll(operator.mint(fleet)).status_code == 201
+    waiting = next(one["id"] for one in operator.agents(fleet) if one["status"] == "pending")
+    write_ca(tmp_path)
+    ca = {"name": "M" * 100, "certificate": (tmp_path / "ca.pem").read_text(), "max_agents": 5}
+    operator.post(f"fleets/{fleet}/manufacturer-cas", ca)
+    approval = ask_for_publisher(operator)["id"]
+    journey(
+        "accessibility",
+        patience_s=250,
+        pages=[
+            *("/enrollment", f"/enrollment?fleet={fleet}", "/enrollment?tab=recoveries"),
+            *("/approvals", f"/approvals?approval={approval}", "/approvals?state=rejected"),
+            *("/trust", "/agents?expires=30d&sort=expiry", f"/agents/{waiting}"),
+            *(f"/fleets/{fleet}", "/users"),
+        ],
+        dialogs=[
+            *([f"/fleets/{fleet}", "Revoke fleet"], [f"/fleets/{fleet}", "Register CA"]),
+            *([f"/fleets/{fleet}", "Prove"], [f"/agents/{active.agent_id}", "Move"]),
+            [f"/agents/{waiting}", "Reject…"],
+        ],
+    )
+
+
 def ask_for_publisher(operator: Operator) -> dict[str, Any]:
     """What waits for a second person."""
     public = Ed25519PrivateKey.generate().public_key()
