@@ -22,6 +22,7 @@ export type ManufacturerCa = Schemas["ManufacturerView"];
 export type NewManufacturerCa = Schemas["ManufacturerCreate"];
 export type FleetRevocation = Schemas["FleetRevocationView"];
 export type Decisions = Schemas["DecisionsView"];
+export type Trust = Schemas["TrustView"];
 export type Overview = Schemas["OverviewView"];
 
 const EVERYTHING = 500;
