@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -109,6 +110,7 @@ class Stack:
     agents: list[Running] = field(default_factory=list)
     front: Front | None = None
     work: Work | None = None
+    _numbers: Iterator[int] = field(default_factory=count)
 
     # Parts
 
@@ -197,7 +199,7 @@ class Stack:
             f"/api/v1/fleets/{fleet}/enrollment-tokens", json={"ttl_s": 600}
         )
         assert made.status_code == 201, made.text
-        directory = StateDir(self.folder / f"{name}-{len(list(self.folder.iterdir()))}")
+        directory = StateDir(self.folder / f"{name}-{next(self._numbers)}")
         join = parse_join(made.json()["join"])
         waiting = Waiting(now=self.clock)
         joined = await asyncio.to_thread(enroll, join, directory, name, waiting)

@@ -1,7 +1,9 @@
 """Where the services listen: chosen once, kept, and refused when somebody else is there."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,9 +31,19 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+def free_port_everywhere() -> int:
+    """A port that no outgoing connection of another test gets: below the ephemeral range."""
+    while True:
+        port = random.randrange(12_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+
+
 @pytest.fixture
 def chosen() -> Addresses:
-    return choose_addresses(None, Wishes(ANY, ANY, ANY, ANY))[0]
+    ours = choose_addresses(None, Wishes(ANY, ANY, ANY, ANY))[0]
+    device, mqtt = (f"127.0.0.1:{free_port_everywhere()}" for _ in range(2))
+    return replace(ours, device=device, mqtt=mqtt)
 
 
 @pytest.mark.parametrize("text", ["", "8080", "host:", "host:x", "host:70000", "a b:1", ":80"])
@@ -45,7 +57,8 @@ def test_an_address_reads_back_as_it_was_written(text: str) -> None:
     assert str(Address.parse(text)) == text
 
 
-def test_four_free_ports_are_chosen(chosen: Addresses) -> None:
+def test_four_free_ports_are_chosen() -> None:
+    chosen = choose_addresses(None, Wishes(ANY, ANY, ANY, ANY))[0]
     listening = (chosen.http, chosen.device, chosen.mqtt, chosen.enroll_mqtt)
     ports = {Address.parse(text).port for text in listening}
     assert len(ports) == 4
