@@ -14,12 +14,12 @@ import structlog
 
 from broker.certificate import FrontCertificate
 from broker.denyset import DenySet
-from broker.enrollment import LIMITS as ENROLLMENT
-from broker.enrollment import serving_enrollment
-from broker.front import Front, FrontSetup
+from broker.embedded.enrollment import LIMITS as ENROLLMENT
+from broker.embedded.enrollment import serving_enrollment
+from broker.embedded.front import Front, FrontSetup
+from broker.embedded.limits import Limits
+from broker.embedded.metrics import FrontMetrics
 from broker.lease import Lease
-from broker.limits import Limits
-from broker.metrics import FrontMetrics
 from broker.monitoring import serving_metrics
 from broker.settings import BrokerSettings, split_address
 from tensorguard.services.following import KeyringFollower

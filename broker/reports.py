@@ -13,11 +13,11 @@ from typing import Final, Literal
 
 import structlog
 
-from broker.connection import Connection, End
-from broker.hub import UpMessage
-from broker.limits import Limits
-from broker.metrics import FrontMetrics
-from broker.routing import Router
+from broker.embedded.connection import Connection, End
+from broker.embedded.hub import UpMessage
+from broker.embedded.limits import Limits
+from broker.embedded.metrics import FrontMetrics
+from broker.embedded.routing import Router
 from tensorguard.pki.identity import AgentIdentity, Holder, serial_text
 from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected, Message

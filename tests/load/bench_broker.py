@@ -32,10 +32,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from uuid6 import uuid7
 
-from broker import packets
 from broker.denyset import DenySet, Revocation
-from broker.front import Front, FrontSetup
-from broker.limits import Limits
+from broker.embedded import packets
+from broker.embedded.front import Front, FrontSetup
+from broker.embedded.limits import Limits
 from tensorguard.pki.identity import AgentIdentity, Identity, ServiceIdentity
 from tensorguard.pki.issuer import CertificateAuthority, certificate_pem
 from tensorguard.protocol import topics

@@ -23,7 +23,7 @@ import httpx
 import psutil
 from bench_broker import packet, text
 
-from broker import packets
+from broker.embedded import packets
 from tests.integration.platform.conftest import operator_of
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator

@@ -24,7 +24,7 @@ from bench_broker import FLEET, TRUST_DOMAIN, Site, cpu_seconds, packet, serving
 from uuid6 import uuid7
 
 from agent.core.backoff import CONNECT, REFUSED_ATTEMPT
-from broker import packets
+from broker.embedded import packets
 from tensorguard.pki.identity import AgentIdentity
 
 REVOKED = 1000

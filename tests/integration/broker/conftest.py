@@ -15,9 +15,9 @@ import pytest
 import uvloop
 
 from broker.denyset import DenySet
-from broker.front import Front, FrontSetup
-from broker.limits import Limits
-from broker.metrics import FrontMetrics
+from broker.embedded.front import Front, FrontSetup
+from broker.embedded.limits import Limits
+from broker.embedded.metrics import FrontMetrics
 from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected
 from tests.integration.broker.certificates import (
     TRUST_DOMAIN,

@@ -14,9 +14,9 @@ import pytest
 from cryptography import x509
 
 from broker.denyset import DenySet
-from broker.enrollment import LIMITS, EnrollmentFront
-from broker.front import FrontSetup
-from broker.metrics import FrontMetrics
+from broker.embedded.enrollment import LIMITS, EnrollmentFront
+from broker.embedded.front import FrontSetup
+from broker.embedded.metrics import FrontMetrics
 from tensorguard.protocol.messages import FrontConnected, FrontEnroll
 from tests.integration.broker.certificates import TRUST_DOMAIN, AgentCredentials, Platform
 from tests.integration.broker.conftest import FRONT_ID, Site, run_program

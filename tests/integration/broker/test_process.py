@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from broker.listener import listening_socket
+from broker.embedded.listener import listening_socket
 from tensorguard.services.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import paho.mqtt.client as paho
 import pytest
 
-from broker.connection import End
 from broker.denyset import DenySet, Revocation
-from broker.limits import Limits
+from broker.embedded.connection import End
+from broker.embedded.limits import Limits
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site

@@ -30,9 +30,9 @@ from api.context import ApiContext, open_context
 from api.serve import serving
 from api.settings import ApiSettings, ListenAddress
 from broker.denyset import DenySet
-from broker.front import Front, FrontSetup
+from broker.embedded.front import Front, FrontSetup
+from broker.embedded.limits import Limits
 from broker.lease import Lease
-from broker.limits import Limits
 from hub.ingest import Ingest
 from hub.outbox import Outbox
 from hub.presence import PresenceSweeper

@@ -6,10 +6,11 @@ from uuid import UUID
 import pytest
 from uuid6 import uuid7
 
-from broker.admission import check_connect, rights_of
+from broker.embedded.admission import check_connect
+from broker.embedded.limits import Limits
+from broker.embedded.packets import Connect
 from broker.errors import ConnectRefused
-from broker.limits import Limits
-from broker.packets import Connect
+from broker.rights import rights_of
 from tensorguard.pki.identity import AgentIdentity, Peer, ServiceIdentity
 
 SOON = datetime(2030, 1, 1, tzinfo=UTC)

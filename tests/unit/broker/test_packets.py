@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import packets
+from broker.embedded import packets
+from broker.embedded.packets import Packet
 from broker.errors import MalformedPacket, OversizePacket, PacketRefused
-from broker.packets import Packet
 
 
 async def read(data: bytes, limit_bytes: int = 1000) -> Packet:

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from broker.limits import Limits
-from broker.strangers import Strangers, network_of
+from broker.embedded.limits import Limits
+from broker.embedded.strangers import Strangers, network_of
 
 HERE, THERE = b"\x7f\x00\x00\x01", b"\x0a\x00\x00\x01"
 FIRST_S, MOST_S = 30.0, 300.0

@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 from amqtt.mqtt.packet import DISCONNECT, PINGREQ, PUBACK, PUBLISH, SUBSCRIBE, UNSUBSCRIBE
 
-from broker import packets
-from broker.connection import Connection, End
+from broker.embedded import packets
+from broker.embedded.connection import Connection, End
+from broker.embedded.hub import UpMessage
+from broker.embedded.limits import Limits
+from broker.embedded.metrics import FrontMetrics
+from broker.embedded.packets import Packet, Publish
+from broker.embedded.routing import Router
 from broker.errors import MalformedPacket, OversizePacket
-from broker.hub import UpMessage
-from broker.limits import Limits
-from broker.metrics import FrontMetrics
-from broker.packets import Packet, Publish
 from broker.reports import Operation, Reports
-from broker.routing import Router
 
 Relay = Callable[[Connection, Publish], UpMessage]
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from broker.connection import Connection
 from broker.denyset import Revocation
+from broker.embedded.connection import Connection
 from tensorguard.pki.identity import serial_text
 
 

@@ -7,9 +7,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from broker.admission import Rights, Will
-from broker.limits import Limits
-from broker.strangers import network_of
+from broker.embedded.admission import Will
+from broker.embedded.limits import Limits
+from broker.embedded.strangers import network_of
+from broker.rights import Rights
 from tensorguard.pki.identity import AgentIdentity, Peer
 
 _DENIAL_WINDOW_S: Final = 60.0

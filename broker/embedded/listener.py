@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from broker.embedded.holding import Holding
+from broker.embedded.limits import Limits
+from broker.embedded.strangers import Strangers, network_of
 from broker.errors import ListenFailed
-from broker.holding import Holding
-from broker.limits import Limits
-from broker.strangers import Strangers, network_of
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _log = structlog.get_logger()

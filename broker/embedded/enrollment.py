@@ -15,15 +15,15 @@ from typing import ClassVar, Final
 import psycopg
 from cryptography import x509
 
-from broker.admission import NOT_AUTHORIZED
-from broker.connection import Connection, End
+from broker.embedded.connection import Connection, End
+from broker.embedded.front import Front, FrontSetup
+from broker.embedded.hub import UpMessage
+from broker.embedded.limits import Limits
+from broker.embedded.metrics import FrontMetrics
+from broker.embedded.packets import Publish
 from broker.errors import ConnectRefused
-from broker.front import Front, FrontSetup
-from broker.hub import UpMessage
-from broker.limits import Limits
 from broker.manufacturers import Manufacturers
-from broker.metrics import FrontMetrics
-from broker.packets import Publish
+from broker.rights import NOT_AUTHORIZED
 from tensorguard.pki.identity import DeviceIdentity, Holder, Peer, key_sha256
 from tensorguard.pki.manufacturer import verify_device
 from tensorguard.protocol.codec import encode

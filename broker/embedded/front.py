@@ -19,26 +19,21 @@ from amqtt.contexts import BrokerConfig, ListenerConfig
 from amqtt.errors import BrokerError
 from cryptography import x509
 
-from broker import packets, tls
-from broker.admission import (
-    NOT_AUTHORIZED,
-    SERVER_UNAVAILABLE,
-    check_connect,
-    check_standing,
-    rights_of,
-)
-from broker.connection import Connection, End
-from broker.conversation import Conversation
 from broker.denyset import DenySet, Revocation
+from broker.embedded import packets, tls
+from broker.embedded.admission import check_connect
+from broker.embedded.connection import Connection, End
+from broker.embedded.conversation import Conversation
+from broker.embedded.hub import UpMessage
+from broker.embedded.limits import Limits
+from broker.embedded.listener import Listener, Streams, listening_socket
+from broker.embedded.metrics import FrontMetrics
+from broker.embedded.registry import Registry
+from broker.embedded.routing import Router
+from broker.embedded.strangers import Strangers, network_of
 from broker.errors import ConnectRefused, FrontError, PacketRefused
-from broker.hub import UpMessage
-from broker.limits import Limits
-from broker.listener import Listener, Streams, listening_socket
-from broker.metrics import FrontMetrics
-from broker.registry import Registry
 from broker.reports import Operation, Reports
-from broker.routing import Router
-from broker.strangers import Strangers, network_of
+from broker.rights import NOT_AUTHORIZED, SERVER_UNAVAILABLE, check_standing, rights_of
 from tensorguard.pki.errors import PkiError
 from tensorguard.pki.identity import Holder, Peer, verify_peer
 

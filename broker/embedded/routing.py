@@ -7,11 +7,11 @@ from typing import Final
 
 import structlog
 
-from broker import packets
-from broker.connection import Connection
-from broker.hub import HubLink, UpMessage
-from broker.limits import Limits
-from broker.metrics import FrontMetrics
+from broker.embedded import packets
+from broker.embedded.connection import Connection
+from broker.embedded.hub import HubLink, UpMessage
+from broker.embedded.limits import Limits
+from broker.embedded.metrics import FrontMetrics
 
 _log = structlog.get_logger()
 # A fleet's message goes to thousands: the loop serves others in between.

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import structlog
 
-from broker import packets
-from broker.connection import Connection, End
-from broker.limits import Limits
-from broker.metrics import FrontMetrics
+from broker.embedded import packets
+from broker.embedded.connection import Connection, End
+from broker.embedded.limits import Limits
+from broker.embedded.metrics import FrontMetrics
 
 _log = structlog.get_logger()
 # Enough to fill a few TLS records; more only delays the first of them.

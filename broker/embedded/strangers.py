@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from broker.limits import Limits
+from broker.embedded.limits import Limits
 
 _V4_IN_V6: Final = bytes(10) + b"\xff\xff"
 _V6_NETWORK_BYTES: Final = 8  # a /64 is one customer; inside it addresses cost nothing
