@@ -17,7 +17,7 @@ SOURCES = tensorguard agent api broker hub simulators tests
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
 LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
-SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded --extra ui
+SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded --extra nats --extra ui
 UI_SOURCES = $(shell find ui/src ui/public ui/index.html ui/*.config.ts ui/package.json -type f)
 NPM = PATH="$(abspath $(BIN)):$$PATH" npm --prefix ui
 

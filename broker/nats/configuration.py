@@ -1,0 +1,219 @@
+"""The configuration of one NATS server, rendered from what the platform knows.
+
+Three accounts keep three worlds apart. AGENTS: MQTT clients and what the server stores for them.
+PLATFORM: hubs, and the stream that they read. SYS: fronts, which admit, disconnect and watch.
+Agents speak into PLATFORM, and hear from it, through exports of exactly the protocol's subjects.
+
+Services are known by the SPIFFE id in their certificate (`verify_and_map`), agents by the auth
+callout. `verify_and_map` stands at the MQTT listener too: there it maps nobody, and makes the
+server ignore the user name of a CONNECT, which could otherwise name a service.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tensorguard.pki.identity import ServiceIdentity
+from tensorguard.protocol.codec import MAX_PAYLOAD_BYTES
+
+AGENTS: Final = "AGENTS"
+PLATFORM: Final = "PLATFORM"
+SYSTEM: Final = "SYS"
+STREAM: Final = "UPLINKS"
+
+UP: Final = "tg.v1.*.*.up.*"
+DOWN: Final = "tg.v1.*.*.down.*"
+# As the stream stores them: by partition, so that one hub at a time has all of an agent.
+PARTITIONED: Final = "tgp.*.v1.*.*.up.*"
+FRONT_UP: Final = "tgp.*.v1._front.*.up.*"
+DEVICE_DOWN: Final = "tg.v1._enroll.*.down.*"
+
+_GIB: Final = 1024**3
+# JetStream's own headers and the reply subject travel within the limit.
+_MAX_PAYLOAD_BYTES: Final = MAX_PAYLOAD_BYTES + 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where the server finds its certificate, key and CAs, and keeps what it stores."""
+
+    certificate: Path
+    key: Path
+    cas: Path
+    store: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The other servers; a route needs a certificate with a name from `routes` and the password.
+
+    Any agent's certificate is of the same CA, which is why the CA alone opens no route.
+    """
+
+    name: str
+    listen: str
+    routes: Sequence[str]  # host:port
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Cluster({self.name}, {self.listen})"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One server: `listen` is for services, `mqtt` for agents; both host:port."""
+
+    name: str
+    listen: str
+    mqtt: str
+    trust_domain: str
+    issuer: str
+    xkey: str
+    files: Files
+    connections: int = 19_000
+    stored_bytes: int = 8 * _GIB
+    replicas: int = 1
+    cluster: Cluster | None = None
+
+
+def render(node: Node) -> str:
+    """Return the text of the server's configuration file; it holds the cluster's password."""
+    hub, front = (ServiceIdentity(node.trust_domain, name).uri for name in ("hub", "broker"))
+    parts: dict[str, object] = {
+        "server_name": node.name,
+        "listen": node.listen,
+        "max_payload": _MAX_PAYLOAD_BYTES,
+        "max_connections": node.connections,
+        "max_subscriptions": 1024,
+        "max_control_line": 4096,
+        "write_deadline": "10s",
+        "lame_duck_duration": "30s",
+        "tls": _tls(node.files) | {"handshake_first": True},
+        "mqtt": {
+            "listen": node.mqtt,
+            "tls": _tls(node.files),
+            "stream_replicas": node.replicas,
+            "reject_qos2_publish": True,
+        },
+        "jetstream": {
+            "store_dir": str(node.files.store),
+            "max_memory_store": _GIB,
+            "max_file_store": node.stored_bytes,
+        },
+        "system_account": SYSTEM,
+        "accounts": {
+            AGENTS: _agents_account(),
+            PLATFORM: _platform_account(hub),
+            SYSTEM: _system_account(front),
+        },
+        "authorization": {
+            "timeout": 5,
+            "auth_callout": {
+                "issuer": node.issuer,
+                "account": SYSTEM,
+                "auth_users": [hub, front],
+                "xkey": node.xkey,
+            },
+        },
+    }
+    if node.cluster is not None:
+        parts["cluster"] = _cluster(node.cluster, node.files)
+    return "".join(f"{name}: {json.dumps(value, indent=2)}\n" for name, value in parts.items())
+
+
+def _tls(files: Files) -> dict[str, object]:
+    return {
+        "cert_file": str(files.certificate),
+        "key_file": str(files.key),
+        "ca_file": str(files.cas),
+        "verify_and_map": True,
+        "timeout": 10,
+    }
+
+
+def _agents_account() -> dict[str, object]:
+    return {
+        "jetstream": {"max_mem": _GIB // 4, "max_file": _GIB},
+        "exports": [{"stream": UP, "accounts": [PLATFORM]}],
+        "imports": [{"stream": {"account": PLATFORM, "subject": DOWN}}],
+    }
+
+
+def _platform_account(hub: str) -> dict[str, object]:
+    return {
+        "jetstream": "enabled",
+        "exports": [
+            {"stream": DOWN, "accounts": [AGENTS, SYSTEM]},
+            {"service": FRONT_UP, "accounts": [SYSTEM]},
+        ],
+        "imports": [{"stream": {"account": AGENTS, "subject": UP}}],
+        "users": [
+            _user(
+                hub,
+                publish=["$JS.API.>", "$JS.ACK.>", DOWN],
+                subscribe=["_INBOX.>"],
+            )
+        ],
+    }
+
+
+def _system_account(front: str) -> dict[str, object]:
+    return {
+        "imports": [
+            {"stream": {"account": PLATFORM, "subject": DEVICE_DOWN}},
+            {"service": {"account": PLATFORM, "subject": FRONT_UP}},
+        ],
+        "users": [
+            _user(
+                front,
+                publish=[
+                    "$SYS.REQ.SERVER.*.KICK",
+                    "$SYS.REQ.SERVER.*.CONNZ",
+                    "$SYS.REQ.SERVER.PING.CONNZ",
+                    "$SYS.REQ.SERVER.PING",
+                    "$SYS._INBOX.>",  # where a server waits for the callout's answer
+                    "_INBOX.>",
+                    FRONT_UP,
+                ],
+                subscribe=[
+                    "$SYS.REQ.USER.AUTH",
+                    f"$SYS.ACCOUNT.{AGENTS}.CONNECT",
+                    f"$SYS.ACCOUNT.{AGENTS}.DISCONNECT",
+                    "$SYS.SERVER.*.SHUTDOWN",
+                    DEVICE_DOWN,
+                    "_INBOX.>",
+                ],
+            )
+        ],
+    }
+
+
+def _user(name: str, *, publish: Sequence[str], subscribe: Sequence[str]) -> dict[str, object]:
+    return {
+        "user": name,
+        "allowed_connection_types": ["STANDARD"],
+        "permissions": {
+            "publish": {"allow": list(publish)},
+            "subscribe": {"allow": list(subscribe)},
+        },
+    }
+
+
+def _cluster(cluster: Cluster, files: Files) -> dict[str, object]:
+    secret = f"route:{cluster.password}"
+    return {
+        "name": cluster.name,
+        "listen": cluster.listen,
+        "no_advertise": True,
+        "authorization": {"user": "route", "password": cluster.password, "timeout": 5},
+        "routes": [f"tls://{secret}@{route}" for route in cluster.routes],
+        "tls": {
+            "cert_file": str(files.certificate),
+            "key_file": str(files.key),
+            "ca_file": str(files.cas),
+            "verify_cert_and_check_known_urls": True,
+            "timeout": 10,
+        },
+    }

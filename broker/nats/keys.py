@@ -1,0 +1,117 @@
+"""The keys of the auth callout: what signs its answers, and what seals both directions.
+
+Every responder has the same two; a NATS server is configured with their public halves. The names
+are NATS's: an nkey is an Ed25519 key, an xkey a Curve25519 one, in base32 with a checksum.
+"""
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import nkeys
+from nacl.exceptions import CryptoError
+from nacl.public import Box, PrivateKey, PublicKey
+
+from broker.errors import FrontError
+
+_CURVE: Final = 23 << 3  # base32-encodes to `X`
+_SEALED: Final = b"xkv1"
+_KEY_BYTES: Final = 32
+
+
+class CalloutKeysDamaged(FrontError):
+    """The file with the auth callout's keys cannot be read."""
+
+    code = "callout-keys-damaged"
+    hint = "Make keys with 'tensorguard broker nats-keys', and give all nodes and fronts the same."
+
+
+class NotSealedForUs(FrontError):
+    """A request of the auth callout was not sealed for these keys."""
+
+    code = "not-sealed-for-us"
+
+
+@dataclass(frozen=True, slots=True)
+class CalloutKeys:
+    """One pair of seeds, 32 bytes each."""
+
+    _issuer: bytes
+    _xkey: bytes
+
+    def __repr__(self) -> str:
+        return f"CalloutKeys({self.issuer})"
+
+    @classmethod
+    def generate(cls) -> "CalloutKeys":
+        """Return new keys."""
+        return cls(os.urandom(_KEY_BYTES), os.urandom(_KEY_BYTES))
+
+    @classmethod
+    def load(cls, path: Path) -> "CalloutKeys":
+        """Read keys from the file that `store` wrote. Raises: CalloutKeysDamaged."""
+        try:
+            facts = json.loads(path.read_text())
+            issuer, xkey = (bytes.fromhex(facts[name]) for name in ("issuer", "xkey"))
+            if (len(issuer), len(xkey)) != (_KEY_BYTES, _KEY_BYTES):
+                raise ValueError("a key of another length")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CalloutKeysDamaged(f"{path}: {type(error).__name__}") from None
+        return cls(issuer, xkey)
+
+    def store(self, path: Path) -> None:
+        """Write the keys to a new file that only its owner can read. Raises: FileExistsError."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"issuer": self._issuer.hex(), "xkey": self._xkey.hex()}, file)
+
+    @property
+    def issuer(self) -> str:
+        """The public nkey of the account in whose name answers are signed, `A…`."""
+        return str(self._signer().public_key.decode().rstrip("="))
+
+    @property
+    def xkey(self) -> str:
+        """The public key that requests are sealed for, `X…`."""
+        return _encode(_CURVE, bytes(PrivateKey(self._xkey).public_key))
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the Ed25519 signature, 64 bytes."""
+        return bytes(self._signer().sign(message))
+
+    def open(self, sealed: bytes, server_xkey: str) -> bytes:
+        """Return what a server has sealed for us. Raises: NotSealedForUs."""
+        if not sealed.startswith(_SEALED):
+            raise NotSealedForUs("the server does not seal its requests")
+        try:
+            return self._box(server_xkey).decrypt(sealed[len(_SEALED) :])
+        except (CryptoError, ValueError) as error:
+            raise NotSealedForUs(f"a request is not sealed for us: {error}") from None
+
+    def seal(self, message: bytes, server_xkey: str) -> bytes:
+        """Return the message as only that server can read it. Raises: NotSealedForUs."""
+        return _SEALED + bytes(self._box(server_xkey).encrypt(message))
+
+    def _signer(self) -> nkeys.KeyPair:
+        return nkeys.from_seed(nkeys.encode_seed(self._issuer, nkeys.PREFIX_BYTE_ACCOUNT))
+
+    def _box(self, server_xkey: str) -> Box:
+        return Box(PrivateKey(self._xkey), PublicKey(_decode(_CURVE, server_xkey)))
+
+
+def _encode(prefix: int, raw: bytes) -> str:
+    body = bytes([prefix]) + raw
+    return base64.b32encode(body + nkeys.crc16_checksum(bytearray(body))).decode().rstrip("=")
+
+
+def _decode(prefix: int, text: str) -> bytes:
+    try:
+        body = base64.b32decode(text + "=" * (-len(text) % 8))
+    except ValueError:
+        raise NotSealedForUs("not a key of NATS") from None
+    if len(body) != _KEY_BYTES + 3 or _encode(prefix, body[1:-2]) != text:
+        raise NotSealedForUs("not a public xkey of NATS")
+    return body[1:-2]

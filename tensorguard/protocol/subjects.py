@@ -1,0 +1,48 @@
+"""Topics as NATS spells them: its MQTT listener turns `/` into `.`, `+` into `*`, `#` into `>`."""
+
+from typing import Final
+
+from tensorguard.protocol.errors import BadTopic
+
+# Neither can stand in one of our topics, and each would mean something else in a subject.
+_FOREIGN: Final = frozenset(". *>\t\r\n\0")
+
+
+def to_subject(topic: str) -> str:
+    """Return the NATS subject of a topic without wildcards. Raises: BadTopic."""
+    if (
+        not topic
+        or _FOREIGN & set(topic)
+        or any(level in ("", "+", "#") for level in _levels(topic))
+    ):
+        raise BadTopic(f"not a topic with a NATS subject: {topic[:200]!r}")
+    return topic.replace("/", ".")
+
+
+def to_topic(subject: str) -> str:
+    """Return the topic of a NATS subject that `to_subject` made. Raises: BadTopic."""
+    topic = subject.replace(".", "/")
+    if "/" in subject or to_subject(topic) != subject:
+        raise BadTopic(f"not the NATS subject of a topic: {subject[:200]!r}")
+    return topic
+
+
+def to_permissions(topic_filter: str) -> tuple[str, ...]:
+    """Return the NATS permissions that let exactly this MQTT topic filter be subscribed to.
+
+    `a/#` also matches `a` (MQTT 3.1.1 section 4.7.1.2), for which NATS makes a second subscription.
+    Raises: BadTopic.
+    """
+    levels = _levels(topic_filter)
+    if levels[-1] == "#":
+        above = ".".join(_filter_level(level) for level in levels[:-1])
+        return (above, f"{above}.>")
+    return (".".join(_filter_level(level) for level in levels),)
+
+
+def _filter_level(level: str) -> str:
+    return "*" if level == "+" else to_subject(level)
+
+
+def _levels(topic: str) -> list[str]:
+    return topic.split("/")
