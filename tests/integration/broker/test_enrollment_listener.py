@@ -89,7 +89,7 @@ def open_entrance(site: Site) -> OpenEntrance:
             metrics=metrics,
             clock=site.clock,
         )
-        front = EnrollmentFront(setup, site.front)
+        front = EnrollmentFront(setup, site.front.router)
         await front.start()
         entrance = Entrance(site, front, cas, metrics)
         try:

@@ -8,8 +8,8 @@ import paho.mqtt.client as paho
 import pytest
 
 from broker.denyset import DenySet, Revocation
-from broker.embedded.connection import End
 from broker.embedded.limits import Limits
+from broker.session import End
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site
@@ -81,7 +81,7 @@ async def test_a_kick_ends_every_live_connection_of_the_agent_and_no_other(
     second = await site.agent(agent)
     first.ended = None
     site.front.registry.add(first)
-    assert site.front.apply(revoke(agent)) == 2
+    assert await site.front.apply([revoke(agent)]) == [2]
     assert await second.hear() is None
     assert await wire.hear() is None
     assert await hub.quiet(bystander, witness) == []
@@ -95,7 +95,7 @@ async def test_a_kick_does_not_let_the_will_speak(site: Site, platform: Platform
     hub = await site.hub()
     wire = await site.agent(agent, will=(agent.up("will"), b"{}"))
     witness = await site.agent(bystander)
-    site.front.apply(revoke(agent))
+    await site.front.apply([revoke(agent)])
     assert await wire.hear() is None
     assert await hub.quiet(bystander, witness) == []
 
@@ -109,7 +109,7 @@ async def test_what_was_buffered_before_the_kick_is_not_passed_on(
     for _ in range(20):
         await wire.publish(agent.up("event"), b"late", qos=0)
     before = site.counted("tensorguard_broker_messages_total", direction="in", side="agent")
-    site.front.apply(revoke(agent))
+    await site.front.apply([revoke(agent)])
     assert await wire.hear() is None
     passed = await hub.quiet(bystander, witness)
     assert len(passed) == before
@@ -121,7 +121,7 @@ async def test_superseding_a_certificate_ends_its_session_and_not_the_renewed_on
     old, bystander = platform.agent(), platform.agent()
     wire, witness = await site.agent(old), await site.agent(bystander)
     serial = serial_text(old.certificate.serial_number)
-    assert site.front.apply(Revocation(1, None, serial)) == 1
+    assert await site.front.apply([Revocation(1, None, serial)]) == [1]
     assert await wire.hear() is None
     assert await witness.ping()
     await site.agent(platform.agent(agent_id=old.agent_id))
