@@ -179,8 +179,8 @@ def _system_account(front: str) -> dict[str, object]:
                 ],
                 subscribe=[
                     "$SYS.REQ.USER.AUTH",
-                    f"$SYS.ACCOUNT.{AGENTS}.CONNECT",
-                    f"$SYS.ACCOUNT.{AGENTS}.DISCONNECT",
+                    # CONNECT and DISCONNECT, by one subscription: so they stay in order.
+                    f"$SYS.ACCOUNT.{AGENTS}.*",
                     "$SYS.SERVER.*.SHUTDOWN",
                     DEVICE_DOWN,
                     "_INBOX.>",
