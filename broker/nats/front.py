@@ -5,7 +5,7 @@ us who came and went.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,8 +26,8 @@ from broker.nats.denials import Denials
 from broker.nats.errors import BadEvent, NodeUnreachable
 from broker.nats.events import EVENTS, read_event
 from broker.nats.keys import CalloutKeys
-from broker.nats.kicker import Kicker
-from broker.nats.link import LOST, Link, server_id
+from broker.nats.kicker import Kick, Kicker
+from broker.nats.link import Link, server_id
 from broker.nats.log import NodeLog
 from broker.nats.metrics import NatsMetrics
 from broker.nats.responder import QUEUE, SUBJECT, Responder
@@ -71,6 +71,9 @@ class NatsFront:
         self._setup = setup
         self._metrics = metrics = setup.metrics
         self._own = ""
+        # Ids that our node has had: each start of a server gives it another.
+        self._owned: deque[str] = deque(maxlen=8)
+        self._client: Client | None = None
         self.sessions = Sessions()
         # Why we are about to end sessions; their DISCONNECT says "Kicked" whatever the reason.
         self._reasons: OrderedDict[Place, End] = OrderedDict()
@@ -150,15 +153,19 @@ class NatsFront:
             for revocation in revocations
             for place in self.sessions.list_denied(revocation)
         ]
-        ended = await self._kick(client, [place for _, place in concerned], End.REVOKED)
-        # Over a failed try too: what was ended then is to be counted once the rest is.
-        for (seq, _), has_ended in zip(concerned, ended, strict=True):
-            self._ended[seq] = self._ended.get(seq, 0) + has_ended
+        kicks = await self._kick(client, [place for _, place in concerned], End.REVOKED)
+        # Over a failed try too: what was ended then is counted once the rest is.
+        for (seq, _), kick in zip(concerned, kicks, strict=True):
+            self._ended[seq] = self._ended.get(seq, 0) + (kick is Kick.ENDED)
+        for (_, place), kick in zip(concerned, kicks, strict=True):
+            # Another node that does not answer is listed when it is back, and has its own front.
+            if kick is Kick.UNANSWERED and place.server_id == self._own:
+                raise NodeUnreachable("the node does not end sessions")
         return [self._ended.pop(revocation.seq, 0) for revocation in revocations]
 
     def end(self, place: Place, reason: End) -> None:
         """End one session of our own node soon, whether or not it answers."""
-        self._begin(self._end([place], reason), "kick")
+        self._begin(self._end([place], reason, self._client), "kick")
 
     def list_own(self) -> dict[Place, Session]:
         """Return the live sessions of our own node."""
@@ -177,7 +184,8 @@ class NatsFront:
     # The node's coming and going.
 
     async def _arrive(self, client: Client) -> None:
-        self._own = server_id(client)
+        self._client, self._own = client, server_id(client)
+        self._owned.append(self._own)
         await client.subscribe(EVENTS, cb=self._hear, pending_msgs_limit=_EVENTS_WAITING)
         await client.subscribe("$SYS.SERVER.*.SHUTDOWN", cb=self._hear_shutdown)
         await self.router.listen(client, DEVICE_DOWN)
@@ -247,7 +255,8 @@ class NatsFront:
 
     def _gone(self, place: Place, session: Session, end: End) -> None:
         reason = self._reasons.pop(place, end)
-        # Of the node that was ours before a restart as well: nobody else tells of it.
+        if place.server_id not in self._owned:
+            return  # its own front tells
         self._denials.forget(place.cid)
         self._metrics.ended.labels(reason.name.lower()).inc()
         if not self.sessions.has_agent(session.agent.agent_id):
@@ -277,20 +286,20 @@ class NatsFront:
         if self._setup.denied.unconfirmed_s > longest_s:
             await self._end(list(self.list_own()), End.UNCONFIRMED, client)
 
-    async def _end(
-        self, places: Sequence[Place], reason: End, client: Client | None = None
-    ) -> None:
-        try:
-            await self._kick(client or self._link.client, places, reason)
-        except (NodeUnreachable, *LOST) as error:
-            _log.warning("sessions_not_ended", reason=reason, error=str(error))
+    async def _end(self, places: Sequence[Place], reason: End, client: Client | None) -> None:
+        """End sessions for which nobody waits; what does not answer now is listed again."""
+        if client is None or not places:
+            return
+        kicks = await self._kick(client, places, reason)
+        if (unanswered := kicks.count(Kick.UNANSWERED)) > 0:
+            _log.warning("sessions_not_ended", reason=reason, sessions=unanswered)
 
-    async def _kick(self, client: Client, places: Sequence[Place], reason: End) -> list[bool]:
+    async def _kick(self, client: Client, places: Sequence[Place], reason: End) -> list[Kick]:
         for place in places:
             self._reasons[place] = reason
             if len(self._reasons) > _REASONS:
                 self._reasons.popitem(last=False)
-        return await self._kicker.kick(client, places, own=self._own)
+        return await self._kicker.kick(client, places)
 
     def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
