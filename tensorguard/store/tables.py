@@ -609,6 +609,21 @@ ledger_checkpoints = Table(
     Column("note", Text, nullable=False),
     Column("signed_at", Time, nullable=False),
 )
+hubs = Table(
+    "hubs",
+    metadata,
+    Column("id", TextC, primary_key=True),
+    Column("started_at", Time, nullable=False),
+    Column("lease_until", Time, nullable=False),
+)
+uplink_partitions = Table(
+    "uplink_partitions",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("hub_id", TextC),
+    Column("lease_until", Time),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+)
 heartbeats = Table(
     "heartbeats",
     metadata,
