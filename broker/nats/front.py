@@ -275,8 +275,8 @@ class NatsFront:
                 if loop.time() - listed_at >= self._setup.list_every.total_seconds():
                     listed_at = loop.time()
                     await self._list(client)
-            except NodeUnreachable as error:
-                _log.debug("node_not_watched", error=error.message)
+            except NodeUnreachable:
+                continue  # the link tells, and lists anew when it is back
             except Exception:  # nobody waits for this task; the next round tries again
                 _log.exception("watch_failed")
 

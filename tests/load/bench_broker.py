@@ -273,7 +273,9 @@ def resident_kib(pid: int) -> float:
 async def revoke_listed(front: Front, directory: Path) -> None:
     """Pull the kill switch on the agents whose ids stand in the file `revoked`."""
     lines = (directory / "revoked").read_text().split()
-    await front.apply([Revocation(number, UUID(line), None) for number, line in enumerate(lines, 1)])
+    await front.apply(
+        [Revocation(number, UUID(line), None) for number, line in enumerate(lines, 1)]
+    )
 
 
 def cpu_seconds(pid: int) -> float:

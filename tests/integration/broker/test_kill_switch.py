@@ -15,7 +15,8 @@ from broker.denyset import DenySet
 from broker.lease import Lease
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
-from tests.integration.broker.conftest import FRONT_ID, OpenSite, Site
+from tests.integration.broker.conftest import OpenSite, Site
+from tests.integration.sites import FRONT_ID
 from tests.postgres import Database
 
 Connection = psycopg.AsyncConnection[Any]
