@@ -125,7 +125,7 @@ class Hub:
                 return heard
             self.aside.append(heard)
 
-    async def report(self, kind: str) -> FrontConnected | FrontDisconnected | FrontDenied:
+    async def report(self, kind: str) -> Report:
         """The next report of this kind; others are skipped."""
         while True:
             heard = self.aside.pop(0) if self.aside else await self._next()
