@@ -28,7 +28,7 @@ from tests.integration.broker.certificates import (
 )
 from tests.integration.broker.clock import Clock
 from tests.integration.broker.wire import Wire
-from tests.integration.sites import FRONT_ID, REPORTS, Heard
+from tests.integration.sites import FRONT_ID, REPORTS, Heard, Report
 
 # Reports at once, so that no test waits for a second.
 _LIMITS = Limits(report_every=timedelta(milliseconds=20), sweep_every=timedelta(milliseconds=20))
