@@ -17,17 +17,11 @@ from typing import Final
 
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.protocol.codec import MAX_PAYLOAD_BYTES
+from tensorguard.protocol.subjects import DOWN, FRONT_UP, UP
 
 AGENTS: Final = "AGENTS"
 PLATFORM: Final = "PLATFORM"
 SYSTEM: Final = "SYS"
-STREAM: Final = "UPLINKS"
-
-UP: Final = "tg.v1.*.*.up.*"
-DOWN: Final = "tg.v1.*.*.down.*"
-# As the stream stores them: by partition, so that one hub at a time has all of an agent.
-PARTITIONED: Final = "tgp.*.v1.*.*.up.*"
-FRONT_UP: Final = "tgp.*.v1._front.*.up.*"
 DEVICE_DOWN: Final = "tg.v1._enroll.*.down.*"
 
 # What the server's log takes on disk: fronts read denied operations from it.
@@ -185,8 +179,8 @@ def _system_account(front: str) -> dict[str, object]:
                 ],
                 subscribe=[
                     "$SYS.REQ.USER.AUTH",
-                    f"$SYS.ACCOUNT.{AGENTS}.CONNECT",
-                    f"$SYS.ACCOUNT.{AGENTS}.DISCONNECT",
+                    # CONNECT and DISCONNECT, by one subscription: so they stay in order.
+                    f"$SYS.ACCOUNT.{AGENTS}.*",
                     "$SYS.SERVER.*.SHUTDOWN",
                     DEVICE_DOWN,
                     "_INBOX.>",
