@@ -10,11 +10,10 @@ from typing import Any, Final
 import nats
 from cryptography import x509
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
-from nats.errors import NoServersError
 
 from broker.nats.configuration import SYSTEM
 from broker.nats.errors import NodeError
+from broker.nats.link import LOST, server_id
 
 _WITHIN_S: Final = 5.0
 _CALLOUT: Final = "$SYS.REQ.USER.AUTH"
@@ -48,7 +47,7 @@ async def ask(url: str, context: ssl.SSLContext) -> Health:
                 return await _ask(connection)
             finally:
                 await connection.close()
-    except (NatsError, NoServersError, OSError, TimeoutError, ValueError, LookupError) as error:
+    except (*LOST, ValueError, LookupError) as error:
         raise NodeSilent(f"{url}: {str(error) or type(error).__name__}"[:300]) from None
 
 
@@ -84,8 +83,7 @@ async def _ignore(_: Exception) -> None:
 
 
 async def _ask(connection: Client) -> Health:
-    # The client has no public way to tell which server of a cluster it has reached.
-    server = str(connection._server_info["server_id"])
+    server = server_id(connection)
     pings = _request(connection, "$SYS.REQ.SERVER.PING", {"server_id": server})
     healthz = _request(connection, f"$SYS.REQ.SERVER.{server}.HEALTHZ", {})
     test = {"acc": SYSTEM, "test": _CALLOUT, "subscriptions": True}

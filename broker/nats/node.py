@@ -60,9 +60,8 @@ async def run(settings: KeeperSettings, stop: asyncio.Event, ready: Callable[[],
         await check_schema(engine)
         async with sessions() as session:
             keyring = await Keyring.load(session, None, only=BROKER_SECRETS)
-        node = settings.node(keys, keyring.trust_domain)
-        settings.nats_data.mkdir(mode=0o700, parents=True, exist_ok=True)
         keeper = NodeKeeper(settings, keyring, program)
+        keeper.prepare(keys)
         follower = KeyringFollower(
             keyring,
             None,
@@ -70,7 +69,6 @@ async def run(settings: KeeperSettings, stop: asyncio.Event, ready: Callable[[],
             settings.database_url,
             [keeper.trust_changed, keeper.certificate.hasten],
         )
-        write_configuration(keeper.configuration, render(node))
         try:
             if await keeper.certificate.obtain(stop):
                 await keeper.serve(follower, stop, ready)
@@ -98,7 +96,7 @@ class NodeKeeper:
         self._uniform = uniform
         self._changed = asyncio.Event()
         self._cas = list(keyring.trust.cas)
-        self.configuration = settings.nats_data / "nats.conf"
+        self._configuration = settings.nats_data / "nats.conf"
         self.certificate = NodeCertificate(
             settings.database_url,
             keyring,
@@ -110,10 +108,19 @@ class NodeKeeper:
         )
         self.server = NatsServer(
             program,
-            self.configuration,
+            self._configuration,
             lock=settings.nats_data / "server.lock",
             log=settings.log_path,
         )
+
+    def prepare(self, keys: CalloutKeys) -> None:
+        """Make the folder and write the server's configuration. Raises: NodeError."""
+        node = self._settings.node(keys, self._keyring.trust_domain)
+        try:
+            self._settings.nats_data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise NodeError(f"{self._settings.nats_data}: {error.strerror}") from None
+        write_configuration(self._configuration, render(node))
 
     def trust_changed(self) -> None:
         """Have the server believe what the keyring's trust bundle says now."""

@@ -14,6 +14,8 @@ from broker.nats.errors import (
 
 # `[123] 2026/01/31 10:00:00.000000 [ERR] …`
 _RECORD: Final = re.compile(r"^\[\d+\] \S+ \S+ \[(?P<level>[A-Z]{3})\] (?P<text>.*)$")
+# What is said of a connection holds what its client chose, such as its id.
+_OF_A_CLIENT: Final = re.compile(r"^\S+ - [a-z]+:\d+ - ")
 _REASONS: Final[Sequence[tuple[str, type[NodeError]]]] = (
     (r"address already in use|cannot assign requested address", NodeAddressTaken),
     (r"insufficient (storage|memory) resources", BadNodeSettings),
@@ -35,7 +37,8 @@ def errors_in(lines: Iterable[str]) -> list[str]:
 def damage_in(lines: Iterable[str]) -> list[str]:
     """The texts of the records, warnings too, which say that something was not recovered."""
     texts = _texts_in(lines, {"WRN", "ERR", "FTL"})
-    return [text for text in texts if _kind_of(text) is NodeStoreDamaged]
+    own = (text for text in texts if not _OF_A_CLIENT.match(text))
+    return [text for text in own if _kind_of(text) is NodeStoreDamaged]
 
 
 def _texts_in(lines: Iterable[str], levels: Collection[str]) -> list[str]:

@@ -31,7 +31,7 @@ async def initialise(database: Database, data_dir: Path) -> None:
             session,
             kek=LocalKeyProvider.open_or_create(data_dir / KEK_FILE),
             trust_domain=TRUST_DOMAIN,
-            root_dir=data_dir / "root",
+            root_dir=data_dir / "root-keys",
             now=datetime.now(UTC),
             hash_with=lambda _: "no password",
         )
