@@ -10,6 +10,7 @@ import structlog
 
 from hub.enrollments import DeviceEnrollments
 from hub.ingest import Ingest
+from hub.mqtt_uplink import MqttUplink
 from hub.news import Newscaster
 from hub.outbox import Outbox
 from hub.presence import PresenceSweeper
@@ -18,7 +19,6 @@ from hub.sequencer import Sequencer
 from hub.settings import HubSettings
 from hub.settling import Settler
 from hub.upkeep import Upkeep
-from hub.uplink import MqttUplink
 from hub.work import Work
 from tensorguard.ledger.checkpoint import ledger_origin
 from tensorguard.pki.identity import ServiceIdentity
