@@ -33,7 +33,7 @@ class HubSettings(BaseSettings):
     nats_partitions: int = Field(
         default=16, ge=1, le=256, description="of the stream; fixed once it is made"
     )
-    nats_replicas: Literal[1, 3, 5] = 1
+    nats_replicas: int = Field(default=1, ge=1, le=5)
     # Above one of these the stream drops its oldest messages, committed or not.
     nats_stream_bytes: int = Field(default=4 * 1024**3, ge=16 * 1024**2)
     nats_stream_age: timedelta = timedelta(hours=24)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import nats
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 
 from broker.nats.configuration import Node, render
 from broker.nats.keys import CalloutKeys
@@ -40,7 +41,7 @@ class NatsServer:
     """
 
     def __init__(self, folder: Path, platform: Platform) -> None:
-        self._folder = folder
+        self.folder = folder
         self.platform = platform
         port, mqtt_port = free_ports(2)
         keys = CalloutKeys.generate()
@@ -75,12 +76,12 @@ class NatsServer:
 
     async def start(self) -> None:
         before = self.log_path.read_text().count("Server is ready") if self._started else 0
-        self._process = await asyncio.to_thread(
-            subprocess.Popen, [program(), "-c", self._folder / "nats.conf", "-l", self.log_path]
+        process = self._process = await asyncio.to_thread(
+            subprocess.Popen, [program(), "-c", self.folder / "nats.conf", "-l", self.log_path]
         )
         async with asyncio.timeout(PATIENCE_S):
             while not self._is_ready(before):
-                assert self._process.poll() is None, self.log_path.read_text()
+                assert process.poll() is None, self.log_path.read_text()
                 await asyncio.sleep(0.02)
 
     def _is_ready(self, before: int) -> bool:
@@ -173,13 +174,20 @@ class Site:
             await self.publisher.publish(subject, payload)
         await self.publisher.flush()
 
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[JetStreamContext]:
+        """JetStream, with a hub's rights."""
+        client = await self.server.connect("hub")
+        yield client.jetstream()
+        await client.close()
+
     async def until(self, condition: Callable[[], Awaitable[bool]], within_s: float = 20) -> None:
         """Wait until something is so; what is in a database or a server does not call us."""
         async with asyncio.timeout(within_s):
             while not await condition():  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0.03)
 
-    async def until_stored(self, events: int) -> None:
+    async def until_stored(self, events: int, within_s: float = 20) -> None:
         """Wait until the ledger has so many events of agents; more would be an error at once."""
 
         async def stored() -> bool:
@@ -189,7 +197,7 @@ class Site:
             assert count <= events
             return count == events
 
-        await self.until(stored)
+        await self.until(stored, within_s)
 
     async def until_share(self, hub: RunningHub, partitions: int) -> None:
         """Wait until a hub reads exactly so many partitions."""
