@@ -65,6 +65,7 @@ class Connection:
         self._broker = broker
         self._handlers = handlers
         self._reason = "closed"
+        self._closing = threading.Event()
         self._refused = False
         self._disbelieved = False
         self._client = paho.Client(
@@ -96,8 +97,9 @@ class Connection:
             log.warning("message_dropped", topic=publish.topic, reason=paho.error_string(info.rc))
 
     def close(self, reason: str) -> None:
-        """Send DISCONNECT, so that the will is not published."""
+        """Send DISCONNECT, so that the will is not published; if need be, once connected."""
         self._reason = reason
+        self._closing.set()
         self._client.disconnect()
 
     def join(self, timeout_s: float) -> None:
@@ -127,6 +129,9 @@ class Connection:
         if reason.is_failure:
             self._reason = f"the broker refused the connection: {reason}"
             self._refused = reason == "Not authorized"
+            return
+        if self._closing.is_set():  # what paho was told before it had connected is forgotten
+            client.disconnect()
             return
         tls = client.socket()
         if self._broker.agent_time is not None and isinstance(tls, ssl.SSLSocket):

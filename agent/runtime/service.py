@@ -313,6 +313,7 @@ class AgentService:
         """End the session with DISCONNECT after what is on its way, within a few seconds."""
         self._perform(self.core.stop(self._clock()))
         if self._connection is not None:
+            self._connection.close("stopped")
             self._connection.join(STOP_WITHIN_S)
 
 

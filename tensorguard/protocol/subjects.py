@@ -6,6 +6,9 @@ from tensorguard.protocol.errors import BadTopic
 
 # Neither can stand in one of our topics, and each would mean something else in a subject.
 _FOREIGN: Final = frozenset(". *>\t\r\n\0")
+# draft-eastlake-fnv, section 5: the parameters of FNV-1a with 32 bits.
+_FNV_OFFSET: Final = 0x811C9DC5
+_FNV_PRIME: Final = 0x01000193
 
 
 def to_subject(topic: str) -> str:
@@ -38,6 +41,17 @@ def to_permissions(topic_filter: str) -> tuple[str, ...]:
         above = ".".join(_filter_level(level) for level in levels[:-1])
         return (above, f"{above}.>")
     return (".".join(_filter_level(level) for level in levels),)
+
+
+def partition_of(speaker: str, partitions: int) -> int:
+    """Return the partition (from 0) of an agent or a device, as a NATS server counts it.
+
+    FNV-1a of 32 bits modulo `partitions` (nats-server, subject_transform.go, getHashPartition).
+    """
+    value = _FNV_OFFSET
+    for byte in speaker.encode():
+        value = (value ^ byte) * _FNV_PRIME & 0xFFFF_FFFF
+    return value % partitions
 
 
 def _filter_level(level: str) -> str:

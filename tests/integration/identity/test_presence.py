@@ -1,6 +1,8 @@
 """Presence through crashes: of a front, of a hub, of both at once."""
 
 import asyncio
+import ssl
+import time
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from uuid import UUID
@@ -115,3 +117,28 @@ async def test_an_agent_that_went_while_front_and_hub_were_down_is_offline_at_it
         await parts.until(lambda: _not_held(parts, running.agent_id), "the old session is held")
         await parts.turn_clock(DEADLINE)
         await parts.until_presence(running.agent_id, "offline")
+
+
+async def test_an_agent_that_is_stopped_while_it_connects_leaves_no_session(parts: Stack) -> None:
+    fleet = await parts.new_fleet()
+    async with parts.running_front() as front:
+        directory, agent_id = await parts.enroll(fleet)
+        assert front._listener is not None
+        context, begun = front._listener._tls, asyncio.Event()
+
+        def stop_it() -> ssl.SSLContext:
+            parts.agents[0].service.stop()
+            time.sleep(0.2)  # its thread gets to stop while ours keeps its handshake waiting
+            begun.set()
+            return context()
+
+        front._listener._tls = stop_it
+        running = parts.start(directory, agent_id)
+        await asyncio.wait_for(begun.wait(), 20)
+        await running.stop()
+
+        async def nobody() -> bool:
+            return not front.registry.list_all()
+
+        await parts.until(nobody, "a session outlives its agent")
+        parts.agents.clear()

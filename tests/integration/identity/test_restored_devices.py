@@ -29,6 +29,7 @@ async def test_a_restored_image_is_heard_again_and_none_of_its_events_is_lost(
 ) -> None:
     running = await stack.new_agent(await stack.new_fleet())
     await running.stop()
+    await stack.until_presence(running.agent_id, "offline")
     image = image_of(running, tmp_path / "image")
     for _ in range(2):
         running = stack.start(running.directory, running.agent_id)

@@ -7,7 +7,7 @@ from uuid6 import uuid7
 
 from tensorguard.protocol import topics
 from tensorguard.protocol.errors import BadTopic
-from tensorguard.protocol.subjects import to_permissions, to_subject, to_topic
+from tensorguard.protocol.subjects import partition_of, to_permissions, to_subject, to_topic
 from tensorguard.protocol.topics import UpKind
 
 AGENT = uuid7()
@@ -44,3 +44,14 @@ def test_a_filter_below_a_topic_needs_the_topic_too() -> None:
     )
     assert to_permissions(fleet) == ("tg.v1.hospital-a.all.down", "tg.v1.hospital-a.all.down.>")
     assert to_permissions("tg/v1/+/+/up/+") == ("tg.v1.*.*.up.*",)
+
+
+# Vectors of draft-eastlake-fnv, appendix C.
+@pytest.mark.parametrize(
+    ("text", "hash_"), [("", 0x811C9DC5), ("a", 0xE40C292C), ("foobar", 0xBF9CF968)]
+)
+def test_a_speakers_partition_is_its_fnv_1a_hash_by_the_number_of_partitions(
+    text: str, hash_: int
+) -> None:
+    assert partition_of(text, 2**32) == hash_
+    assert partition_of(text, 16) == hash_ % 16
