@@ -168,9 +168,7 @@ def test_floods_of_hints_are_read_at_most_twice_a_second_and_leave_nothing_behin
     seconds, warm_up = (600, 20) if os.environ.get("TG_TEST_DEEP") else (10, 6)
     ids = [enroll(operator, fleet, tmp_path, f"soak-{n}") for n in range(3)]
     with hints_by_the_hundred(platform, ids):
-        measured = journey(
-            "soak", seconds=seconds, warmUpSeconds=warm_up, patience_s=seconds + 120
-        )
+        measured = journey("soak", seconds=seconds, warmUpSeconds=warm_up, patience_s=seconds + 120)
     for samples in measured["samples"].values():
         assert samples[-1] - samples[0] < HEAP_GROWTH_LIMIT_BYTES, measured
     assert measured["hintsPerSecond"] > HINTS_PER_SECOND * 0.95, measured
