@@ -16,7 +16,6 @@ from tests.integration.platform.impostor import Impostor
 from tests.integration.platform.operator import Operator
 from tests.integration.platform.publishing import TGSP, Publisher
 from tests.integration.platform.running import (
-    PATIENCE_S,
     RunningPlatform,
     clean_environment,
     error_of,
@@ -25,6 +24,7 @@ from tests.integration.platform.running import (
     tensorguard,
 )
 from tests.integration.platform.waiting import wait_until
+from tests.patience import PATIENCE_S
 
 Enrolled = Callable[[], Device]
 
@@ -209,7 +209,7 @@ def test_a_packet_that_is_too_large_ends_its_connection_and_nobody_elses(
     device, bystander = enrolled(), enrolled()
     with device.session() as session, bystander.session() as other:
         session.publish_to(device.up("event"), bytes(200_000), acked=False)
-        session.ends.get(timeout=20)
+        session.ends.get(timeout=PATIENCE_S)
         other.publish("heartbeat", bystander.heartbeat())
         assert other.ends.empty()
         operator.wait_online(fleet, 1)
