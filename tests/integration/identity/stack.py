@@ -90,7 +90,7 @@ class Running:
 
     async def stop(self) -> None:
         self.service.stop()
-        await asyncio.to_thread(self.thread.join, 10)
+        await asyncio.to_thread(self.thread.join, PATIENCE_S)
         assert not self.thread.is_alive()
 
 

@@ -88,7 +88,7 @@ async def running_agent(directory: StateDir) -> AsyncIterator[AgentService]:
         yield service
     finally:
         service.stop()
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, PATIENCE_S)
         assert not thread.is_alive()
 
 
