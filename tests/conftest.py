@@ -10,12 +10,15 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.memory import keep_temporary_files_in_memory
 from tests.postgres import Database, Server, running_server
 from tests.scheduling import Scheduling, in_order
 
 hypothesis.settings.register_profile("normal", max_examples=200, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile("deep" if os.environ.get("TG_TEST_DEEP") else "normal")
+
+keep_temporary_files_in_memory()
 
 _SERVER = pytest.StashKey[Server]()
 _CLOSING = pytest.StashKey[contextlib.ExitStack]()

@@ -20,8 +20,9 @@ from tests.integration.platform.running import (
     tensorguard,
 )
 from tests.integration.platform.waiting import wait_until
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.xdist_group("platform-nats"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 NewPlatform = Callable[[], RunningPlatform]
 SIMULATED = 6
@@ -48,7 +49,7 @@ def test_agents_join_run_a_model_and_one_is_revoked_on_nats_and_on_either_engine
             operator.wait_online("lab", SIMULATED + 2)
             began = time.monotonic()
             receipt = operator.post(f"agents/{device.agent_id}/revoke", {"reason": "stolen"})
-            session.ends.get(timeout=10)
+            session.ends.get(timeout=PATIENCE_S)
             print(f"revoked and out after {(time.monotonic() - began) * 1000:.0f} ms")
             assert receipt["state"] == "complete"
             assert receipt["fronts"][0]["disconnected"] == 1
@@ -114,7 +115,7 @@ def test_a_server_of_somebody_else_is_waited_for_and_used(
         platform.stop()
     finally:
         node.terminate()
-        assert node.wait(30) == 0
+        assert node.wait(PATIENCE_S) == 0
 
 
 def test_keys_that_are_not_named_and_an_engine_that_contradicts_are_refused(
@@ -130,7 +131,7 @@ def test_keys_that_are_not_named_and_an_engine_that_contradicts_are_refused(
             env=clean_environment() | settings,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE_S,
             check=False,
         )
         error = json.loads(done.stderr.strip().splitlines()[-1])["error"]
