@@ -19,7 +19,7 @@ from tensorguard.protocol.subjects import STREAM, partition_of, to_subject
 from tensorguard.protocol.topics import DownKind, UpKind
 from tests.integration.hub.builders import FLEET
 from tests.integration.hub.test_ingest import refuse
-from tests.integration.nats.streaming import PARTITIONS, Site, event, heartbeat
+from tests.integration.streaming.hubs import PARTITIONS, Site, event, heartbeat
 from tests.postgres import Database
 
 Condition = Callable[[], Awaitable[bool]]
