@@ -72,11 +72,15 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         )
         outbox = Outbox(sessions, source, work, database_url=settings.database_url, clock=utc_now)
         await outbox.reload_configs()
+
+        def leads() -> bool:
+            return source.leads
+
         loops: dict[str, Callable[[asyncio.Event], Coroutine[None, None, None]]] = {
             "outbox": outbox.run,
-            "presence": PresenceSweeper(sessions, utc_now).run,
+            "presence": PresenceSweeper(sessions, utc_now, leads).run,
             "news": Newscaster(sessions, work.news, utc_now).run,
-            "rollouts": RolloutController(sessions, keyring, clock=utc_now).run,
+            "rollouts": RolloutController(sessions, keyring, clock=utc_now, leads=leads).run,
             "sequencer": Sequencer(
                 sessions,
                 origin=ledger_origin(keyring.trust_domain),
@@ -85,7 +89,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 random=random.SystemRandom(),
             ).run,
             "settler": Settler(sessions, keyring, work.new_connections, utc_now).run,
-            "upkeep": Upkeep(sessions, keyring, work, utc_now).run,
+            "upkeep": Upkeep(sessions, keyring, work, utc_now, leads).run,
             "certificate": certificate.keep_renewed,
             "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,
             # Before there is a front: without its certificate it does not listen.
