@@ -7,6 +7,8 @@ import ssl
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 
+import psycopg
+import sqlalchemy as sa
 import structlog
 
 from hub.enrollments import DeviceEnrollments
@@ -32,6 +34,7 @@ from tensorguard.store.engine import SessionMaker, check_schema, create_engine, 
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
 log = structlog.get_logger()
+_LAST_WORDS_S = 5.0
 
 
 def utc_now() -> datetime:
@@ -44,7 +47,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
 
     Raises: StoreError, PlatformNotInitialised, VaultError.
     """
-    engine = create_engine(settings.database_url, service="hub", pool_size=8)
+    engine = create_engine(settings.database_url, service="hub", pool_size=10)
     sessions = session_maker(engine)
     try:
         await check_schema(engine)
@@ -54,16 +57,20 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         certificate = ServiceCertificate(
             keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
         )
+        known = (certificate.certificate, list(keyring.trust.cas))
         source = make_source(settings, sessions, certificate.client_context(keyring.trust.cas))
         enrollments = DeviceEnrollments(
             sessions, keyring, settings.mqtt_address, settings.device_url
         )
 
         def follow() -> None:
+            nonlocal known
             certificate.use(keyring.ca)
-            source.use(certificate.client_context(keyring.trust.cas))
+            if known != (news := (certificate.certificate, list(keyring.trust.cas))):
+                known = news
+                source.use(certificate.client_context(keyring.trust.cas))
 
-        work = Work(sessions, keyring, kek, utc_now, enrollments)
+        work = Work(sessions, keyring, kek, utc_now, enrollments, lambda: source.share)
         ingest = Ingest(
             source,
             work,
@@ -105,9 +112,18 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             log.info("hub_ready", engine=settings.broker_engine, loops=len(running))
             await ingest.run(stop)
             ending.set()
+            await _tell_the_rest(work)
     finally:
         await engine.dispose()
     log.info("hub_stopped")
+
+
+async def _tell_the_rest(work: Work) -> None:
+    try:
+        async with asyncio.timeout(_LAST_WORDS_S):
+            await work.tell_tallies(ending=True)
+    except (sa.exc.SQLAlchemyError, psycopg.Error, TimeoutError) as error:
+        log.warning("tallies_not_told", reason=str(getattr(error, "orig", error)))
 
 
 def make_source(settings: HubSettings, sessions: SessionMaker, tls: ssl.SSLContext) -> UplinkSource:

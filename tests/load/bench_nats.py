@@ -41,7 +41,7 @@ from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.store.migrate import upgrade
 from tensorguard.vault.local import LocalKeyProvider
 from tests.integration.broker.certificates import Platform
-from tests.integration.nats.streaming import NatsServer
+from tests.integration.streaming.hubs import NatsServer
 from tests.load.bench_heartbeats import add_agents, check, now, prepare, uplinks
 
 BATCH = 500

@@ -106,6 +106,7 @@ async def test_a_server_that_is_killed_and_starts_again_is_found_again_and_nothi
     agent_id, log_id = await site.hub.add_agent(), uuid4()
     hub = await site.start_hub()
     await site.publish(agent_id, UpKind.EVENT, *(event(log_id, n) for n in range(1, 301)))
+    await site.until_kept(300)
     with capture_logs() as logs:
         await site.server.kill()
         await site.until(_is_set(hub.source.connected, False))
@@ -124,6 +125,7 @@ async def test_another_ca_is_connected_with_at_once_and_nothing_is_lost(site: Si
     for first in range(1, 400, 100):
         payloads = [event(log_id, n) for n in range(first, first + 100)]
         await site.publish(agent_id, UpKind.EVENT, *payloads)
+        await site.until_kept(first + 99)
         hub.source.use(platform.service("hub").client_context(platform.ca_path))
     await site.until_stored(400)
     stranger = CertificateAuthority.create("test.example", datetime.now(UTC))
