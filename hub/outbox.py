@@ -96,8 +96,14 @@ class Outbox:
             listener.cancel()
 
     async def step(self) -> int:
-        """Send everything that is due; return how many documents went."""
+        """Send everything that is due; return how many documents went.
+
+        What cannot be sent is left to hubs that can.
+        """
         await self.reload_configs()
+        if not self._source.connected.is_set():
+            return 0
+        await self._send_configs()
         sent = 0
         while batch := await self._send_documents():
             sent += batch
@@ -107,10 +113,13 @@ class Outbox:
         return sent
 
     async def reload_configs(self) -> None:
-        """Take over the fleets' configs as they are now, and send those that changed."""
+        """Take over the fleets' configs as they are now."""
+        async with self._sessions() as session:
+            self._work.configs = await FleetConfigs.load(session)
+
+    async def _send_configs(self) -> None:
         downlinks = Downlinks()
         async with self._sessions() as session, session.begin():
-            self._work.configs = await FleetConfigs.load(session)
             await session.execute(_NOTE_FLEETS)
             for row in await session.execute(_TAKE_CONFIGS):
                 downlinks.to_fleet(row.fleet, DownKind.CONFIG, bytes(row.envelope))
