@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from hub.enrollments import DeviceEnrollments
+from hub.errors import EngineMissing
 from hub.ingest import Ingest
 from hub.mqtt_uplink import MqttUplink
 from hub.news import Newscaster
@@ -129,10 +130,11 @@ async def _tell_the_rest(work: Work) -> None:
 def make_source(settings: HubSettings, sessions: SessionMaker, tls: ssl.SSLContext) -> UplinkSource:
     """Return where this hub's uplinks come from: the only place that knows the broker engine."""
     if settings.broker_engine == "nats":
-        # Here, so that a hub of embedded fronts does without the library.
-        from hub.nats.source import JetStreamUplink
-        from hub.nats.stream import StreamSettings
-
+        try:  # here, so that a hub of embedded fronts does without the library
+            from hub.nats.source import JetStreamUplink
+            from hub.nats.stream import StreamSettings
+        except ModuleNotFoundError as error:
+            raise EngineMissing(f"TG_BROKER_ENGINE=nats needs {error.name}") from None
         return JetStreamUplink(
             urls=settings.nats_urls,
             tls=tls,

@@ -30,6 +30,11 @@ _CONFIRM_S = 2.0
 _PULL_BYTES = 4 * 1024**2
 
 
+def most_unacked(intake_limit: int) -> int:
+    """Return how many messages a consumer lets a hub hold: more than its intake ever asks for."""
+    return 2 * intake_limit
+
+
 class PartitionShare:
     """The partitions that one hub reads now."""
 
@@ -129,7 +134,7 @@ class PartitionShare:
             if epoch is None or self._finished:
                 continue
             name = await make_consumer(
-                context, number, epoch, before, unacked=2 * self._intake_limit
+                context, number, epoch, before, unacked=most_unacked(self._intake_limit)
             )
             await self._read(client, number, epoch, name, window)
             begun.append(number)
