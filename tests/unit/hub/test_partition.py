@@ -63,9 +63,11 @@ def test_no_more_is_asked_for_than_there_is_room_for() -> None:
         server.send(number, number)
     server.intake.hand_out(60)
     assert server.intake.ack(20) == reply(20, 20)
-    assert server.asked == [100], "a few are not worth a request"
+    assert server.asked == [100, 20]
+    assert server.intake.ack(25) == reply(25, 25)
+    assert server.asked == [100, 20], "a few are not worth a request, while one is open"
     assert server.intake.ack(60) == reply(60, 60)
-    assert server.asked == [100, 60]
+    assert server.asked == [100, 20, 40]
     assert server.intake.held == 40
 
 
