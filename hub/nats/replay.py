@@ -16,7 +16,7 @@ import structlog
 from nats.js.errors import NotFoundError
 
 from hub.nats.client import connect
-from hub.nats.consumers import list_consumers, make_consumer
+from hub.nats.consumers import find_newest, list_consumers, make_consumer
 from hub.nats.errors import NatsError, Unreachable, reason
 from hub.nats.leases import Leases
 from hub.nats.stream import find_partitions
@@ -54,7 +54,9 @@ async def replay(
         leases = Leases(sessions, f"replay-{secrets.token_hex(4)}", _HELD_FOR)
         partitions = await find_partitions(context)
         await leases.set_up(partitions)
-        before = await list_consumers(context)
+        before, named = await list_consumers(context), await find_newest(client)
+        if any(number not in before for number in named):
+            raise NatsError("some consumers do not answer", hint="Try again in a minute.")
         for number in range(partitions):
             epoch = await leases.seize(number)
             newest = before[number][-1].epoch if before.get(number) else -1
