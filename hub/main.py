@@ -14,6 +14,7 @@ import structlog
 from hub.enrollments import DeviceEnrollments
 from hub.errors import EngineMissing
 from hub.ingest import Ingest
+from hub.monitoring import serving_metrics
 from hub.mqtt_uplink import MqttUplink
 from hub.news import Newscaster
 from hub.outbox import Outbox
@@ -105,7 +106,8 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 sessions, keyring, settings.database_url, settings.hosts_of_fronts, utc_now
             ).run,
         }
-        async with source, asyncio.TaskGroup() as tasks:
+        metrics = serving_metrics(settings.hub_metrics)
+        async with metrics, source, asyncio.TaskGroup() as tasks:
             ending = asyncio.Event()
             running = [tasks.create_task(loop(ending), name=name) for name, loop in loops.items()]
             await _first_connection(source, stop)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import sqlalchemy as sa
 
 from hub.main import run
@@ -19,6 +20,7 @@ from tensorguard.services.event import Actor
 from tensorguard.services.fleets import create_fleet, set_config
 from tensorguard.store.tables import fleets
 from tests.integration.hub.builders import FLEET
+from tests.integration.nats.server import free_ports
 from tests.integration.streaming.hubs import PARTITIONS, Site, event, heartbeat
 from tests.postgres import Database
 
@@ -42,6 +44,7 @@ async def whole_hub(site: Site, database: Database, folder: Path) -> AsyncIterat
         broker_engine="nats",
         nats_url=f"tls://localhost:1, {site.server.url}",  # one of two is away
         nats_partitions=PARTITIONS,
+        hub_metrics=f"127.0.0.1:{free_ports(1)[0]}",
         flush_after=timedelta(milliseconds=50),
     )
     stop, ready = asyncio.Event(), asyncio.Event()
@@ -50,6 +53,9 @@ async def whole_hub(site: Site, database: Database, folder: Path) -> AsyncIterat
     await asyncio.wait(waits, timeout=30, return_when=asyncio.FIRST_COMPLETED)
     assert ready.is_set(), task
     try:
+        async with httpx.AsyncClient() as client:
+            said = (await client.get(f"http://{settings.hub_metrics}/metrics")).text
+        assert "tensorguard_hub_stream_fill_ratio" in said
         yield stop
     finally:
         stop.set()
