@@ -21,6 +21,8 @@ from tensorguard.store.partitions import drop_expired_partitions
 from tensorguard.store.url import driver_url
 from tests.postgres import Database
 
+# TimescaleDB makes and drops its chunks itself.
+pytestmark = pytest.mark.parametrize("postgres", ["native"], indirect=True, scope="session")
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
 INSERT = (
