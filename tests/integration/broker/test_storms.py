@@ -11,6 +11,7 @@ from broker.denyset import DenySet, Revocation
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site, run_program
 from tests.integration.broker.wire import Wire
+from tests.patience import PATIENCE_S
 
 SOON = timedelta(milliseconds=200)
 
@@ -25,7 +26,7 @@ def denying(*agents: AgentCredentials) -> DenySet:
 async def try_from(site: Site, agent: AgentCredentials, source: str) -> int | None:
     """The code of CONNACK; None where there was no handshake."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             streams = await asyncio.open_connection(
                 *site.address,
                 ssl=site.context(agent),
@@ -128,7 +129,7 @@ async def test_in_a_storm_a_kicked_agent_finds_no_handshake_and_a_newcomer_does(
             )
             wire = Wire(*streams)
             assert await wire.connect(agent.client_id) == 0
-            site.front.apply(Revocation(number, agent.agent_id, None))
+            await site.front.apply([Revocation(number, agent.agent_id, None)])
             assert await wire.hear() is None
         codes = [
             await try_from(site, agent, f"127.0.1.{number}")
@@ -145,7 +146,7 @@ async def test_a_superseded_certificate_does_not_count_against_its_successors_ad
     async with open_site(refusal_burst=1, refusals_per_s=0.0) as site:
         wire = await site.agent(old)
         serial = f"{old.certificate.serial_number:x}"
-        site.front.apply(Revocation(1, None, serial))
+        await site.front.apply([Revocation(1, None, serial)])
         assert await wire.hear() is None
         await site.agent(platform.agent(agent_id=old.agent_id))
 
@@ -164,7 +165,7 @@ async def test_only_so_many_are_held_and_the_oldest_go(
         )
         assert site.counted("tensorguard_broker_held_connections") == 5
         for client in held[:7]:
-            client.settimeout(5)
+            client.settimeout(PATIENCE_S)
             with pytest.raises(ConnectionResetError):
                 await asyncio.to_thread(client.recv, 1)
         for client in held:

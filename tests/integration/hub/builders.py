@@ -3,17 +3,19 @@
 import asyncio
 import json
 import secrets
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.downlink import Downlink
 from hub.ingest import Ingest
-from hub.uplink import Uplink
+from hub.uplink import LeaseLost, Uplink
 from hub.work import Work
 from tensorguard.protocol import codec, topics
 from tensorguard.protocol.messages import Ack
@@ -22,6 +24,7 @@ from tensorguard.services.keyring import Keyring
 from tensorguard.store import tables
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.ids import new_id
+from tests.patience import PATIENCE_S
 from tests.unit.protocol.builders import GOOD
 
 FLEET = "hospital-a"
@@ -44,7 +47,12 @@ class Clock:
 class ListFront:
     """An `UplinkSource` that a test fills and reads."""
 
+    leads = True
+    share = 1.0
+
     def __init__(self) -> None:
+        self.connected = asyncio.Event()
+        self.lost: set[Uplink] = set()
         self.waiting: list[Uplink] = []
         self.acked: list[Uplink] = []
         self.sent: list[Downlink] = []
@@ -66,13 +74,29 @@ class ListFront:
         taken, self.waiting = self.waiting[:most], self.waiting[most:]
         return taken
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """There is nothing to end."""
+
+    def use(self, tls: ssl.SSLContext) -> None:
+        """There is nothing to connect to."""
+
+    def finish(self) -> None:
+        """What was delivered is taken."""
+
+    async def fence(self, session: AsyncSession, uplinks: Sequence[Uplink]) -> None:
+        if self.lost.intersection(uplinks):
+            raise LeaseLost([one for one in uplinks if one not in self.lost])
+
     def ack(self, uplinks: Sequence[Uplink]) -> None:
         self.acked += uplinks
         self._changed.set()
 
     async def until_acked(self, count: int) -> None:
         """Wait until so many messages are acked."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.acked) < count:
                 self._changed.clear()
                 await self._changed.wait()
