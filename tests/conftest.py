@@ -69,13 +69,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[_CLOSING].close()
 
 
+def server_of_this_run(config: pytest.Config) -> Server:
+    """Return the server that the xdist controller has started, or start it."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is None:
+        return _start_server(config)
+    return Server(**workerinput["postgres"])
+
+
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Server:
     """The server of this run."""
-    workerinput = getattr(request.config, "workerinput", None)
-    if workerinput is None:
-        return _start_server(request.config)
-    return Server(**workerinput["postgres"])
+    return server_of_this_run(request.config)
 
 
 @pytest.fixture(scope="session")
