@@ -72,9 +72,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     payload: Payload
 
     @property
-    def at_rest(self) -> str:
+    def at_rest(self) -> Literal["plain", "sealed"]:
         """How the opened files may lie on the device: `plain` or `sealed`."""
-        return str(self.policy.get("at_rest", "plain"))
+        return "sealed" if self.policy.get("at_rest", "plain") == "sealed" else "plain"
 
 
 def encode(manifest: Manifest) -> bytes:
