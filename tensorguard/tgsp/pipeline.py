@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
-from tensorguard.tgsp.manifest import CHUNK_BYTES
+from tensorguard.tgsp.manifest import CHUNK_BYTES, TAG_BYTES
 
 BLOCK_BYTES = 64 * CHUNK_BYTES  # small enough to stay in a core's cache between two steps
+SEALED_BLOCK_BYTES = 64 * (CHUNK_BYTES + TAG_BYTES)  # whole chunks, so that no cipher keeps a part
 # A cipher may give back what it held from the block before, with the tags of all its chunks.
 RESULT_BYTES = BLOCK_BYTES + 4 * CHUNK_BYTES
 SLOTS = 6
@@ -28,7 +29,7 @@ class Slot:
     """Two buffers of one turn: what is read into `source`, and what becomes of it in `result`."""
 
     def __init__(self) -> None:
-        self.source = memoryview(bytearray(BLOCK_BYTES))
+        self.source = memoryview(bytearray(SEALED_BLOCK_BYTES))
         self.result = memoryview(bytearray(RESULT_BYTES))
         self.pending: list[Future[None]] = []
 

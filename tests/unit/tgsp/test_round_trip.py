@@ -182,7 +182,7 @@ def test_links_and_empty_folders_are_no_source(forge: Forge) -> None:
     with pytest.raises(SourceError, match="holds no file"):
         forge.build(source)
     (source / "link").symlink_to("/etc/hostname")
-    with pytest.raises(SourceError, match="not a regular file"):
+    with pytest.raises(SourceError, match="is a symbolic link"):
         forge.build(source)
     (source / "link").unlink()
     (source / "folder").symlink_to("/etc", target_is_directory=True)
