@@ -412,7 +412,7 @@ for _name, _change in {
     "keys in another order": _reorder,
     "a tag": lambda data: b"\xd9\xd9\xf7" + data,
     "bytes after the item": lambda data: data + b"\0",
-    "nested without end": lambda data: b"\x81" * 100_000 + b"\x01",
+    "nested without end": lambda data: b"\x81" * 5_000 + b"\x01",
 }.items():
     _on_manifest(f"non-canonical CBOR: {_name}", "not-canonical", _change)
 
