@@ -141,10 +141,10 @@ class _Encryption:
                 if not count:
                     raise SourceChanged(f"{source.location} became shorter while it was read")
                 plain = slot.source[:count]
-                self._pipeline.hash_plaintext(digest, plain, slot)
+                self._pipeline.hash_plaintext(digest, plain)
                 written = self._encryptor.update_into(plain, slot.result)
                 cipher = slot.result[:written]
-                self._pipeline.hash_ciphertext(self._ciphertext, cipher, slot)
+                self._pipeline.hash_ciphertext(self._ciphertext, cipher)
                 write_all(self._file, cipher)
                 left -= count
                 self._done += count

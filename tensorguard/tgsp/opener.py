@@ -24,7 +24,7 @@ from tensorguard.tgsp.errors import (
 )
 from tensorguard.tgsp.grants import DEK_BYTES, check_expiry, open_embedded_grant, open_grant
 from tensorguard.tgsp.manifest import STREAM_HEADER_BYTES, FileEntry, Manifest
-from tensorguard.tgsp.pipeline import SEALED_BLOCK_BYTES, Digest, Pipeline, Slot, running_pipeline
+from tensorguard.tgsp.pipeline import SEALED_BLOCK_BYTES, Digest, Pipeline, running_pipeline
 from tensorguard.tgsp.reader import PackageHeader, Progress, read_header, verify_header
 from tensorguard.tgsp.signing import Publishers
 from tensorguard.tgsp.staging import check_space, staged_directory, write_all
@@ -131,16 +131,15 @@ def _decrypt(
             if not count:
                 raise Truncated("the file became shorter while it was read")
             block = slot.source[:count]
-            files.pipeline.hash_ciphertext(ciphertext, block, slot)
-            files.write(slot.result[: decryptor.update_into(block, slot.result)], slot)
+            files.pipeline.hash_ciphertext(ciphertext, block)
+            files.write(slot.result[: decryptor.update_into(block, slot.result)])
             done += count
             if progress:
                 progress(done, total)
-        slot = files.pipeline.next_slot()
         last = decryptor.finalize()
     except InvalidTag as error:
         raise PayloadRefused(f"the payload was changed near its byte {done}") from error
-    files.write(memoryview(last), slot)
+    files.write(memoryview(last))
     files.pipeline.settle()
     if ciphertext.digest() != header.manifest.payload.sha256:
         raise CiphertextMismatch("the payload is not the one that the manifest was signed for")
@@ -173,13 +172,13 @@ class _Files:
         self._left = 0
         self._open_next()
 
-    def write(self, plain: memoryview, slot: Slot) -> None:
-        """Write the next stretch of plaintext, whose bytes the slot keeps."""
+    def write(self, plain: memoryview) -> None:
+        """Write the next stretch of plaintext, whose bytes the present slot keeps."""
         while plain:
             if self._file is None:
                 raise PayloadRefused("the payload holds more than the manifest's files")
             part = plain[: self._left]
-            self.pipeline.hash_plaintext(self._digests[-1], part, slot)
+            self.pipeline.hash_plaintext(self._digests[-1], part)
             write_all(self._file, part)
             plain = plain[len(part) :]
             self._left -= len(part)
