@@ -93,38 +93,26 @@ def test_the_disk_holds_ciphertext_and_each_start_takes_a_grant(
     assert [one.path for one in platform.requests[fetched:] if "/packages/" in one.path] == []
 
 
-def test_a_start_that_is_denied_its_grant_opens_nothing_and_says_so(
-    platform: Platform, hub: Hub, agents: RunningAgents
+@pytest.mark.parametrize("answer", ["denied", "none"])
+def test_a_start_without_a_grant_opens_nothing(
+    platform: Platform, hub: Hub, agents: RunningAgents, answer: str
 ) -> None:
     directory, agent_id = agents.enroll()
     service = agents.start(directory)
     package = deploy_sealed(platform, hub, agent_id)
     agents.stop(service)
-    hub.granting = False
+    hub.granting = False  # for days of it see the unit tests
     agents.start(directory)
     hub.wait(lambda: len(requests(hub, agent_id)) == 2)
-    request = requests(hub, agent_id)[-1]
-    denied = msgspec.structs.replace(
-        platform.grant(agent_id, request), kid=None, exp=None, sealed=None, denied="quarantined"
-    )
-    hub.send(agent_id, DownKind.GRANT, platform.signers.sign(denied))
-    hub.wait(lambda: (seen := boot(hub, agent_id, 2)) and seen[-1].package is None)
-    assert boot(hub, agent_id, 2)[-1].status == "degraded"
-    assert not in_memory(directory, package).exists()
-    assert not (directory.path / "current").exists()
-    assert directory.get_state().reason == "grant-denied: quarantined"
-
-
-def test_a_start_without_the_platform_opens_nothing(
-    platform: Platform, hub: Hub, agents: RunningAgents
-) -> None:
-    directory, agent_id = agents.enroll()
-    service = agents.start(directory)
-    package = deploy_sealed(platform, hub, agent_id)
-    agents.stop(service)
-    hub.granting = False  # as good as offline for a request; see the unit tests for days of it
-    agents.start(directory)
-    hub.wait(lambda: len(requests(hub, agent_id)) == 2)
+    if answer == "denied":
+        request = requests(hub, agent_id)[-1]
+        denied = msgspec.structs.replace(
+            platform.grant(agent_id, request), kid=None, exp=None, sealed=None, denied="quarantined"
+        )
+        hub.send(agent_id, DownKind.GRANT, platform.signers.sign(denied))
+        hub.wait(lambda: (seen := boot(hub, agent_id, 2)) and seen[-1].package is None)
+        assert boot(hub, agent_id, 2)[-1].status == "degraded"
+        assert directory.get_state().reason == "grant-denied: quarantined"
     assert not in_memory(directory, package).exists()
     assert not (directory.path / "current").exists()
 
