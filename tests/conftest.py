@@ -77,6 +77,21 @@ def server_of_this_run(config: pytest.Config) -> Server:
     return Server(**workerinput["postgres"])
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of the package format have recorded: each attack and its refusal."""
+    told = sorted(
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+        if name == "TGSP attack"
+    )
+    if told:
+        terminalreporter.section(f"{len(told)} attacks on TGSP packages, and their refusals")
+        terminalreporter.write_line("\n".join(told))
+
+
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Server:
     """The server of this run."""

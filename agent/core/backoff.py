@@ -29,4 +29,5 @@ REFUSED_ATTEMPT = 8
 DOWNLOAD = Backoff(first_s=1.0, most_s=60.0)
 EVENTS = Backoff(first_s=10.0, most_s=60.0, least_s=2.0)
 REQUEST = Backoff(first_s=10.0, most_s=300.0, least_s=3.0)
+REOPEN = Backoff(first_s=60.0, most_s=900.0, least_s=10.0)
 RECOVERY = Backoff(first_s=30.0, most_s=3600.0, least_s=5.0)
