@@ -8,13 +8,14 @@ from nats.errors import Error, NoServersError
 from broker.nats.keys import CalloutKeys
 from tests.integration.broker.certificates import Credentials, Platform
 from tests.integration.nats.server import RunningServer, running_server
+from tests.patience import PATIENCE_S
 
 
 async def answered(server: RunningServer, credentials: Credentials, **options: str) -> None:
     """Connect, and be answered: the client believes a server that hangs up to be connected."""
     connection = await server.connect(credentials, allow_reconnect=False, **options)
     try:
-        await connection.flush(timeout=10)
+        await connection.flush(timeout=PATIENCE_S)
     finally:
         await connection.close()
 

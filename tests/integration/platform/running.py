@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 
 from tests.integration.platform.waiting import wait_until
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 60.0
 # Below the range from which outgoing connections take theirs: nobody else gets one in between.
 _PORTS = range(20_000, 32_000)
 

@@ -12,8 +12,7 @@ from hub.nats.leases import Standing
 from hub.work import Fence, Outcome, Work
 from tensorguard.protocol.subjects import STREAM
 from tensorguard.protocol.topics import UpKind
-from tests.integration.nats.stream_site import stream_site  # noqa: F401  a fixture
-from tests.integration.nats.streaming import LEASE, PARTITIONS, RunningHub, Site, event
+from tests.integration.streaming.hubs import LEASE, PARTITIONS, RunningHub, Site, event
 
 
 class StuckWork(Work):
