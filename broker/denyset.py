@@ -73,6 +73,9 @@ class DenySet:
     def denies(self, peer: Peer) -> bool:
         """Tell whether the peer's agent is revoked or its certificate superseded."""
         identity = peer.identity
-        if isinstance(identity, AgentIdentity) and identity.agent_id in self._agents:
-            return True
-        return serial_text(peer.serial) in self._serials
+        agent_id = identity.agent_id if isinstance(identity, AgentIdentity) else None
+        return self.denies_session(agent_id, serial_text(peer.serial))
+
+    def denies_session(self, agent_id: UUID | None, serial: str) -> bool:
+        """Tell the same of a session, by its agent and its certificate's serial in hex."""
+        return agent_id in self._agents or serial in self._serials

@@ -6,7 +6,7 @@ and a stale front admits nobody (denyset.py).
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import psycopg
 import structlog
 
 from broker.denyset import STALE_AFTER, DenySet, Revocation
+from broker.errors import FrontError
 from tensorguard.store.engine import listening
 
 _log = structlog.get_logger()
@@ -41,6 +42,7 @@ _RENEW = """
 _RELEASE = "DELETE FROM broker_fronts WHERE id = %s AND started_at = %s"
 
 Connection = psycopg.AsyncConnection[Any]
+Apply = Callable[[Sequence[Revocation]], Awaitable[list[int]]]
 
 
 class Lease:
@@ -60,6 +62,8 @@ class Lease:
         self._clock = clock
         self._started_at = clock()
         self._renewed_at: datetime | None = None
+        # Behind the deny set while a front denies already and could not end sessions yet.
+        self._applied_seq = 0
         # What was done and is not written yet; kept over a lost connection.
         self._receipts: list[tuple[object, ...]] = []
 
@@ -76,24 +80,25 @@ class Lease:
             while rows := await self._read(connection):
                 for revocation in rows:
                     self._denied.add(revocation)
+                self._applied_seq = rows[-1].seq
             self._denied.confirm()
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 await self._write(connection, address="", until=self._clock())
         _log.info("deny_set_loaded", applied_seq=self._denied.applied_seq)
 
-    async def run(
-        self, stop: asyncio.Event, *, address: str, apply: Callable[[Revocation], int]
-    ) -> None:
+    async def run(self, stop: asyncio.Event, *, address: str, apply: Apply) -> None:
         """Apply what is new until `stop`, then give the lease back; survives a lost database.
 
-        `apply` denies, ends live connections and returns how many.
+        `apply` denies, ends live connections and returns how many for each; where it raises a
+        FrontError there is no receipt and no lease, and the same is applied again.
         """
         while not stop.is_set():
             try:
                 async with listening(self._database_url, CHANNEL) as connection:
                     await self._follow(connection, stop, address, apply)
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                _log.warning("deny_set_not_followed", error=type(error).__name__)
+            except (psycopg.Error, OSError, TimeoutError, FrontError) as error:
+                reason = error.code if isinstance(error, FrontError) else type(error).__name__
+                _log.warning("deny_set_not_followed", error=reason)
                 await asyncio.sleep(random.uniform(0.1, _RETRY_S))  # noqa: S311  spreads load only
 
     async def _follow(
@@ -101,7 +106,7 @@ class Lease:
         connection: Connection,
         stop: asyncio.Event,
         address: str,
-        apply: Callable[[Revocation], int],
+        apply: Apply,
     ) -> None:
         self._renewed_at = None
         if self._receipts:
@@ -115,18 +120,18 @@ class Lease:
         async with asyncio.timeout(_ANSWER_WITHIN_S):
             await connection.execute(_RELEASE, (self._front_id, self._started_at))
 
-    async def _apply_new(self, connection: Connection, apply: Callable[[Revocation], int]) -> bool:
+    async def _apply_new(self, connection: Connection, apply: Apply) -> bool:
         found = False
         while rows := await self._read(connection):
             found = True
-            for revocation in rows:
-                denied_at = self._clock()
-                ended = apply(revocation)
-                self._receipts.append(
-                    (revocation.seq, self._front_id, denied_at, ended, self._clock())
-                    if ended
-                    else (revocation.seq, self._front_id, denied_at, 0, None)
-                )
+            denied_at = self._clock()
+            ended = await apply(rows)
+            ended_at = self._clock()
+            self._receipts += [
+                (row.seq, self._front_id, denied_at, count, ended_at if count else None)
+                for row, count in zip(rows, ended, strict=True)
+            ]
+            self._applied_seq = rows[-1].seq
             _log.info("revocations_applied", count=len(rows), up_to=rows[-1].seq)
             await self._write_receipts(connection)
         self._denied.confirm()
@@ -139,7 +144,7 @@ class Lease:
 
     async def _read(self, connection: Connection) -> list[Revocation]:
         async with asyncio.timeout(_ANSWER_WITHIN_S):
-            query = await connection.execute(_NEW, (self._denied.applied_seq, _ROWS_AT_ONCE))
+            query = await connection.execute(_NEW, (self._applied_seq, _ROWS_AT_ONCE))
             return [Revocation(*row) for row in await query.fetchall()]
 
     async def _renew(self, connection: Connection, address: str, *, at_once: bool) -> None:
@@ -155,6 +160,6 @@ class Lease:
             "address": address,
             "started_at": self._started_at,
             "lease_until": until,
-            "applied_seq": self._denied.applied_seq,
+            "applied_seq": self._applied_seq,
         }
         await connection.execute(_RENEW, values)

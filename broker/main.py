@@ -1,46 +1,35 @@
-"""The broker front's process: its certificate, its deny set, its listener."""
+"""The broker front's process: its certificate, its deny set, and the engine that was chosen."""
 
 import asyncio
-import logging
-import resource
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
-from datetime import UTC, datetime
+from importlib import import_module
 from typing import Final
 
 import psycopg
-import structlog
 
 from broker.certificate import FrontCertificate
-from broker.denyset import DenySet
-from broker.embedded.enrollment import LIMITS as ENROLLMENT
 from broker.embedded.enrollment import serving_enrollment
-from broker.embedded.front import Front, FrontSetup
-from broker.embedded.limits import Limits
-from broker.embedded.metrics import FrontMetrics
+from broker.engine import Engine, Standing, utc_now
 from broker.lease import Lease
 from broker.monitoring import serving_metrics
 from broker.settings import BrokerSettings, split_address
+from broker.trust import Trust
 from tensorguard.services.following import KeyringFollower
 from tensorguard.services.keyring import BROKER_SECRETS, Keyring
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable
 
-_log = structlog.get_logger()
-_REFUSAL_BURST_S: Final = 10
-# Sockets of the database, logs, the metrics listener, the loop itself; devices that enrol.
-_OTHER_DESCRIPTORS: Final = 100 + ENROLLMENT.connections + ENROLLMENT.pending + ENROLLMENT.held
+# Each has `build`; imported only when chosen, for each needs an extra of its own.
+_ENGINES: Final = {"embedded": "broker.embedded.serve", "nats": "broker.nats.serve"}
 
 
 async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
-    """Serve until `stop`, then end every connection and give the lease back.
+    """Serve until `stop`, then give the lease back.
 
-    Listens once a hub or an api has certified the front, and waits for that as long as it takes.
-    Raises: StoreError, PlatformNotInitialised, CertificateRefused, ListenFailed.
+    Serves once a hub or an api has certified the front, and waits for that as long as it takes.
+    Raises: StoreError, PlatformNotInitialised, FrontError.
     """
-    # Its warnings are about what clients did, which the front counts and reports itself.
-    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     engine = create_engine(settings.database_url, service="broker", pool_size=2)
     sessions = session_maker(engine)
     try:
@@ -52,63 +41,33 @@ async def run(settings: BrokerSettings, stop: asyncio.Event, ready: Callable[[],
             keyring,
             instance=settings.broker_front_id,
             hosts=settings.certificate_hosts,
-            clock=lambda: datetime.now(UTC),
+            clock=utc_now,
         )
         try:
             if not await certificate.obtain(stop):
                 return
         except psycopg.Error as error:
             raise DatabaseUnreachable(f"no certificate can be asked for: {error}") from None
-        trust = _Trust(keyring, certificate)
+        trust = Trust(keyring, certificate)
         follower = KeyringFollower(
             keyring, None, sessions, settings.database_url, [trust.changed, certificate.hasten]
         )
-        await _serve(settings, certificate, trust, follower, stop, ready)
+        standing = Standing(settings=settings, trust=trust)
+        await _serve(standing, certificate, follower, stop, ready)
     finally:
         await engine.dispose()
 
 
-class _Trust:
-    """The platform CAs that are believed now, and the TLS context that asks for them."""
-
-    def __init__(self, keyring: Keyring, certificate: FrontCertificate) -> None:
-        self._keyring = keyring
-        self._certificate = certificate
-        self.trust_domain = keyring.trust_domain
-        self.cas = list(keyring.trust.cas)
-        self.context = certificate.server_context(self.cas)
-
-    def changed(self) -> None:
-        """Believe what the keyring's trust bundle says now."""
-        cas = list(self._keyring.trust.cas)
-        if cas != self.cas:
-            self.cas, self.context = cas, self._certificate.server_context(cas)
-            _log.info("trusted_cas_changed", count=len(cas))
-
-
 async def _serve(
-    settings: BrokerSettings,
+    standing: Standing,
     certificate: FrontCertificate,
-    trust: _Trust,
     follower: KeyringFollower,
     stop: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
-    host, port = settings.address
-    denied, metrics = DenySet(), FrontMetrics()
-    setup = FrontSetup(
-        front_id=settings.broker_front_id,
-        host=host,
-        port=port,
-        trust_domain=trust.trust_domain,
-        tls=lambda: trust.context,
-        cas=lambda: trust.cas,
-        denied=denied,
-        limits=_fitting(_limits_of(settings)),
-        metrics=metrics,
-        clock=lambda: datetime.now(UTC),
-    )
-    front = Front(setup)
+    settings, denied, trust = standing.settings, standing.denied, standing.trust
+    chosen: Engine = import_module(_ENGINES[settings.broker_engine]).build(standing)
+    front = chosen.front
     lease = Lease(settings.database_url, settings.broker_front_id, denied)
     try:
         await lease.load()
@@ -118,14 +77,17 @@ async def _serve(
         if settings.broker_metrics is not None:
             address = split_address(settings.broker_metrics)
             healthy = lambda: not denied.is_stale()  # noqa: E731  read once, right here
-            await stack.enter_async_context(serving_metrics(address, metrics.registry, healthy))
+            await stack.enter_async_context(serving_metrics(address, standing.registry, healthy))
         await front.start()
         stack.push_async_callback(front.shutdown)
         if settings.broker_enroll is not None:
             enrolling = serving_enrollment(
                 split_address(settings.broker_enroll),
-                setup,
-                front,
+                chosen.router,
+                front_id=settings.broker_front_id,
+                trust_domain=trust.trust_domain,
+                registry=standing.registry,
+                clock=standing.clock,
                 database_url=settings.database_url,
                 certificate=certificate,
                 platform_cas=lambda: trust.cas,
@@ -140,33 +102,3 @@ async def _serve(
             await stop.wait()
             # Before the lease goes: while connections live, the row says who answers for them.
             await front.shutdown()
-
-
-def _fitting(limits: Limits) -> Limits:
-    """Raise the limit of open files as far as allowed, and hold no more connections than fit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + _beside(limits)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
-        soft = max(soft, allowed)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return limits
-    fitting = max(1, soft - _beside(limits))
-    _log.warning(
-        "fewer_connections_fit", wanted=limits.connections, connections=fitting, files=soft
-    )
-    return replace(limits, connections=fitting)
-
-
-def _limits_of(settings: BrokerSettings) -> Limits:
-    per_s = settings.broker_refusals_per_s
-    return Limits(
-        connections=settings.broker_connections,
-        refusals_per_s=per_s,
-        refusal_burst=round(_REFUSAL_BURST_S * per_s),
-    )
-
-
-def _beside(limits: Limits) -> int:
-    return limits.pending + limits.held + _OTHER_DESCRIPTORS

@@ -7,18 +7,16 @@ every session that is held, and since when, so that nothing it has missed stays 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, Literal
 
 import structlog
+from prometheus_client import Counter
 
-from broker.embedded.connection import Connection, End
-from broker.embedded.hub import UpMessage
-from broker.embedded.limits import Limits
-from broker.embedded.metrics import FrontMetrics
-from broker.embedded.routing import Router
-from tensorguard.pki.identity import AgentIdentity, Holder, serial_text
+from broker.front import UpMessage, Upward
+from broker.session import End, Session
+from tensorguard.pki.identity import AgentIdentity, Holder
 from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected, Message
 from tensorguard.protocol.topics import FrontKind, FrontTopic
@@ -28,6 +26,15 @@ Operation = Literal["connect", "publish", "subscribe", "will", "retain", "oversi
 _TEXT_LIMIT: Final = 200
 # Of sessions told later, in one interval: room stays for what agents say meanwhile.
 _RETOLD_AT_ONCE: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much waits to be told: sums of denials for `every`, and the news of `sessions` agents."""
+
+    every: timedelta = timedelta(seconds=1)
+    denied_keys: int = 1000
+    sessions: int = 10_000
 
 
 @dataclass(slots=True)
@@ -45,40 +52,34 @@ class Reports:
     def __init__(
         self,
         front_id: str,
-        router: Router,
-        metrics: FrontMetrics,
+        upward: Upward,
+        denials: Counter,
         clock: Callable[[], datetime],
-        limits: Limits,
+        bounds: Bounds,
     ) -> None:
         self._front_id = front_id
-        self._router = router
-        self._metrics = metrics
+        self._upward = upward
+        self._counter = denials
         self._clock = clock
-        self._limits = limits
+        self._bounds = bounds
         self._denials: dict[_Key, _Denials] = {}
         self._untold: dict[str, FrontConnected | FrontDisconnected] = {}
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, session: Session) -> None:
         """Tell that an agent's connection was admitted."""
-        report = self._held(connection)
-        if report is not None:
-            self._tell(connection.client_id, report)
+        self._tell(session.agent.common_name, _held(session))
 
-    def disconnected(self, connection: Connection, reason: End) -> None:
+    def disconnected(self, agent: AgentIdentity, reason: End) -> None:
         """Tell that an agent's last connection here has ended."""
-        agent = connection.agent
-        if agent is not None:
-            report = FrontDisconnected(
-                fleet=agent.fleet, agent_id=agent.agent_id, reason=reason, at=self._clock()
-            )
-            self._tell(connection.client_id, report)
+        report = FrontDisconnected(
+            fleet=agent.fleet, agent_id=agent.agent_id, reason=reason, at=self._clock()
+        )
+        self._tell(agent.common_name, report)
 
-    def retell(self, held: Sequence[Connection]) -> None:
+    def retell(self, held: Sequence[Session]) -> None:
         """Tell of all these sessions again, in the next intervals."""
-        for connection in held:
-            report = self._held(connection)
-            if report is not None:
-                self._untold.setdefault(connection.client_id, report)
+        for session in held:
+            self._untold.setdefault(session.agent.common_name, _held(session))
 
     def denied(
         self,
@@ -90,10 +91,10 @@ class Reports:
         count: int = 1,
     ) -> None:
         """Count a refused operation; `reason` is one of a closed list, so that the map is small."""
-        self._metrics.denied.labels(operation, reason).inc(count)
+        self._counter.labels(operation, reason).inc(count)
         agent = identity if isinstance(identity, AgentIdentity) else None
         key: _Key = (operation, reason, agent)
-        if key not in self._denials and len(self._denials) >= self._limits.denied_keys:
+        if key not in self._denials and len(self._denials) >= self._bounds.denied_keys:
             key = (operation, "more agents than are counted one by one", None)
         seen = self._denials.setdefault(key, _Denials(0, None))
         seen.count += count
@@ -102,7 +103,7 @@ class Reports:
     async def run(self) -> None:
         """Send the sums, and what was not told yet, at their interval; without a hub they wait."""
         while True:
-            await asyncio.sleep(self._limits.report_every.total_seconds())
+            await asyncio.sleep(self._bounds.every.total_seconds())
             try:
                 self.flush()
             except Exception:  # nobody waits for this task; the sums stay for the next time
@@ -110,7 +111,7 @@ class Reports:
 
     def flush(self) -> None:
         """Send what waits now, as far as the hub takes it."""
-        if not self._router.has_hub:
+        if not self._upward.has_hub:
             return
         for client_id, news in list(islice(self._untold.items(), _RETOLD_AT_ONCE)):
             if not self._offer(client_id, news):
@@ -131,22 +132,10 @@ class Reports:
                 return
             del self._denials[operation, reason, agent]
 
-    def _held(self, connection: Connection) -> FrontConnected | None:
-        agent = connection.agent
-        if agent is None or connection.admitted_at is None:
-            return None
-        return FrontConnected(
-            fleet=agent.fleet,
-            agent_id=agent.agent_id,
-            serial=serial_text(connection.peer.serial),
-            peer=connection.address,
-            at=connection.admitted_at,
-        )
-
     def _tell(self, client_id: str, report: FrontConnected | FrontDisconnected) -> None:
         """Tell at once, or keep the newest of each agent, of as many as the front may hold."""
         self._untold.pop(client_id, None)
-        if not self._offer(client_id, report) and len(self._untold) < self._limits.connections:
+        if not self._offer(client_id, report) and len(self._untold) < self._bounds.sessions:
             self._untold[client_id] = report
 
     def _offer(self, client_id: str, report: FrontConnected | FrontDisconnected) -> bool:
@@ -156,7 +145,17 @@ class Reports:
 
     def _publish(self, kind: FrontKind, report: Message, speaker: str) -> bool:
         topic = str(FrontTopic(self._front_id, kind))
-        return self._router.offer_up(speaker, UpMessage(topic, encode(report), 1))
+        return self._upward.offer_up(speaker, UpMessage(topic, encode(report), 1))
+
+
+def _held(session: Session) -> FrontConnected:
+    return FrontConnected(
+        fleet=session.agent.fleet,
+        agent_id=session.agent.agent_id,
+        serial=session.serial,
+        peer=session.address,
+        at=session.admitted_at,
+    )
 
 
 def _printable(text: str | None) -> str | None:

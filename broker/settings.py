@@ -1,5 +1,8 @@
 """What the broker front needs to know, from the environment (`TG_…`) or from the caller."""
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -13,6 +16,22 @@ class BrokerSettings(BaseSettings):
     mqtt: str = Field(default="127.0.0.1:8883", description="host:port to listen on")
     public_host: str = Field(
         default="127.0.0.1,localhost", description="names and addresses that agents connect to"
+    )
+
+    broker_engine: Literal["embedded", "nats"] = Field(
+        default="embedded", description="what carries the messages: amqtt in here, or NATS"
+    )
+    nats_url: str = Field(
+        default="tls://localhost:4222", description="the node of this front, for services"
+    )
+    nats_keys: Path | None = Field(
+        default=None, description="file with the auth callout's keys, the same for all"
+    )
+    nats_log: Path | None = Field(
+        default=None, description="the node's log; denied operations stand nowhere else"
+    )
+    nats_partitions: int = Field(
+        default=16, ge=1, le=1024, description="of the stream, when it is made"
     )
 
     broker_enroll: str | None = Field(

@@ -4,16 +4,18 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import psycopg
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub import metrics
 from hub.batch import Batch, condemn, sort
 from hub.presence import pause
-from hub.uplink import Uplink, UplinkSource
+from hub.uplink import LeaseLost, Uplink, UplinkSource
 from hub.work import Outcome, Work
 from tensorguard.store.engine import store_error
 from tensorguard.store.errors import StoreError
@@ -59,6 +61,7 @@ class Ingest:
         """Store batches until `stop`, then what has already arrived, once."""
         while not stop.is_set():
             await self._step(stop, self._flush_after_s)
+        self._source.finish()
         for _ in range(20):
             if not await self._step(stop, 0.0):
                 return
@@ -79,7 +82,12 @@ class Ingest:
             started = time.perf_counter()
             batch = part.batch()
             try:
-                outcome = await self._work.store(batch)
+                outcome = await self._work.store(batch, partial(self._fence, part.uplinks))
+            except LeaseLost as lost:
+                log.warning("batch_taken_over", messages=len(part.uplinks), kept=len(lost.kept))
+                if lost.kept:
+                    parts.append(replace(part, uplinks=lost.kept))
+                continue
             except Exception as error:
                 if _is_content(error) and part.refused < 2:
                     if len(part.uplinks) == 1:
@@ -97,6 +105,9 @@ class Ingest:
             dropped = self._source.publish(outcome.downlinks)
             self._observe(part.uplinks, outcome, len(batch.dead_letters), dropped, started)
         return True
+
+    async def _fence(self, uplinks: Sequence[Uplink], session: AsyncSession) -> None:
+        await self._source.fence(session, uplinks)
 
     def _observe(
         self,

@@ -1,6 +1,6 @@
 """One batch, one transaction: all that its messages change, and what goes down afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -30,6 +30,8 @@ from tensorguard.services.renewal import renew
 from tensorguard.store.engine import SessionMaker, driver_connection
 from tensorguard.store.tables import commands
 from tensorguard.vault.provider import KeyProvider
+
+Fence = Callable[[AsyncSession], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -64,8 +66,11 @@ class Work:
         self.news = News()
         self.new_connections = NewConnections()
 
-    async def store(self, batch: Batch) -> Outcome:
-        """Store the batch and commit; on an exception nothing of it has happened."""
+    async def store(self, batch: Batch, fence: Fence | None = None) -> Outcome:
+        """Store the batch and commit; on an exception nothing of it has happened.
+
+        `fence` is called first in its transaction, and may raise. Raises: LeaseLost.
+        """
         now = self._clock()
         denied, denied_tallies = self._denials.count(denial_counts(batch.denied), now)
         letters, letter_tallies = self._poisoned.count(poison_counts(batch.dead_letters), now)
@@ -73,6 +78,8 @@ class Work:
         if self._enrollments is not None and batch.enrolls:
             await self._enrollments.answer(batch.enrolls, downlinks, now)
         async with self._sessions() as session, session.begin():
+            if fence is not None:
+                await fence(session)
             beats = await store_heartbeats(
                 await driver_connection(session), batch.heartbeats, self.configs.intervals
             )

@@ -4,34 +4,16 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
 from broker.embedded.admission import Will
 from broker.embedded.limits import Limits
 from broker.embedded.strangers import network_of
 from broker.rights import Rights
-from tensorguard.pki.identity import AgentIdentity, Peer
+from broker.session import End, Session
+from tensorguard.pki.identity import AgentIdentity, Peer, serial_text
 
 _DENIAL_WINDOW_S: Final = 60.0
-
-
-class End(StrEnum):
-    """Why a connection ended."""
-
-    DISCONNECT = "disconnected"
-    LOST = "connection lost"
-    IDLE = "keep-alive exceeded"
-    MALFORMED = "malformed packet"
-    OVERSIZE = "oversize packet"
-    FLOODED = "too many denied operations"
-    SLOW = "did not read"
-    TAKEN_OVER = "taken over by a newer connection"
-    REVOKED = "revoked"
-    EXPIRED = "certificate expired"
-    UNCONFIRMED = "front without database"
-    TIME_LIMIT = "connected for too long"
-    SHUTDOWN = "front stopped"
 
 
 # The peer went without a word. Whoever we ended ourselves does not speak through a will.
@@ -83,6 +65,14 @@ class Connection:
         """The agent at the other end, or None for a hub."""
         identity = self.peer.identity
         return identity if isinstance(identity, AgentIdentity) else None
+
+    @property
+    def session(self) -> Session | None:
+        """The admitted agent's session, or None for a hub and before the admission."""
+        if self.agent is None or self.admitted_at is None:
+            return None
+        serial = serial_text(self.peer.serial)
+        return Session(self.agent, serial, self.address, self.admitted_at)
 
     @property
     def address(self) -> str:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from amqtt.mqtt.packet import DISCONNECT, PINGREQ, PUBACK, PUBLISH, SUBSCRIBE, UNSUBSCRIBE
 
 from broker.embedded import packets
-from broker.embedded.connection import Connection, End
-from broker.embedded.hub import UpMessage
+from broker.embedded.connection import Connection
 from broker.embedded.limits import Limits
 from broker.embedded.metrics import FrontMetrics
 from broker.embedded.packets import Packet, Publish
 from broker.embedded.routing import Router
 from broker.errors import MalformedPacket, OversizePacket
+from broker.front import UpMessage
 from broker.reports import Operation, Reports
+from broker.session import End
 
 Relay = Callable[[Connection, Publish], UpMessage]
 

@@ -8,22 +8,24 @@ the device has proven to hold travels with the request, on the front's own topic
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar, Final
 
 import psycopg
 from cryptography import x509
+from prometheus_client import CollectorRegistry
 
-from broker.embedded.connection import Connection, End
+from broker.embedded.connection import Connection
 from broker.embedded.front import Front, FrontSetup
-from broker.embedded.hub import UpMessage
 from broker.embedded.limits import Limits
 from broker.embedded.metrics import FrontMetrics
 from broker.embedded.packets import Publish
+from broker.embedded.routing import Router
 from broker.errors import ConnectRefused
+from broker.front import UpMessage
 from broker.manufacturers import Manufacturers
 from broker.rights import NOT_AUTHORIZED
+from broker.session import End
 from tensorguard.pki.identity import DeviceIdentity, Holder, Peer, key_sha256
 from tensorguard.pki.manufacturer import verify_device
 from tensorguard.protocol.codec import encode
@@ -49,8 +51,8 @@ class EnrollmentFront(Front):
 
     newcomer: ClassVar[str] = "device"
 
-    def __init__(self, setup: FrontSetup, agents: Front) -> None:
-        super().__init__(setup, agents.router)
+    def __init__(self, setup: FrontSetup, router: Router) -> None:
+        super().__init__(setup, router)
 
     def end_distrusted(self) -> None:
         """End every connection whose manufacturer CA is not believed any more."""
@@ -87,33 +89,38 @@ class EnrollmentFront(Front):
 @asynccontextmanager
 async def serving_enrollment(
     address: tuple[str, int],
-    agents: FrontSetup,
-    front: Front,
+    router: Router,
     *,
+    front_id: str,
+    trust_domain: str,
+    registry: CollectorRegistry,
+    clock: Callable[[], datetime],
     database_url: str,
     certificate: PresentedCertificate,
     platform_cas: Callable[[], Sequence[x509.Certificate]],
 ) -> AsyncIterator[EnrollmentFront]:
-    """Listen for devices beside the agents' `front`, which was set up with `agents`.
+    """Listen for devices beside the agents' front; `router` leads to the hubs that it speaks to.
 
     Raises: ListenFailed, DatabaseUnreachable.
     """
-    manufacturers = Manufacturers(database_url, certificate, platform_cas, agents.clock)
+    manufacturers = Manufacturers(database_url, certificate, platform_cas, clock)
     try:
         await manufacturers.load()
     except (psycopg.Error, TimeoutError) as error:
         raise DatabaseUnreachable(f"manufacturer CAs cannot be read: {error}") from None
-    setup = replace(
-        agents,
+    setup = FrontSetup(
+        front_id=front_id,
+        trust_domain=trust_domain,
+        clock=clock,
         host=address[0],
         port=address[1],
         tls=lambda: manufacturers.context,
         cas=lambda: manufacturers.cas,
         denied=manufacturers.denied,
         limits=LIMITS,
-        metrics=FrontMetrics(agents.metrics.registry, "tensorguard_broker_enroll"),
+        metrics=FrontMetrics(registry, "tensorguard_broker_enroll"),
     )
-    enrollment = EnrollmentFront(setup, front)
+    enrollment = EnrollmentFront(setup, router)
     await enrollment.start()
     stop = asyncio.Event()
     following = asyncio.create_task(

@@ -22,9 +22,8 @@ from cryptography import x509
 from broker.denyset import DenySet, Revocation
 from broker.embedded import packets, tls
 from broker.embedded.admission import check_connect
-from broker.embedded.connection import Connection, End
+from broker.embedded.connection import Connection
 from broker.embedded.conversation import Conversation
-from broker.embedded.hub import UpMessage
 from broker.embedded.limits import Limits
 from broker.embedded.listener import Listener, Streams, listening_socket
 from broker.embedded.metrics import FrontMetrics
@@ -32,8 +31,10 @@ from broker.embedded.registry import Registry
 from broker.embedded.routing import Router
 from broker.embedded.strangers import Strangers, network_of
 from broker.errors import ConnectRefused, FrontError, PacketRefused
-from broker.reports import Operation, Reports
+from broker.front import UpMessage
+from broker.reports import Bounds, Operation, Reports
 from broker.rights import NOT_AUTHORIZED, SERVER_UNAVAILABLE, check_standing, rights_of
+from broker.session import End
 from tensorguard.pki.errors import PkiError
 from tensorguard.pki.identity import Holder, Peer, verify_peer
 
@@ -74,11 +75,11 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         self.registry = Registry()
         self.router = Router(setup.limits, setup.metrics) if router is None else router
         self.reports = Reports(
-            setup.front_id, self.router, setup.metrics, setup.clock, setup.limits
+            setup.front_id, self.router, setup.metrics.denied, setup.clock, _bounds(setup.limits)
         )
         self.strangers = Strangers(setup.limits)
         if router is None:  # else it tells whom it belongs to
-            self.router.on_hubs_changed = lambda: self.reports.retell(self.registry.list_all())
+            self.router.on_hubs_changed = lambda: self.reports.retell(self.registry.list_sessions())
         self._listener: Listener | None = None
         self._stopping = False
         for role, count in ((self.newcomer, self._agents), ("hub", self._hubs)):
@@ -113,8 +114,11 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         await super().shutdown()
         _log.info("front_stopped", front=self._setup.front_id, connections=len(live))
 
-    def apply(self, revocation: Revocation) -> int:
-        """Deny from now on and end every live connection it concerns; return how many."""
+    async def apply(self, revocations: Sequence[Revocation]) -> list[int]:
+        """Deny from now on and end every live connection they concern; return how many each."""
+        return [self._apply(revocation) for revocation in revocations]
+
+    def _apply(self, revocation: Revocation) -> int:
         self._setup.denied.add(revocation)
         concerned = self.registry.list_denied(revocation)
         for connection in concerned:
@@ -257,8 +261,8 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         role = "hub" if connection.is_hub else self.newcomer
         self._metrics.connects.labels(role).inc()
         self.strangers.admitted(connection.network)
-        if connection.send(packets.connack(0)):
-            self.reports.connected(connection)
+        if connection.send(packets.connack(0)) and connection.session is not None:
+            self.reports.connected(connection.session)
 
     async def _refuse(self, streams: Streams, refusal: ConnectRefused) -> None:
         """Say why, and wait a moment for the peer to read it."""
@@ -279,8 +283,8 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
         if will is not None:
             message = UpMessage(will.topic, will.payload, will.qos)
             self.router.offer_up(connection.client_id, message)
-        if was_last and not self._stopping:
-            self.reports.disconnected(connection, reason)
+        if was_last and not self._stopping and connection.agent is not None:
+            self.reports.disconnected(connection.agent, reason)
 
     def _handshake_failed(self, error: Exception, network: bytes) -> None:
         reason = tls.failure_reason(error)
@@ -295,6 +299,10 @@ class Front(Broker):  # type: ignore[misc]  # amqtt ships no type information
 
     def _hubs(self) -> int:
         return self.registry.hubs
+
+
+def _bounds(limits: Limits) -> Bounds:
+    return Bounds(limits.report_every, limits.denied_keys, limits.connections)
 
 
 def _network_of(streams: Streams) -> bytes:

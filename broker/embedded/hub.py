@@ -1,27 +1,20 @@
 """The way to one hub: a bounded queue, and a bounded number of messages that it has to ack."""
 
 import asyncio
-from typing import NamedTuple
 
 import structlog
 
 from broker.embedded import packets
-from broker.embedded.connection import Connection, End
+from broker.embedded.connection import Connection
 from broker.embedded.limits import Limits
 from broker.embedded.metrics import FrontMetrics
+from broker.front import UpMessage
+from broker.session import End
 
 _log = structlog.get_logger()
 # Enough to fill a few TLS records; more only delays the first of them.
 _BATCH_MESSAGES = 64
 _BATCH_BYTES = 64 * 1024
-
-
-class UpMessage(NamedTuple):
-    """A message on its way to a hub, at the QoS it was published with."""
-
-    topic: str
-    payload: bytes
-    qos: int
 
 
 class _BoundedQueue(asyncio.Queue[UpMessage]):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from broker.denyset import Revocation
 from broker.embedded.connection import Connection
+from broker.session import Session
 from tensorguard.pki.identity import serial_text
 
 
@@ -42,6 +43,11 @@ class Registry:
     def list_all(self) -> list[Connection]:
         """Return every live connection."""
         return [connection for same in self._by_client.values() for connection in same]
+
+    def list_sessions(self) -> list[Session]:
+        """Return the session of every agent that is connected."""
+        sessions = (connection.session for connection in self.list_all())
+        return [session for session in sessions if session is not None]
 
     def list_denied(self, revocation: Revocation) -> list[Connection]:
         """Return every live connection that the revocation ends."""

@@ -9,9 +9,10 @@ import structlog
 
 from broker.embedded import packets
 from broker.embedded.connection import Connection
-from broker.embedded.hub import HubLink, UpMessage
+from broker.embedded.hub import HubLink
 from broker.embedded.limits import Limits
 from broker.embedded.metrics import FrontMetrics
+from broker.front import UpMessage
 
 _log = structlog.get_logger()
 # A fleet's message goes to thousands: the loop serves others in between.

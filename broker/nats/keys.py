@@ -99,7 +99,7 @@ class CalloutKeys:
         return nkeys.from_seed(nkeys.encode_seed(self._issuer, nkeys.PREFIX_BYTE_ACCOUNT))
 
     def _box(self, server_xkey: str) -> Box:
-        return Box(PrivateKey(self._xkey), PublicKey(_decode(_CURVE, server_xkey)))
+        return Box(PrivateKey(self._xkey), PublicKey(decode_key(_CURVE, server_xkey)))
 
 
 def _encode(prefix: int, raw: bytes) -> str:
@@ -107,11 +107,12 @@ def _encode(prefix: int, raw: bytes) -> str:
     return base64.b32encode(body + nkeys.crc16_checksum(bytearray(body))).decode().rstrip("=")
 
 
-def _decode(prefix: int, text: str) -> bytes:
+def decode_key(prefix: int, text: str) -> bytes:
+    """Return the 32 bytes of a public key of NATS with this prefix. Raises: NotSealedForUs."""
     try:
         body = base64.b32decode(text + "=" * (-len(text) % 8))
     except ValueError:
         raise NotSealedForUs("not a key of NATS") from None
     if len(body) != _KEY_BYTES + 3 or _encode(prefix, body[1:-2]) != text:
-        raise NotSealedForUs("not a public xkey of NATS")
+        raise NotSealedForUs("not a public key of NATS of that kind")
     return body[1:-2]

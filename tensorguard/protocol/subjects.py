@@ -4,6 +4,14 @@ from typing import Final
 
 from tensorguard.protocol.errors import BadTopic
 
+# The stream that keeps what agents and fronts say until hubs have committed it.
+STREAM: Final = "UPLINKS"
+UP: Final = "tg.v1.*.*.up.*"
+DOWN: Final = "tg.v1.*.*.down.*"
+# As the stream stores them: by partition, so that one hub at a time has all of an agent.
+PARTITIONED: Final = "tgp.*.v1.*.*.up.*"
+FRONT_UP: Final = "tgp.*.v1._front.*.up.*"
+
 # Neither can stand in one of our topics, and each would mean something else in a subject.
 _FOREIGN: Final = frozenset(". *>\t\r\n\0")
 # draft-eastlake-fnv, section 5: the parameters of FNV-1a with 32 bits.
@@ -52,6 +60,21 @@ def partition_of(speaker: str, partitions: int) -> int:
     for byte in speaker.encode():
         value = (value ^ byte) * _FNV_PRIME & 0xFFFF_FFFF
     return value % partitions
+
+
+def stored_in(partition: int) -> str:
+    """Return what matches every subject of a partition, as the stream stores them."""
+    return f"tgp.{partition}.>"
+
+
+def front_subject(partition: int, front_id: str, kind: str) -> str:
+    """Return the subject by which a front tells of an agent, or a device, of that partition."""
+    return f"tgp.{partition}.v1._front.{front_id}.up.{kind}"
+
+
+def topic_of_stored(subject: str) -> str:
+    """Return the topic of a subject as the stream stores it, whatever it is: `parse_up` judges."""
+    return "tg/" + subject.split(".", 2)[2].replace(".", "/")
 
 
 def _filter_level(level: str) -> str:

@@ -24,7 +24,7 @@ from tests.integration.platform.operator import Operator
 from tests.integration.platform.running import RunningPlatform, run_json
 from tests.integration.platform.waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("chromium"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 Journey = Callable[..., dict[str, Any]]
 Account = dict[str, str]
 Hire = Callable[[str], Account]
@@ -146,6 +146,7 @@ def test_the_pages_of_identity_are_accessible_and_fit_a_narrow_screen(
     journey(
         "accessibility",
         patience_s=250,
+        isAll=False,
         pages=[
             *("/enrollment", f"/enrollment?fleet={fleet}", "/enrollment?tab=recoveries"),
             *("/approvals", f"/approvals?approval={approval}", "/approvals?state=rejected"),

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -271,10 +270,12 @@ def resident_kib(pid: int) -> float:
     raise RuntimeError("no VmRSS")
 
 
-def revoke_listed(front: Front, directory: Path) -> None:
+async def revoke_listed(front: Front, directory: Path) -> None:
     """Pull the kill switch on the agents whose ids stand in the file `revoked`."""
-    for number, line in enumerate((directory / "revoked").read_text().split(), start=1):
-        front.apply(Revocation(number, UUID(line), None))
+    lines = (directory / "revoked").read_text().split()
+    await front.apply(
+        [Revocation(number, UUID(line), None) for number, line in enumerate(lines, 1)]
+    )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -320,8 +321,10 @@ async def serve(engine: str, directory: Path) -> None:
             )
         )
         await server.start()
-        revoke = partial(revoke_listed, server, directory)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, revoke)
+        loop, front = asyncio.get_running_loop(), server
+        loop.add_signal_handler(
+            signal.SIGUSR1, lambda: loop.create_task(revoke_listed(front, directory))
+        )
         port = server.address[1]
     else:
         listener = {

@@ -7,8 +7,10 @@ import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -18,19 +20,18 @@ from broker.denyset import DenySet
 from broker.embedded.front import Front, FrontSetup
 from broker.embedded.limits import Limits
 from broker.embedded.metrics import FrontMetrics
-from tensorguard.protocol.messages import FrontConnected, FrontDenied, FrontDisconnected
 from tests.integration.broker.certificates import (
     TRUST_DOMAIN,
     AgentCredentials,
     Credentials,
     Platform,
 )
-from tests.integration.broker.wire import Received, Wire
+from tests.integration.broker.clock import Clock
+from tests.integration.broker.wire import Wire
+from tests.integration.sites import FRONT_ID, REPORTS, Heard, Report
 
 # Reports at once, so that no test waits for a second.
 _LIMITS = Limits(report_every=timedelta(milliseconds=20), sweep_every=timedelta(milliseconds=20))
-FRONT_ID = "front-under-test"
-_REPORTS = {"connected": FrontConnected, "disconnected": FrontDisconnected, "denied": FrontDenied}
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -44,18 +45,10 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
 
 
 @dataclass
-class Clock:
-    """The time as a test says it is."""
-
-    offset: float = 0.0
-
-    def __call__(self) -> datetime:
-        return datetime.fromtimestamp(datetime.now(UTC).timestamp() + self.offset, UTC)
-
-
-@dataclass
 class Site:
     """A running front and whom it may hear."""
+
+    engine: ClassVar[str] = "embedded"
 
     platform: Platform
     front: Front
@@ -66,6 +59,15 @@ class Site:
     @property
     def address(self) -> tuple[str, int]:
         return self.front.address
+
+    @property
+    def agents(self) -> int:
+        """Live agents."""
+        return self.front.registry.agents
+
+    def refused(self, code: int) -> int:
+        """The code of CONNACK by which this engine refuses: any that MQTT has."""
+        return code
 
     def context(self, credentials: Credentials) -> ssl.SSLContext:
         return credentials.client_context(self.platform.ca_path)
@@ -103,28 +105,32 @@ class Site:
                     await asyncio.sleep(0.01)
         assert condition(), what
 
+    async def present(self, number: int) -> None:
+        """Wait until so many agents are live."""
+        await self.until(lambda: self.agents == number, f"{number} agents are live")
+
 
 @dataclass
 class Hub:
     """What a hub hears, in order; reports of the front apart from the agents' messages."""
 
     wire: Wire
-    aside: list[Received] = field(default_factory=list)
+    aside: list[Heard] = field(default_factory=list)
 
-    async def hear(self) -> Received:
+    async def hear(self) -> Heard:
         """The next message of an agent."""
         while True:
-            heard = await self.wire.hear_publish()
+            heard = await self._next()
             if "/_front/" not in heard.topic:
                 return heard
             self.aside.append(heard)
 
-    async def report(self, kind: str) -> FrontConnected | FrontDisconnected | FrontDenied:
+    async def report(self, kind: str) -> Report:
         """The next report of this kind; others are skipped."""
         while True:
-            heard = self.aside.pop(0) if self.aside else await self.wire.hear_publish()
+            heard = self.aside.pop(0) if self.aside else await self._next()
             if heard.topic == f"tg/v1/_front/{FRONT_ID}/up/{kind}":
-                return msgspec.json.decode(heard.payload, type=_REPORTS[kind])
+                return msgspec.json.decode(heard.payload, type=REPORTS[kind])
 
     async def quiet(self, credentials: AgentCredentials, sentinel: Wire) -> list[str]:
         """Topics of all messages before a sentinel that this agent now publishes."""
@@ -134,44 +140,62 @@ class Hub:
             topics.append(heard.topic)
         return topics
 
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Say something to agents."""
+        await self.wire.publish(topic, payload, qos=0)
+
+    async def leave(self) -> None:
+        """Go without a word."""
+        self.wire.abort()
+
+    async def _next(self) -> Heard:
+        heard = await self.wire.hear_publish()
+        return Heard(heard.topic, heard.payload)
+
 
 OpenSite = Callable[..., contextlib.AbstractAsyncContextManager[Site]]
+
+
+@contextlib.asynccontextmanager
+async def embedded_site(
+    platform: Platform,
+    *,
+    denied: DenySet | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    **limits: object,
+) -> AsyncIterator[Site]:
+    """Start a front with other limits or another deny set."""
+    cas = [platform.authority.certificate]
+    context = platform.server_certificate.server_context(cas)
+    clock, metrics = Clock(), FrontMetrics()
+    setup = FrontSetup(
+        front_id=FRONT_ID,
+        host=host,
+        port=port,
+        trust_domain=TRUST_DOMAIN,
+        tls=lambda: context,
+        cas=lambda: cas,
+        denied=denied or DenySet(stale_after=None),
+        limits=replace(_LIMITS, **limits),  # type: ignore[arg-type] # the test names real ones
+        metrics=metrics,
+        clock=clock,
+    )
+    front = Front(setup)
+    await front.start()
+    site = Site(platform, front, metrics, clock)
+    try:
+        yield site
+    finally:
+        for wire in site.opened:
+            wire.abort()
+        await front.shutdown()
 
 
 @pytest.fixture
 def open_site(platform: Platform) -> OpenSite:
     """Start a front with other limits or another deny set."""
-
-    @contextlib.asynccontextmanager
-    async def start(
-        *, denied: DenySet | None = None, host: str = "127.0.0.1", port: int = 0, **limits: object
-    ) -> AsyncIterator[Site]:
-        cas = [platform.authority.certificate]
-        context = platform.server_certificate.server_context(cas)
-        clock, metrics = Clock(), FrontMetrics()
-        setup = FrontSetup(
-            front_id=FRONT_ID,
-            host=host,
-            port=port,
-            trust_domain=TRUST_DOMAIN,
-            tls=lambda: context,
-            cas=lambda: cas,
-            denied=denied or DenySet(stale_after=None),
-            limits=replace(_LIMITS, **limits),  # type: ignore[arg-type] # the test names real ones
-            metrics=metrics,
-            clock=clock,
-        )
-        front = Front(setup)
-        await front.start()
-        site = Site(platform, front, metrics, clock)
-        try:
-            yield site
-        finally:
-            for wire in site.opened:
-                wire.abort()
-            await front.shutdown()
-
-    return start
+    return partial(embedded_site, platform)
 
 
 @pytest.fixture

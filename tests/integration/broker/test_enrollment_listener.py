@@ -19,8 +19,9 @@ from broker.embedded.front import FrontSetup
 from broker.embedded.metrics import FrontMetrics
 from tensorguard.protocol.messages import FrontConnected, FrontEnroll
 from tests.integration.broker.certificates import TRUST_DOMAIN, AgentCredentials, Platform
-from tests.integration.broker.conftest import FRONT_ID, Site, run_program
+from tests.integration.broker.conftest import Site, run_program
 from tests.integration.broker.wire import Wire
+from tests.integration.sites import FRONT_ID
 from tests.manufacturer import MadeDevice, Manufacturer
 
 IDENTIFIER_REJECTED, UNAVAILABLE, NOT_AUTHORIZED = 2, 3, 5
@@ -89,7 +90,7 @@ def open_entrance(site: Site) -> OpenEntrance:
             metrics=metrics,
             clock=site.clock,
         )
-        front = EnrollmentFront(setup, site.front)
+        front = EnrollmentFront(setup, site.front.router)
         await front.start()
         entrance = Entrance(site, front, cas, metrics)
         try:

@@ -128,7 +128,7 @@ async def test_in_a_storm_a_kicked_agent_finds_no_handshake_and_a_newcomer_does(
             )
             wire = Wire(*streams)
             assert await wire.connect(agent.client_id) == 0
-            site.front.apply(Revocation(number, agent.agent_id, None))
+            await site.front.apply([Revocation(number, agent.agent_id, None)])
             assert await wire.hear() is None
         codes = [
             await try_from(site, agent, f"127.0.1.{number}")
@@ -145,7 +145,7 @@ async def test_a_superseded_certificate_does_not_count_against_its_successors_ad
     async with open_site(refusal_burst=1, refusals_per_s=0.0) as site:
         wire = await site.agent(old)
         serial = f"{old.certificate.serial_number:x}"
-        site.front.apply(Revocation(1, None, serial))
+        await site.front.apply([Revocation(1, None, serial)])
         assert await wire.hear() is None
         await site.agent(platform.agent(agent_id=old.agent_id))
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from hub.downlink import Downlink
-from hub.uplink import MqttUplink, Uplink
+from hub.mqtt_uplink import MqttUplink
+from hub.uplink import Uplink
 from tests.integration.broker.certificates import Platform
 from tests.integration.broker.conftest import OpenSite, Site
 

@@ -3,17 +3,19 @@
 import asyncio
 import json
 import secrets
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.downlink import Downlink
 from hub.ingest import Ingest
-from hub.uplink import Uplink
+from hub.uplink import LeaseLost, Uplink
 from hub.work import Work
 from tensorguard.protocol import codec, topics
 from tensorguard.protocol.messages import Ack
@@ -44,7 +46,12 @@ class Clock:
 class ListFront:
     """An `UplinkSource` that a test fills and reads."""
 
+    leads = True
+    share = 1.0
+
     def __init__(self) -> None:
+        self.connected = asyncio.Event()
+        self.lost: set[Uplink] = set()
         self.waiting: list[Uplink] = []
         self.acked: list[Uplink] = []
         self.sent: list[Downlink] = []
@@ -65,6 +72,22 @@ class ListFront:
             return []
         taken, self.waiting = self.waiting[:most], self.waiting[most:]
         return taken
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """There is nothing to end."""
+
+    def use(self, tls: ssl.SSLContext) -> None:
+        """There is nothing to connect to."""
+
+    def finish(self) -> None:
+        """What was delivered is taken."""
+
+    async def fence(self, session: AsyncSession, uplinks: Sequence[Uplink]) -> None:
+        if self.lost.intersection(uplinks):
+            raise LeaseLost([one for one in uplinks if one not in self.lost])
 
     def ack(self, uplinks: Sequence[Uplink]) -> None:
         self.acked += uplinks

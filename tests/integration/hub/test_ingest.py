@@ -157,6 +157,18 @@ async def test_an_event_that_the_database_refuses_is_malformed_and_acked(
     assert await hub.value(LETTERS) == 0
 
 
+async def test_agents_that_another_hub_has_taken_over_are_left_to_it(hub: Hub) -> None:
+    ours, theirs = await hub.add_agent(), await hub.add_agent()
+    log_id = uuid4()
+    messages = [hub.event(one, log_id, number) for number in (1, 2) for one in (ours, theirs)]
+    hub.front.lost = {messages[1], messages[3]}
+    await hub.take(*messages)
+    assert hub.front.acked == [messages[0], messages[2]]
+    assert [ack.through for ack in hub.front.acks(ours)] == [2]
+    assert hub.front.acks(theirs) == []
+    assert len(await hub.entries("agent.reported.")) == 2
+
+
 async def test_while_the_database_is_away_nothing_is_acked_and_then_all_is_stored_once(
     hub: Hub, fresh_database: Database
 ) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from hub.downlink import Downlink
-from hub.uplink import MqttUplink, Uplink
+from hub.mqtt_uplink import MqttUplink
+from hub.uplink import Uplink
 from tests.integration.hub.broker import Mosquitto, find_mosquitto
 from tests.integration.hub.builders import Clock
 

@@ -34,11 +34,11 @@ from broker.embedded.front import Front, FrontSetup
 from broker.embedded.limits import Limits
 from broker.lease import Lease
 from hub.ingest import Ingest
+from hub.mqtt_uplink import MqttUplink
 from hub.outbox import Outbox
 from hub.presence import PresenceSweeper
 from hub.settling import Settler
 from hub.upkeep import Upkeep
-from hub.uplink import MqttUplink
 from hub.work import Work
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.protocol.join import parse_join

@@ -7,8 +7,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -94,6 +94,18 @@ async def running_server(
     folder: Path, authority: CertificateAuthority, keys: CalloutKeys
 ) -> AsyncIterator[RunningServer]:
     """Start one server and wait until it listens; its data is gone with the folder."""
+    serving = serving_node(folder, authority, keys)
+    try:
+        yield await asyncio.to_thread(serving.__enter__)
+    finally:
+        await asyncio.to_thread(serving.__exit__, None, None, None)
+
+
+@contextmanager
+def serving_node(
+    folder: Path, authority: CertificateAuthority, keys: CalloutKeys
+) -> Iterator[RunningServer]:
+    """Do the same for a fixture that outlives its event loop."""
     port, mqtt_port = free_ports(2)
     node = Node(
         name="node-1",
@@ -106,15 +118,13 @@ async def running_server(
     )
     configuration, log_path = folder / "nats.conf", folder / "nats.log"
     configuration.write_text(render(node))
-    process = await asyncio.to_thread(
-        subprocess.Popen, [program(), "-c", configuration, "-l", log_path]
-    )
+    process = subprocess.Popen([program(), "-c", configuration, "-l", log_path])
     try:
-        await asyncio.to_thread(_wait, process, log_path)
+        _wait(process, log_path)
         yield RunningServer(node, process, node.files.cas, log_path)
     finally:
         process.terminate()
-        await asyncio.to_thread(process.wait, PATIENCE_S)
+        process.wait(PATIENCE_S)
 
 
 def _wait(process: subprocess.Popen[bytes], log_path: Path) -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 from nats.js.api import StreamConfig, SubjectTransform
 from uuid6 import uuid7
 
-from broker.nats.configuration import FRONT_UP, STREAM
 from broker.nats.keys import CalloutKeys
-from tensorguard.protocol.subjects import partition_of
+from tensorguard.protocol.subjects import FRONT_UP, STREAM, front_subject, partition_of
 from tests.integration.broker.certificates import Platform
 from tests.integration.nats.server import running_server
 
@@ -36,7 +35,7 @@ async def test_a_front_finds_the_partition_that_the_server_puts_an_agents_messag
             )
         )
         for agent_id in agents:
-            await front.request(f"tgp.0.v1._front.{agent_id}.up.connected", b"", timeout=10)
+            await front.request(front_subject(0, agent_id, "connected"), b"", timeout=10)
         consumer = await stream.pull_subscribe("", stream=STREAM)
         stored = [message.subject.split(".") for message in await consumer.fetch(50, timeout=10)]
         await hub.close()

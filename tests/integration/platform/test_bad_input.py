@@ -26,8 +26,6 @@ from tests.integration.platform.running import (
 )
 from tests.integration.platform.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("platform")
-
 Enrolled = Callable[[], Device]
 
 

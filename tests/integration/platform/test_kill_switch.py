@@ -8,15 +8,12 @@ from urllib.parse import urljoin
 from uuid import uuid4
 
 import httpx
-import pytest
 
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
 from tests.integration.platform.programs import mosquitto, run_mosquitto
 from tests.integration.platform.publishing import Publisher
 from tests.integration.platform.running import RunningPlatform, run_json
-
-pytestmark = pytest.mark.xdist_group("platform")
 
 Enrolled = Callable[[], Device]
 

@@ -10,7 +10,7 @@ from tests.integration.platform.conftest import operator_of
 from tests.integration.platform.device import Device, fetch_ca
 from tests.integration.platform.running import RunningPlatform
 
-pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 
 def test_a_second_start_keeps_ports_ca_and_agents_and_tells_no_password(

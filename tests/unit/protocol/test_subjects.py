@@ -7,8 +7,15 @@ from uuid6 import uuid7
 
 from tensorguard.protocol import topics
 from tensorguard.protocol.errors import BadTopic
-from tensorguard.protocol.subjects import partition_of, to_permissions, to_subject, to_topic
-from tensorguard.protocol.topics import UpKind
+from tensorguard.protocol.subjects import (
+    front_subject,
+    partition_of,
+    to_permissions,
+    to_subject,
+    to_topic,
+    topic_of_stored,
+)
+from tensorguard.protocol.topics import FrontKind, FrontTopic, UpKind
 
 AGENT = uuid7()
 
@@ -55,3 +62,11 @@ def test_a_speakers_partition_is_its_fnv_1a_hash_by_the_number_of_partitions(
 ) -> None:
     assert partition_of(text, 2**32) == hash_
     assert partition_of(text, 16) == hash_ % 16
+
+
+def test_what_the_stream_stores_has_the_topic_that_was_published_to() -> None:
+    assert topic_of_stored(f"tgp.3.v1.hospital-a.{AGENT}.up.event") == topics.up(
+        "hospital-a", AGENT, UpKind.EVENT
+    )
+    told = topic_of_stored(front_subject(3, "front-1", FrontKind.CONNECTED))
+    assert topics.parse_up(told) == FrontTopic("front-1", FrontKind.CONNECTED)

@@ -15,7 +15,8 @@ from broker.denyset import DenySet
 from broker.lease import Lease
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
-from tests.integration.broker.conftest import FRONT_ID, OpenSite, Site
+from tests.integration.conformance.conftest import AnySite, OpenSite
+from tests.integration.sites import FRONT_ID
 from tests.postgres import Database
 
 Connection = psycopg.AsyncConnection[Any]
@@ -46,7 +47,7 @@ async def rows(connection: Connection, query: str) -> list[tuple[Any, ...]]:
 @asynccontextmanager
 async def followed(
     open_site: OpenSite, database: Database, **limits: object
-) -> AsyncIterator[tuple[Site, DenySet]]:
+) -> AsyncIterator[tuple[AnySite, DenySet]]:
     """A front whose deny set follows the database."""
     denied, stop = DenySet(), asyncio.Event()
     following = Lease(database.app_url, FRONT_ID, denied)
@@ -93,7 +94,7 @@ async def test_without_notify_polling_finds_the_revocation(
         assert await wire.hear(timeout_s=2) is None
 
 
-async def leased(site: Site, connection: Connection) -> None:
+async def leased(site: AnySite, connection: Connection) -> None:
     """Wait for the lease's row."""
     async with asyncio.timeout(5):
         query = "SELECT 1 FROM broker_fronts WHERE address <> ''"
@@ -275,7 +276,7 @@ async def test_no_race_between_connecting_and_revoking_lets_an_agent_stay(
             await revoke(connection, agent_id=agent.agent_id)
         await asyncio.gather(*connecting)
         await site.until(lambda: denied.applied_seq == 30, "all are applied")
-        await site.until(lambda: site.front.registry.agents == 0, "nobody stays")
+        await site.until(lambda: site.agents == 0, "nobody stays")
 
 
 @pytest.mark.deep
@@ -294,6 +295,6 @@ async def test_of_two_hundred_revocations_each_is_disconnected_and_refused(
             again = await site.open(agent)
             assert await again.connect(agent.client_id) == 5
             took_s.append(loop.time() - before)
-        assert site.front.registry.agents == 100
+        assert site.agents == 100
         median_s, p99_s = sorted(took_s)[100], sorted(took_s)[197]
         print(f"from revoked to refused: median {median_s:.3f} s, p99 {p99_s:.3f} s")
