@@ -90,6 +90,7 @@ class LocalKeyProvider:
         self._content = content
         self._clock = clock
         self._passphrase = passphrase
+        self._mark = _mark(path)
 
     @classmethod
     def open(cls, path: Path, clock: Clock = utc_now, *, passphrase: bytes | None = None) -> Self:
@@ -127,6 +128,7 @@ class LocalKeyProvider:
     async def wrap(self, key: bytes, context: Context) -> WrappedKey:
         """Wrap at most 64 bytes under the current version. Raises: VaultError."""
         check_wrappable(key)
+        await self._follow()
         current = self._usable(self._content.versions[-1])
         nonce = secrets.token_bytes(_NONCE_BYTES)
         bound = self._bound(current.version, context)
@@ -149,7 +151,7 @@ class LocalKeyProvider:
 
     async def describe(self) -> KeyDescription:
         """Tell which versions the file has now. Raises: VaultError."""
-        self._content = await asyncio.to_thread(read_file, self._path, self._passphrase)
+        await self._read()
         return self._description()
 
     async def rotate(self) -> KeyDescription:
@@ -220,7 +222,9 @@ class LocalKeyProvider:
 
     async def _change(self, change: Callable[[KekFile], KekFile]) -> KeyDescription:
         run = partial(change_file, self._path, self._passphrase, change)
+        mark = _mark(self._path)
         self._content = await asyncio.to_thread(run)
+        self._mark = mark  # older than the file: it is read once more
         return self._description()
 
     def _description(self) -> KeyDescription:
@@ -241,11 +245,18 @@ class LocalKeyProvider:
                 f"the secret is under {wrapped.provider}:{wrapped.key_id}, "
                 f"{self._path} holds {NAME}:{self._content.key_id}"
             )
-        version = _find(self._content, wrapped.key_version)
-        if version is None:  # another process may have rotated since the file was read
-            self._content = await asyncio.to_thread(read_file, self._path, self._passphrase)
-            version = _get(self._content, wrapped.key_version, self._path)
-        return self._usable(version)
+        await self._follow()
+        return self._usable(_get(self._content, wrapped.key_version, self._path))
+
+    async def _follow(self) -> None:
+        """Read the file again where another process has changed it, or taken it away."""
+        if _mark(self._path) != self._mark:
+            await self._read()
+
+    async def _read(self) -> None:
+        mark = _mark(self._path)
+        self._content = await asyncio.to_thread(read_file, self._path, self._passphrase)
+        self._mark = mark
 
     def _usable(self, version: Version) -> Version:
         if version.state != "enabled":
@@ -299,6 +310,15 @@ class LocalKeyProvider:
         key = load_pem_private_key(kept.private_pem.encode(), None)
         assert isinstance(key, rsa.RSAPrivateKey), "made here"
         return unwrap_material(key, wrapped, "rsa-oaep-sha256")
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Return what changes when the file is replaced; None: there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _find(content: KekFile, key_version: str) -> Version | None:
