@@ -40,6 +40,17 @@ from tensorguard.vault.reference import KekReference
 app = typer.Typer(no_args_is_help=True, help="Keys that wrap keys (KEKs), and their providers.")
 T = TypeVar("T")
 _FILE_LIMIT_BYTES: Final = 64 * 1024
+_SHOWN: Final = (
+    "fleet",
+    "provider",
+    "key_id",
+    "origin",
+    "state",
+    "key_version",
+    "key_state",
+    "trouble_code",
+    "trouble_reason",
+)
 
 KekId = Annotated[
     str,
@@ -411,21 +422,10 @@ async def _find(session: Any, text: str) -> Kek:
 
 
 def _facts(kek: Kek, **more: Any) -> dict[str, Any]:
-    names = [
-        "fleet",
-        "provider",
-        "key_id",
-        "origin",
-        "state",
-        "key_version",
-        "key_state",
-        "trouble_code",
-        "trouble_reason",
-    ]
     return {
         "id": str(kek.id),
         "reference": f"{kek.provider}:{kek.key_id}",
-        **{name: getattr(kek, name) for name in names},
+        **{name: getattr(kek, name) for name in _SHOWN},
         "expires_at": kek.expires_at and kek.expires_at.isoformat(),
         **more,
     }

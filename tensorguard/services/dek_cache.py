@@ -125,8 +125,9 @@ class DekCache:
         self._slots[place] = (self._memory.put(dek), now + self._lifetime)
 
     def _forget(self, now: datetime) -> None:
-        for place in [key for key, (_, until) in self._slots.items() if now >= until]:
-            self._memory.wipe(self._slots.pop(place)[0])
+        # All live equally long, so that the oldest ends first.
+        while self._slots and now >= next(iter(self._slots.values()))[1]:
+            self._memory.wipe(self._slots.popitem(last=False)[1][0])
         for place in [key for key, (_, until) in self._errors.items() if now >= until]:
             del self._errors[place]
 

@@ -137,7 +137,14 @@ async def take_job(
                 _JOBS.c.worker == worker,
             ),
         )
-        .values(worker=worker, lease_until=now + LEASE, retry_at=None)
+        .values(
+            worker=worker,
+            lease_until=now + LEASE,
+            retry_at=None,
+            # What it has waited for is over; why a secret has failed is not.
+            code=sa.case((_JOBS.c.retry_at.is_not(None), None), else_=_JOBS.c.code),
+            reason=sa.case((_JOBS.c.retry_at.is_not(None), None), else_=_JOBS.c.reason),
+        )
         .returning(_JOBS)
     )
     row = (await session.execute(statement)).one_or_none()
@@ -180,8 +187,8 @@ async def note_progress(
         "after": after,
         "updated_at": now,
     }
-    if reason is not None or failed == 0:
-        values |= {"code": reason and reason[0], "reason": reason and reason[1]}
+    if reason is not None:
+        values |= {"code": reason[0], "reason": reason[1]}
     await session.execute(sa.update(_JOBS).where(_is_ours(job)).values(values))
 
 
