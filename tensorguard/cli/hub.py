@@ -8,6 +8,7 @@ from hub.main import run as run_hub
 from hub.settings import HubSettings
 from tensorguard.cli import lifeline
 from tensorguard.cli.logs import configure_logs
+from tensorguard.vault.secret_memory import forbid_core_dumps
 
 app = typer.Typer(help="The hub: intake, outbox, rollout controller, ledger sequencer.")
 
@@ -21,6 +22,7 @@ def hub() -> None:
 def run() -> None:
     """Run the hub until SIGTERM; settings come from TG_… variables."""
     configure_logs()
+    forbid_core_dumps()
     asyncio.run(_serve(HubSettings()))  # type: ignore[call-arg] # pydantic reads the environment
 
 

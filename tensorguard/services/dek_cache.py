@@ -83,7 +83,7 @@ class DekCache:
         self._forget(now)
         unknown = [
             place
-            for place in places
+            for place in dict.fromkeys(places)
             if place not in self._slots and place not in self._errors and place not in self._opening
         ]
         for place in unknown[: max(0, self._max_entries - len(self._opening))]:

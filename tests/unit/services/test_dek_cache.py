@@ -69,8 +69,7 @@ async def test_what_takes_long_goes_on_behind_and_is_opened_once() -> None:
         assert cache.is_opening(place(1))
     assert opening.calls == 1
     opening.gate.set()
-    while cache.is_opening(place(1)):
-        await asyncio.sleep(0)
+    await asyncio.gather(*cache._opening.values())
     assert cache.find(place(1), NOW) == place(1).digest
 
 
