@@ -48,9 +48,9 @@ class _HandDown:
             workerinput["postgres"] = dataclasses.asdict(_start_server(config))
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Scheduling:
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: object) -> Scheduling:
         config.option.loadscopereorder = False  # not the units with the most tests first
-        return Scheduling(config)
+        return Scheduling(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,6 +18,7 @@ from tensorguard.pki.identity import ServiceIdentity
 from tests.integration.broker.certificates import TRUST_DOMAIN, Credentials, Platform
 from tests.integration.nats.cluster import running_cluster
 from tests.integration.nats.server import free_ports, program
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("nats-cluster")
 
@@ -108,7 +109,7 @@ async def test_only_a_broker_s_certificate_of_this_platform_opens_a_route(tmp_pa
         friend = platform.service("broker")
         async with (
             intruding(tmp_path / "friend", route_port, friend, platform.ca_path),
-            asyncio.timeout(10),
+            asyncio.timeout(PATIENCE_S),
         ):
             while await names(watcher) != everyone | {"intruder"}:
                 pass
@@ -119,7 +120,7 @@ async def until_in(path: Path, offset: int, text: str) -> None:
     """Wait for something that a server logs."""
     said = ""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while text not in said:
                 said = (await asyncio.to_thread(path.read_text))[offset:]
                 await asyncio.sleep(0.02)

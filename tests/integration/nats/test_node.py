@@ -22,6 +22,7 @@ from tests.integration.nats.keeping import (
     kill,
     until_gone,
 )
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 
@@ -37,7 +38,10 @@ async def connect(keeper: Keeper, keyring: Keyring, folder: Path) -> Client:
     platform = Platform(folder, keyring.ca)
     context = platform.hub.client_context(platform.ca_path)
     return await nats.connect(
-        f"tls://localhost:{keeper.port}", tls=context, tls_handshake_first=True, connect_timeout=5
+        f"tls://localhost:{keeper.port}",
+        tls=context,
+        tls_handshake_first=True,
+        connect_timeout=PATIENCE_S,
     )
 
 

@@ -34,6 +34,7 @@ from tests.integration.broker.signer import running_signer
 from tests.integration.nats.keeping import a_keeper, initialise
 from tests.integration.nats.server import program
 from tests.integration.nats.site import NatsSite
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 
@@ -118,7 +119,7 @@ async def home(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Home]:
 
 
 async def until_another(home: Home, first: x509.Certificate) -> x509.Certificate:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while (now := await home.shown()) == first:  # noqa: ASYNC110  only a handshake tells
             await asyncio.sleep(0.05)
     return now
@@ -140,7 +141,7 @@ async def test_without_anybody_who_admits_agents_a_reload_waits(home: Home) -> N
     with capture_logs() as logs:
         home.offset = timedelta(days=5)
         home.keeper.certificate.hasten()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not any(one["event"] == "nats_reload_postponed" for one in logs):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await home.shown() == first
@@ -188,7 +189,7 @@ async def new_ca(home: Home) -> Platform:
 async def test_whom_a_new_ca_has_certified_gets_in_once_the_bundle_says_so(home: Home) -> None:
     await home.respond()
     newer = await new_ca(home)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 hub = await home.connect("hub", newer)

@@ -103,7 +103,7 @@ class NatsServer:
             self.url,
             tls=self.platform.service(service).client_context(self.platform.ca_path),
             tls_handshake_first=True,
-            connect_timeout=5,
+            connect_timeout=PATIENCE_S,
             **options,
         )
 
@@ -161,7 +161,7 @@ class Site:
         stop = asyncio.Event()
         hub = RunningHub(source, stop, asyncio.create_task(ingest.run(stop)))
         self.hubs.append(hub)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await source.connected.wait()
         return hub
 

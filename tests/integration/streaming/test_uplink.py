@@ -20,6 +20,7 @@ from tensorguard.protocol.topics import DownKind, UpKind
 from tests.integration.hub.builders import FLEET
 from tests.integration.hub.test_ingest import refuse
 from tests.integration.streaming.hubs import PARTITIONS, Site, event, heartbeat
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 Condition = Callable[[], Awaitable[bool]]
@@ -78,7 +79,7 @@ async def test_what_goes_down_reaches_who_it_is_for(site: Site) -> None:
     await listener.flush()
     assert hub.source.publish([Downlink(topic, b"%d" % n) for n in range(700)]) == 0
     assert hub.source.publish([Downlink(topic, b"x")] * 2_000) > 0  # there is room for 1,000
-    got = [(await heard.next_msg(timeout=10)).data for _ in range(700)]
+    got = [(await heard.next_msg(timeout=PATIENCE_S)).data for _ in range(700)]
     assert got == [b"%d" % n for n in range(700)]
     await listener.close()
 
