@@ -31,9 +31,11 @@ from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.services.certificates import ServiceCertificate
 from tensorguard.services.certifier import Certifier
 from tensorguard.services.following import KeyringFollower
+from tensorguard.services.kek_providers import KekProviders, KekSettings
+from tensorguard.services.kek_watch import KekWatch
 from tensorguard.services.keyring import Keyring
+from tensorguard.services.rewrapping import Rewrapper
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
-from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
 log = structlog.get_logger()
 _LAST_WORDS_S = 5.0
@@ -53,8 +55,10 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
     sessions = session_maker(engine)
     try:
         await check_schema(engine)
-        kek = LocalKeyProvider.open(settings.data_dir / KEK_FILE)
+        kek_settings = KekSettings()
         async with sessions() as session:
+            opener = kek_settings.opener(settings.data_dir)
+            kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
             keyring = await Keyring.load(session, kek)
         certificate = ServiceCertificate(
             keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
@@ -101,6 +105,8 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             "upkeep": Upkeep(sessions, keyring, work, utc_now, leads).run,
             "certificate": certificate.keep_renewed,
             "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,
+            "keks": KekWatch(sessions, kek, utc_now).run,
+            "rewrapper": Rewrapper(sessions, kek, utc_now).run,
             # Before there is a front: without its certificate it does not listen.
             "certifier": Certifier(
                 sessions, keyring, settings.database_url, settings.hosts_of_fronts, utc_now

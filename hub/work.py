@@ -81,6 +81,8 @@ class Work:
         downlinks = Downlinks()
         if self._enrollments is not None and batch.enrolls:
             await self._enrollments.answer(batch.enrolls, downlinks, now)
+        asked = [(one.agent_id, one.message) for one in batch.key_requests]
+        await self._key_release.prepare(self._sessions, asked, now=now)
         async with self._sessions() as session, session.begin():
             if fence is not None:
                 await fence(session)

@@ -14,6 +14,7 @@ from tensorguard.cli import lifeline
 from tensorguard.cli.database import Json
 from tensorguard.cli.durations import parse_seconds
 from tensorguard.cli.logs import configure_logs
+from tensorguard.vault.secret_memory import forbid_core_dumps
 
 app = typer.Typer(help="The hub: intake, outbox, rollout controller, ledger sequencer.")
 
@@ -27,6 +28,7 @@ def hub() -> None:
 def run() -> None:
     """Run the hub until SIGTERM; settings come from TG_… variables."""
     configure_logs()
+    forbid_core_dumps()
     asyncio.run(_serve(HubSettings()))  # type: ignore[call-arg] # pydantic reads the environment
 
 
