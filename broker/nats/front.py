@@ -41,6 +41,7 @@ _log = structlog.get_logger()
 # Of events that wait to be read; with more the map is made anew from lists.
 _EVENTS_WAITING: Final = 100_000
 _REASONS: Final = 20_000
+_LINK: Final = "node"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class NatsFront:
         Raises: NodeUnreachable.
         """
         for name, work in (
-            ("node", self._link.run()),
+            (_LINK, self._link.run()),
             ("responder", self._responder.run()),
             ("reports", self.reports.run()),
             ("stream", self.router.run()),
@@ -135,9 +136,11 @@ class NatsFront:
         if self._stopping:
             return
         self._stopping = True
-        for task in self._tasks:
+        # The connection last: the others may be in the middle of a question.
+        tasks = sorted(self._tasks, key=lambda task: task.get_name() == _LINK)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(task, return_exceptions=True)
         _log.info("front_stopped", front=self._setup.front_id, sessions=len(self.list_own()))
 
     async def apply(self, revocations: Sequence[Revocation]) -> list[int]:
