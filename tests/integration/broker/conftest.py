@@ -20,6 +20,7 @@ from broker.denyset import DenySet
 from broker.embedded.front import Front, FrontSetup
 from broker.embedded.limits import Limits
 from broker.embedded.metrics import FrontMetrics
+from broker.session import End
 from tests.integration.broker.certificates import (
     TRUST_DOMAIN,
     AgentCredentials,
@@ -68,6 +69,10 @@ class Site:
     def refused(self, code: int) -> int:
         """The code of CONNACK by which this engine refuses: any that MQTT has."""
         return code
+
+    def said(self, end: End) -> End:
+        """The reason by which this engine calls an end: its own."""
+        return end
 
     def context(self, credentials: Credentials) -> ssl.SSLContext:
         return credentials.client_context(self.platform.ca_path)

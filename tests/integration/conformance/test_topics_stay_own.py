@@ -23,14 +23,17 @@ FOREIGN_FILTERS = [
     "tg/v1/hospital-a/{other}/down/#",
     "tg/v1/hospital-a/{own}/#",
     "tg/v1/hospital-a/{own}/up/#",
-    "tg/v1/hospital-a/{own}/down/+",
-    "tg/v1/hospital-a/{own}/down/desired",
-    "tg/v1/hospital-a/all/down/+",
     "tg/v1/_front/+/up/+",
     "$SYS/#",
     "$SYS/broker/clients/connected",
     "$share/g/tg/v1/hospital-a/{own}/down/#",
     "$share/hubs/tg/v1/+/+/up/+",
+]
+# Less than it may have: the embedded engine takes the protocol's own filters only, NATS any part.
+NARROWER_FILTERS = [
+    "tg/v1/hospital-a/{own}/down/+",
+    "tg/v1/hospital-a/{own}/down/desired",
+    "tg/v1/hospital-a/all/down/+",
 ]
 FOREIGN_TOPICS = [
     "tg/v1/hospital-a/{other}/up/heartbeat",
@@ -101,6 +104,20 @@ async def test_a_foreign_filter_is_refused_by_suback(
     assert (await (await site.hub()).report("denied")).operation == "subscribe"
 
 
+@pytest.mark.parametrize("pattern", NARROWER_FILTERS)
+async def test_a_narrower_filter_brings_nothing_that_is_not_its_own(
+    site: AnySite, platform: Platform, pattern: str
+) -> None:
+    agent, other = platform.agent(), platform.agent()
+    hub, wire = await site.hub(), await site.open(agent)
+    assert await wire.connect(agent.client_id) == 0
+    (code,) = await wire.subscribe(named(pattern, agent, other))
+    assert code == (0x80 if site.engine == "embedded" else 0)
+    await hub.publish(other.down("desired"), b"{}")
+    await hub.publish("tg/v1/hospital-b/all/down/config", b"{}")
+    assert await wire.ping(), "a foreign message came"
+
+
 async def test_mosquitto_sub_is_told_that_everything_is_not_for_it(
     site: AnySite, platform: Platform
 ) -> None:
@@ -132,7 +149,9 @@ async def test_a_topic_that_is_no_topic_reaches_nobody(
     agent, hub = platform.agent(), await site.hub()
     wire = await site.agent(agent)
     await wire.publish(topic)
-    await wire.hear()
+    # The embedded engine acks it and passes nothing on; NATS ends the connection.
+    if await wire.hear() is None:
+        wire = await site.agent(agent)
     assert await hub.quiet(agent, wire) == []
 
 
@@ -214,8 +233,8 @@ async def test_denials_of_very_many_agents_are_counted_together(
             await denied(site, number)
         site.front.reports.flush()
         reports = [await hub.report("denied") for _ in range(3)]
-        assert [(it.agent_id, it.count) for it in reports] == [
+        assert {(it.agent_id, it.count) for it in reports} == {
             (agents[0].agent_id, 1),
             (agents[1].agent_id, 1),
             (None, 3),
-        ]
+        }

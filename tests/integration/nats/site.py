@@ -20,6 +20,7 @@ from broker.embedded.limits import Limits
 from broker.nats.front import NatsFront, NatsSetup
 from broker.nats.keys import CalloutKeys
 from broker.nats.metrics import NatsMetrics
+from broker.session import End
 from tensorguard.protocol.subjects import FRONT_UP, STREAM, UP, to_subject, topic_of_stored
 from tests.integration.broker.certificates import (
     TRUST_DOMAIN,
@@ -75,6 +76,10 @@ class NatsSite:
     def refused(self, code: int) -> int:
         """The code of CONNACK by which this engine refuses what embedded refuses with `code`."""
         return 5
+
+    def said(self, end: End) -> End:
+        """The reason by which this engine calls an end: NATS does not tell why a socket closed."""
+        return {End.LOST: End.DISCONNECT, End.IDLE: End.LOST}.get(end, end)
 
     def context(self, credentials: Credentials) -> ssl.SSLContext:
         return credentials.client_context(self.platform.ca_path)
