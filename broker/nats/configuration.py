@@ -24,6 +24,15 @@ PLATFORM: Final = "PLATFORM"
 SYSTEM: Final = "SYS"
 DEVICE_DOWN: Final = "tg.v1._enroll.*.down.*"
 
+# The server's own: what it keeps of MQTT sessions, and of retained messages (server/mqtt.go).
+SESSIONS: Final = "$MQTT_sess"
+RETAINED: Final = "$MQTT_rmsgs"
+_TIDYING: Final = [
+    (operation, stream)
+    for stream in (SESSIONS, RETAINED)
+    for operation in ("INFO", "UPDATE", "PURGE")
+]
+
 _GIB: Final = 1024**3
 # JetStream's own headers and the reply subject travel within the limit.
 _MAX_PAYLOAD_BYTES: Final = MAX_PAYLOAD_BYTES + 1024
@@ -90,6 +99,8 @@ def render(node: Node) -> str:
             "tls": _tls(node.files),
             "stream_replicas": node.replicas,
             "reject_qos2_publish": True,
+            "downgrade_qos2_subscribe": True,
+            "consumer_inactive_threshold": "5m",
         },
         "jetstream": {
             "store_dir": str(node.files.store),
@@ -117,6 +128,11 @@ def render(node: Node) -> str:
     return "".join(f"{name}: {json.dumps(value, indent=2)}\n" for name, value in parts.items())
 
 
+def agents_stream(operation: str, stream: str) -> str:
+    """Return the subject by which a front speaks of a stream of the agents' account."""
+    return f"tgs.{stream.removeprefix('$')}.{operation}"
+
+
 def _tls(files: Files) -> dict[str, object]:
     return {
         "cert_file": str(files.certificate),
@@ -130,7 +146,13 @@ def _tls(files: Files) -> dict[str, object]:
 def _agents_account() -> dict[str, object]:
     return {
         "jetstream": {"max_mem": _GIB // 4, "max_file": _GIB},
-        "exports": [{"stream": UP, "accounts": [PLATFORM]}],
+        "exports": [
+            {"stream": UP, "accounts": [PLATFORM]},
+            *(
+                {"service": f"$JS.API.STREAM.{operation}.{stream}", "accounts": [SYSTEM]}
+                for operation, stream in _TIDYING
+            ),
+        ],
         "imports": [{"stream": {"account": PLATFORM, "subject": DOWN}}],
     }
 
@@ -158,6 +180,16 @@ def _system_account(front: str) -> dict[str, object]:
         "imports": [
             {"stream": {"account": PLATFORM, "subject": DEVICE_DOWN}},
             {"service": {"account": PLATFORM, "subject": FRONT_UP}},
+            *(
+                {
+                    "service": {
+                        "account": AGENTS,
+                        "subject": f"$JS.API.STREAM.{operation}.{stream}",
+                    },
+                    "to": agents_stream(operation, stream),
+                }
+                for operation, stream in _TIDYING
+            ),
         ],
         "users": [
             _user(
@@ -170,6 +202,7 @@ def _system_account(front: str) -> dict[str, object]:
                     "$SYS._INBOX.>",  # where a server waits for the callout's answer
                     "_INBOX.>",
                     FRONT_UP,
+                    *(agents_stream(operation, stream) for operation, stream in _TIDYING),
                 ],
                 subscribe=[
                     "$SYS.REQ.USER.AUTH",

@@ -110,6 +110,10 @@ class Site:
                     await asyncio.sleep(0.01)
         assert condition(), what
 
+    async def retained(self) -> int:
+        """Messages that are kept for later subscribers: there is no place for any."""
+        return 0
+
     async def present(self, number: int) -> None:
         """Wait until so many agents are live."""
         await self.until(lambda: self.agents == number, f"{number} agents are live")

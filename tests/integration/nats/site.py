@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from nats.aio.client import Client
@@ -17,6 +18,7 @@ from nats.js.errors import BadRequestError
 
 from broker.denyset import DenySet
 from broker.embedded.limits import Limits
+from broker.nats.configuration import RETAINED, agents_stream
 from broker.nats.front import NatsFront, NatsSetup
 from broker.nats.keys import CalloutKeys
 from broker.nats.metrics import NatsMetrics
@@ -120,6 +122,19 @@ class NatsSite:
                 while not condition():  # noqa: ASYNC110  the front offers no event to wait for
                     await asyncio.sleep(0.01)
         assert condition(), what
+
+    async def stored(self, stream: str) -> dict[str, Any]:
+        """The state of a stream of the agents' account."""
+        services = await self.node.server.connect(self.platform.service("broker"))
+        try:
+            answer = await services.request(agents_stream("INFO", stream), b"", timeout=5)
+            return dict(json.loads(answer.data))
+        finally:
+            await services.close()
+
+    async def retained(self) -> int:
+        """Messages that are kept for later subscribers."""
+        return int((await self.stored(RETAINED))["state"]["messages"])
 
     async def present(self, number: int) -> None:
         """Wait until so many agents are live."""
