@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+import ssl
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 
@@ -19,6 +20,7 @@ from hub.sequencer import Sequencer
 from hub.settings import HubSettings
 from hub.settling import Settler
 from hub.upkeep import Upkeep
+from hub.uplink import UplinkSource
 from hub.work import Work
 from tensorguard.ledger.checkpoint import ledger_origin
 from tensorguard.pki.identity import ServiceIdentity
@@ -26,7 +28,7 @@ from tensorguard.services.certificates import ServiceCertificate
 from tensorguard.services.certifier import Certifier
 from tensorguard.services.following import KeyringFollower
 from tensorguard.services.keyring import Keyring
-from tensorguard.store.engine import check_schema, create_engine, session_maker
+from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
 log = structlog.get_logger()
@@ -52,16 +54,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         certificate = ServiceCertificate(
             keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
         )
-        host, _, port = settings.mqtt.rpartition(":")
-        source = MqttUplink(
-            host=host.strip("[]"),
-            port=int(port),
-            client_id=f"hub-{secrets.token_hex(4)}",
-            tls=certificate.client_context(keyring.trust.cas),
-            clock=utc_now,
-            intake_limit=settings.intake_limit,
-            downlink_limit=settings.downlink_limit,
-        )
+        source = make_source(settings, sessions, certificate.client_context(keyring.trust.cas))
         enrollments = DeviceEnrollments(
             sessions, keyring, settings.mqtt_address, settings.device_url
         )
@@ -105,7 +98,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             running = [tasks.create_task(loop(ending), name=name) for name, loop in loops.items()]
             await _first_connection(source, stop)
             ready()
-            log.info("hub_ready", front=settings.mqtt, loops=len(running))
+            log.info("hub_ready", engine=settings.broker_engine, loops=len(running))
             await ingest.run(stop)
             ending.set()
     finally:
@@ -113,8 +106,40 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
     log.info("hub_stopped")
 
 
-async def _first_connection(source: MqttUplink, stop: asyncio.Event) -> None:
-    """Wait for the front: with none there is nothing to be ready for."""
+def make_source(settings: HubSettings, sessions: SessionMaker, tls: ssl.SSLContext) -> UplinkSource:
+    """Return where this hub's uplinks come from: the only place that knows the broker engine."""
+    if settings.broker_engine == "nats":
+        # Here, so that a hub of embedded fronts does without the library.
+        from hub.nats.source import JetStreamUplink
+        from hub.nats.stream import StreamSettings
+
+        return JetStreamUplink(
+            urls=settings.nats_urls,
+            tls=tls,
+            sessions=sessions,
+            stream=StreamSettings(
+                partitions=settings.nats_partitions,
+                replicas=settings.nats_replicas,
+                max_bytes=settings.nats_stream_bytes,
+                max_age=settings.nats_stream_age,
+            ),
+            intake_limit=settings.intake_limit,
+            downlink_limit=settings.downlink_limit,
+        )
+    host, _, port = settings.mqtt.rpartition(":")
+    return MqttUplink(
+        host=host.strip("[]"),
+        port=int(port),
+        client_id=f"hub-{secrets.token_hex(4)}",
+        tls=tls,
+        clock=utc_now,
+        intake_limit=settings.intake_limit,
+        downlink_limit=settings.downlink_limit,
+    )
+
+
+async def _first_connection(source: UplinkSource, stop: asyncio.Event) -> None:
+    """Wait for the broker: with none there is nothing to be ready for."""
     waits = [asyncio.create_task(source.connected.wait()), asyncio.create_task(stop.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:

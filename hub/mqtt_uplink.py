@@ -26,7 +26,9 @@ from tensorguard.protocol.topics import HUB_FILTERS
 log = structlog.get_logger()
 
 KEEPALIVE_S = 60
-_RECONNECT_S = (1, 30)
+_CONNECT_S = (0.1, 0.5)
+"""The pauses before the first connection: the front starts at the same time, and all wait."""
+_RECONNECT_S = (0.1, 30)
 
 
 class _CurrentTls:
@@ -74,7 +76,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         )
         self._client.max_queued_messages_set(downlink_limit)
         self._client.max_inflight_messages_set(500)
-        self._client.reconnect_delay_set(*_RECONNECT_S)
+        self._pause(*_CONNECT_S)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_disconnect = self._on_disconnect
@@ -100,6 +102,10 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         """See UplinkSource; the present connection stays."""
         self._tls.context = tls
 
+    def _pause(self, least_s: float, most_s: float) -> None:
+        """How long to wait after a connection that failed: twice as long each time."""
+        self._client.reconnect_delay_set(least_s, most_s)  # type: ignore[arg-type] # paho takes any number
+
     # In paho's thread
 
     def _on_connect(
@@ -108,6 +114,7 @@ class MqttUplink(AbstractAsyncContextManager["MqttUplink"]):
         if reason.is_failure:
             log.warning("uplink_refused", reason=str(reason))
             return
+        self._pause(*_RECONNECT_S)
         client.subscribe([(name, 1) for name in HUB_FILTERS])
 
     def _on_subscribe(

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +25,18 @@ class HubSettings(BaseSettings):
         default="", description="further names that broker fronts may be certified for"
     )
     device: str = Field(default="127.0.0.1:8443", description="host:port of the device listener")
+
+    broker_engine: Literal["embedded", "nats"] = "embedded"
+    nats_url: str = Field(
+        default="tls://127.0.0.1:4222", description="NATS servers, separated by commas"
+    )
+    nats_partitions: int = Field(
+        default=16, ge=1, le=256, description="of the stream; fixed once it is made"
+    )
+    nats_replicas: int = Field(default=1, ge=1, le=5)
+    # Above one of these the stream drops its oldest messages, committed or not.
+    nats_stream_bytes: int = Field(default=4 * 1024**3, ge=16 * 1024**2)
+    nats_stream_age: timedelta = timedelta(hours=24)
 
     batch_messages: int = Field(default=500, ge=1, le=5_000)
     flush_after: timedelta = timedelta(milliseconds=200)
@@ -48,6 +61,11 @@ class HubSettings(BaseSettings):
         """What broker fronts may be certified for."""
         listening = (address.rpartition(":")[0] for address in (self.mqtt, self.broker_enroll))
         return allowed_hosts(self.public_host, self.front_hosts, *listening)
+
+    @property
+    def nats_urls(self) -> list[str]:
+        """The NATS servers that this hub may connect to."""
+        return [url.strip() for url in self.nats_url.split(",") if url.strip()]
 
     @property
     def _public_name(self) -> str:

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from tests.postgres import Database, Server, running_server
+from tests.scheduling import Scheduling, in_order
 
 hypothesis.settings.register_profile("normal", max_examples=200, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=5000, deadline=None)
@@ -38,7 +39,7 @@ def _only_unit_tests(config: pytest.Config) -> bool:
 
 
 class _HandDown:
-    """In the xdist controller: gives every worker the server."""
+    """In the xdist controller: gives every worker the server, and its tests."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: object) -> None:
@@ -46,9 +47,18 @@ class _HandDown:
         if not _only_unit_tests(config):
             workerinput["postgres"] = dataclasses.asdict(_start_server(config))
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: object) -> Scheduling:
+        config.option.loadscopereorder = False  # not the units with the most tests first
+        return Scheduling(config, log)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_HandDown())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = in_order(items)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -14,13 +14,17 @@ from api.routing import Now, Session, new_router
 from tensorguard.services.access import Caller, Permission
 from tensorguard.services.agents import get_agent
 from tensorguard.services.errors import Invalid
-from tensorguard.store.agents import list_telemetry, list_timeline
+from tensorguard.store.agents import list_timeline
+from tensorguard.store.history import settings_of, settings_query
+from tensorguard.store.resolutions import choose_resolution
+from tensorguard.store.telemetry import list_telemetry
 
 router = new_router("/api/v1/agents/{agent_id}", "agents")
 Reader = Annotated[Caller, Requires(Permission.AGENTS_READ)]
-LONGEST = timedelta(days=31)
+LONGEST = timedelta(days=1096)
 MOST_POINTS = 1000
 _MICRO = timedelta(microseconds=1)
+_SECOND = timedelta(seconds=1)
 
 
 @router.get("/telemetry")
@@ -33,16 +37,24 @@ async def get_telemetry(
     until: Annotated[AwareDatetime | None, Query()] = None,
     points: Annotated[int, Query(ge=1, le=MOST_POINTS, description="At most so many.")] = 300,
 ) -> TelemetryView:
-    """Return an agent's heartbeats averaged over equal steps; by default of the last hour."""
+    """Return an agent's heartbeats averaged over equal steps; by default of the last hour.
+
+    Long ranges are read from rollups by minute, hour or day: `resolution` says which, and `since`
+    and `until` are then moved outwards to whole ones.
+    """
     start, end = _range(since, until, now)
-    # Rounded up, so that the last step does not add a point too many.
-    step = timedelta(microseconds=-(-((end - start) // _MICRO) // points))
-    step = max(step, timedelta(seconds=1))
+    settings = settings_of((await session.execute(settings_query())).one())
+    resolution = choose_resolution(end - start, now - start, settings.retentions)
+    start, end = resolution.floor(start), resolution.ceil(end)
+    step = _step(end - start, points, resolution.bucket)
     await get_agent(session, agent_id)
-    rows = await list_telemetry(session, agent_id, since=start, until=end, step=step)
+    rows = await list_telemetry(
+        session, agent_id, since=start, until=end, step=step, resolution=resolution
+    )
     return TelemetryView(
         since=start,
         until=end,
+        resolution=resolution.value,
         step_s=step.total_seconds(),
         points=[TelemetryPoint.model_validate(dict(row)) for row in rows],
     )
@@ -61,6 +73,13 @@ async def get_timeline(
     before = decode_cursor(cursor, lambda values: UUID(values[0]))
     rows = await list_timeline(session, agent_id, before=before, limit=limit + 1)
     return page_of(rows, limit, view=timeline_entry, key=lambda row: (str(row["id"]),))
+
+
+def _step(length: timedelta, points: int, bucket: timedelta) -> timedelta:
+    """Return what divides a range into `points` at most; whole buckets of a rollup."""
+    # Rounded up, so that the last step does not add a point too many.
+    step = timedelta(microseconds=-(-(length // _MICRO) // points))
+    return -(-step // bucket) * bucket if bucket else max(step, _SECOND)
 
 
 def _range(

@@ -188,15 +188,26 @@ class ReceiptView(View):
 
 
 class TelemetryPoint(View):
-    """The heartbeats that arrived within one step: averages, and maxima where they matter."""
+    """The heartbeats that arrived within one step: averages and extremes.
+
+    `degraded` and `errors` are those that said so.
+    """
 
     at: datetime
     heartbeats: int
+    degraded: int
+    errors: int
     cpu_percent: float
+    cpu_percent_min: float
     cpu_percent_max: float
     memory_percent: float
+    memory_percent_min: float
     memory_percent_max: float
     disk_percent: float
+    disk_percent_min: float
+    disk_percent_max: float
+    temperature_c: float | None
+    temperature_c_min: float | None
     temperature_c_max: float | None
 
 
@@ -205,6 +216,7 @@ class TelemetryView(View):
 
     since: datetime
     until: datetime
+    resolution: Literal["raw", "1m", "1h", "1d"]
     step_s: float
     points: list[TelemetryPoint]
 

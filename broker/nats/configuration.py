@@ -33,6 +33,9 @@ _TIDYING: Final = [
     for operation in ("INFO", "UPDATE", "PURGE")
 ]
 
+# What the server's log takes on disk: fronts read denied operations from it.
+LOG_BYTES: Final = 16 * 1024**2
+LOG_FILES: Final = 4
 _GIB: Final = 1024**3
 # JetStream's own headers and the reply subject travel within the limit.
 _MAX_PAYLOAD_BYTES: Final = MAX_PAYLOAD_BYTES + 1024
@@ -50,18 +53,14 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The other servers; a route needs a certificate with a name from `routes` and the password.
+    """The other servers; a route needs the certificate of this platform's brokers, on both ends.
 
     Any agent's certificate is of the same CA, which is why the CA alone opens no route.
     """
 
     name: str
     listen: str
-    routes: Sequence[str]  # host:port
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Cluster({self.name}, {self.listen})"
+    routes: Sequence[str]  # host:port, the host as it stands in that node's certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +78,11 @@ class Node:
     stored_bytes: int = 8 * _GIB
     replicas: int = 1
     cluster: Cluster | None = None
+    log: Path | None = None
 
 
 def render(node: Node) -> str:
-    """Return the text of the server's configuration file; it holds the cluster's password."""
+    """Return the text of the server's configuration file; there is no secret in it."""
     hub, front = (ServiceIdentity(node.trust_domain, name).uri for name in ("hub", "broker"))
     parts: dict[str, object] = {
         "server_name": node.name,
@@ -92,7 +92,8 @@ def render(node: Node) -> str:
         "max_subscriptions": 1024,
         "max_control_line": 4096,
         "write_deadline": "10s",
-        "lame_duck_duration": "30s",
+        "lame_duck_grace_period": "1s",
+        "lame_duck_duration": "30s",  # NATS's least
         "tls": _tls(node.files) | {"handshake_first": True},
         "mqtt": {
             "listen": node.mqtt,
@@ -109,7 +110,7 @@ def render(node: Node) -> str:
         },
         "system_account": SYSTEM,
         "accounts": {
-            AGENTS: _agents_account(),
+            AGENTS: _agents_account(node.stored_bytes),
             PLATFORM: _platform_account(hub),
             SYSTEM: _system_account(front),
         },
@@ -123,8 +124,10 @@ def render(node: Node) -> str:
             },
         },
     }
+    if node.log is not None:
+        parts |= _log(node.log)
     if node.cluster is not None:
-        parts["cluster"] = _cluster(node.cluster, node.files)
+        parts["cluster"] = _cluster(node.cluster, node.files, front)
     return "".join(f"{name}: {json.dumps(value, indent=2)}\n" for name, value in parts.items())
 
 
@@ -143,9 +146,10 @@ def _tls(files: Files) -> dict[str, object]:
     }
 
 
-def _agents_account() -> dict[str, object]:
+def _agents_account(stored_bytes: int) -> dict[str, object]:
+    # Sessions, and QoS 1 towards agents, of which there is none: taken from what hubs read.
     return {
-        "jetstream": {"max_mem": _GIB // 4, "max_file": _GIB},
+        "jetstream": {"max_mem": _GIB // 4, "max_file": min(_GIB, stored_bytes // 8)},
         "exports": [
             {"stream": UP, "accounts": [PLATFORM]},
             *(
@@ -199,6 +203,8 @@ def _system_account(front: str) -> dict[str, object]:
                     "$SYS.REQ.SERVER.*.CONNZ",
                     "$SYS.REQ.SERVER.PING.CONNZ",
                     "$SYS.REQ.SERVER.PING",
+                    "$SYS.REQ.SERVER.*.HEALTHZ",
+                    "$SYS.REQ.SERVER.*.SUBSZ",  # how many responders there are
                     "$SYS._INBOX.>",  # where a server waits for the callout's answer
                     "_INBOX.>",
                     FRONT_UP,
@@ -228,19 +234,24 @@ def _user(name: str, *, publish: Sequence[str], subscribe: Sequence[str]) -> dic
     }
 
 
-def _cluster(cluster: Cluster, files: Files) -> dict[str, object]:
-    secret = f"route:{cluster.password}"
+def _log(path: Path) -> dict[str, object]:
+    return {
+        "log_file": str(path),
+        "logtime_utc": True,
+        "logfile_size_limit": LOG_BYTES,
+        "logfile_max_num": LOG_FILES,
+    }
+
+
+def _cluster(cluster: Cluster, files: Files, front: str) -> dict[str, object]:
+    # No password: NATS compares none where the certificate decides (isRouterAuthorized in
+    # server/auth.go), be it by `verify_and_map` or by `verify_cert_and_check_known_urls`. Names
+    # in known URLs would let in every service that has such a name, on loopback the api.
     return {
         "name": cluster.name,
         "listen": cluster.listen,
         "no_advertise": True,
-        "authorization": {"user": "route", "password": cluster.password, "timeout": 5},
-        "routes": [f"tls://{secret}@{route}" for route in cluster.routes],
-        "tls": {
-            "cert_file": str(files.certificate),
-            "key_file": str(files.key),
-            "ca_file": str(files.cas),
-            "verify_cert_and_check_known_urls": True,
-            "timeout": 10,
-        },
+        "authorization": {"user": front, "timeout": 5},
+        "routes": [f"tls://{route}" for route in cluster.routes],
+        "tls": _tls(files),
     }

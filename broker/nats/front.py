@@ -76,7 +76,7 @@ class NatsFront:
         # Ids that our node has had: each start of a server gives it another.
         self._owned: deque[str] = deque(maxlen=8)
         self._client: Client | None = None
-        self._is_tidy = False
+        self.is_tidy = False
         self.sessions = Sessions()
         # Why we are about to end sessions; their DISCONNECT says "Kicked" whatever the reason.
         self._reasons: OrderedDict[Place, End] = OrderedDict()
@@ -196,7 +196,7 @@ class NatsFront:
         await self.router.listen(client, DEVICE_DOWN)
         await client.flush()
         await self._list(client)
-        self._is_tidy = False
+        self.is_tidy = False
         await self._tidy()
         await client.subscribe(SUBJECT, QUEUE, cb=self._responder.take)
         await client.flush()
@@ -246,7 +246,7 @@ class NatsFront:
                 self._gone(place, ended, end)
             return
         self.sessions.add(place, session)
-        if not self._is_tidy:
+        if not self.is_tidy:
             self._begin(self._tidy(), "tidy")
         # It may have been revoked after we admitted it, and before we knew of the session.
         if self._setup.denied.denies_session(session.agent.agent_id, session.serial):
@@ -256,10 +256,10 @@ class NatsFront:
             self.reports.connected(session)
 
     async def _tidy(self) -> None:
-        if self._is_tidy or self._client is None:
+        if self.is_tidy or self._client is None:
             return
         try:
-            self._is_tidy = await tidy(self._client)
+            self.is_tidy = await tidy(self._client)
         except NodeUnreachable as error:
             _log.warning("agents_streams_not_bounded", error=error.message)
 
@@ -292,7 +292,7 @@ class NatsFront:
                 if loop.time() - listed_at >= self._setup.list_every.total_seconds():
                     listed_at = loop.time()
                     await self._list(client)
-                    self._is_tidy = False
+                    self.is_tidy = False
                     await self._tidy()
             except NodeUnreachable:
                 continue  # the link tells, and lists anew when it is back

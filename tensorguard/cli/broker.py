@@ -1,6 +1,8 @@
 """`tensorguard broker`: the process that agents and the hub connect to."""
 
 import asyncio
+from pathlib import Path
+from typing import Annotated
 
 import typer
 import uvloop
@@ -11,6 +13,8 @@ from tensorguard.cli import lifeline
 from tensorguard.cli.logs import configure_logs
 
 app = typer.Typer(help="The broker front: mTLS MQTT for agents and hubs.")
+# More than the server of a node takes to end, when it ends its sessions one after the other.
+_NODE_ENDS_WITHIN_S = 55.0
 
 
 @app.callback()
@@ -29,3 +33,50 @@ async def _serve(settings: BrokerSettings) -> None:
     stop = asyncio.Event()
     lifeline.install(stop)
     await run_broker(settings, stop, lifeline.notify_ready)
+
+
+@app.command()
+def nats_keys(
+    out: Annotated[Path, typer.Option(help="Where to write them; the file must not exist.")],
+) -> None:
+    """Make the keys of the auth callout: every node and front of a platform has the same file."""
+    from broker.nats.keys import CalloutKeys  # the extra `nats`
+
+    keys = CalloutKeys.generate()
+    try:
+        keys.store(out)
+    except OSError as error:
+        raise typer.BadParameter(f"{out}: {error.strerror}") from error
+    typer.echo(f"{out}: keys of the auth callout, issuer {keys.issuer}")
+
+
+@app.command()
+def nats_server() -> None:
+    """Run one NATS node until SIGTERM: its certificate, configuration, server and store."""
+    from broker.nats.node import run as run_node  # the extra `nats`
+    from broker.nats.settings import KeeperSettings
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        lifeline.install(stop, hard_exit_after_s=_NODE_ENDS_WITHIN_S)
+        await run_node(settings, stop, lifeline.notify_ready)
+
+    configure_logs()
+    settings = KeeperSettings()  # type: ignore[call-arg] # pydantic reads the environment
+    asyncio.run(serve())
+
+
+@app.command()
+def nats_config(
+    trust_domain: Annotated[
+        str, typer.Option(envvar="TG_TRUST_DOMAIN", help="As the platform was made with.")
+    ] = "tensorguard.local",
+) -> None:
+    """Print the configuration of a NATS server that somebody else runs."""
+    from broker.nats.configuration import render  # the extra `nats`
+    from broker.nats.keys import CalloutKeys
+    from broker.nats.settings import NodeSettings
+
+    settings = NodeSettings()  # type: ignore[call-arg] # pydantic reads the environment
+    keys = CalloutKeys.load(settings.nats_keys)
+    typer.echo(render(settings.node(keys, trust_domain)), nl=False)

@@ -14,6 +14,7 @@ from tensorguard.cli.showcase.credentials import FILE, Credentials
 from tensorguard.cli.showcase.demo import Demo
 from tensorguard.cli.showcase.log import RotatingLog
 from tensorguard.cli.supervisor.addresses import Wishes
+from tensorguard.cli.supervisor.broker import Engine
 from tensorguard.cli.supervisor.errors import UpError
 from tensorguard.cli.supervisor.output import Output
 from tensorguard.cli.supervisor.place import create_data_directory, default_data_directory
@@ -39,6 +40,10 @@ def demo(
         str | None, typer.Option(metavar="HOST:PORT", help="For devices of manufacturers.")
     ] = None,
     agents: Annotated[int, typer.Option(min=1, max=1000, help="How many are simulated.")] = 25,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="What carries the messages; remembered.", show_default="embedded"),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line when all is there; talk on stderr.")
     ] = False,
@@ -53,6 +58,7 @@ def demo(
         data_directory=directory,
         wishes=Wishes(http, device, mqtt, enroll_mqtt),
         trust_domain="tensorguard.local",
+        engine=engine,
     )
     say = partial(typer.echo, err=as_json)
     announce = _announce_as_json if as_json else _announce_to_people

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tensorguard.cli.supervisor.addresses import Wishes
+from tensorguard.cli.supervisor.broker import Engine
 from tensorguard.cli.supervisor.errors import BadSettings, UpError
 from tensorguard.cli.supervisor.output import Output
 from tensorguard.cli.supervisor.place import default_data_directory
@@ -58,6 +59,13 @@ def up(
     trust_domain: Annotated[
         str, typer.Option(envvar="TG_TRUST_DOMAIN", help="Part of every agent's identity.")
     ] = "tensorguard.local",
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="What carries the messages; remembered.", show_default="embedded"),
+    ] = None,
+    nats: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="For services: the NATS server.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line when ready, log JSON to stderr.")
     ] = False,
@@ -65,7 +73,8 @@ def up(
     """Run the whole platform on this machine: database, broker, hub and API.
 
     Addresses are chosen at the first start, kept in the data directory and used again. With
-    TG_DATABASE_URL and TG_DATABASE_OWNER_URL it uses that server instead of one of its own.
+    TG_DATABASE_URL and TG_DATABASE_OWNER_URL it uses that server instead of one of its own, with
+    TG_NATS_URL and TG_NATS_KEYS that NATS server.
     """
     if (tls_cert is None) != (tls_key is None):
         raise BadSettings("--tls-cert and --tls-key belong together.", hint="Give both or none.")
@@ -73,9 +82,16 @@ def up(
     request = UpRequest(
         data_directory=data_dir or default_data_directory(),
         wishes=Wishes(
-            http, device, mqtt, enroll_mqtt, public_host, is_http_protected=bool(protection)
+            http,
+            device,
+            mqtt,
+            enroll_mqtt,
+            public_host,
+            is_http_protected=bool(protection),
+            nats=nats,
         ),
         trust_domain=trust_domain,
+        engine=engine,
         service_settings=protection,
     )
     output = Output(as_json=True if as_json else None)

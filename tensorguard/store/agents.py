@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,6 @@ from tensorguard.store.tables import (
     agents,
     certificates,
     enrollment_tokens,
-    heartbeats,
     ledger_entries,
     ledger_events,
 )
@@ -208,42 +207,6 @@ async def list_certificates(session: AsyncSession, agent_id: UUID) -> list[sa.Ro
         .where(table.c.agent_id == agent_id)
         .order_by(table.c.issued_at.desc())
         .limit(10)
-    )
-    return list((await session.execute(query)).mappings())
-
-
-def _average(column: sa.Column[float]) -> sa.ColumnElement[Any]:
-    # Four-byte floats average to figures with noise in the eighth digit.
-    return sa.func.round(sa.cast(sa.func.avg(column), sa.Numeric), 2)
-
-
-async def list_telemetry(
-    session: AsyncSession, agent_id: UUID, *, since: datetime, until: datetime, step: timedelta
-) -> list[sa.RowMapping]:
-    """Return the heartbeats in since ≤ received_at < until as one row for each step that has any.
-
-    Steps are counted from `since`.
-    """
-    table = heartbeats
-    at = sa.func.date_bin(step, table.c.received_at, since).label("at")
-    query = (
-        sa.select(
-            at,
-            sa.func.count().label("heartbeats"),
-            _average(table.c.cpu_percent).label("cpu_percent"),
-            sa.func.max(table.c.cpu_percent).label("cpu_percent_max"),
-            _average(table.c.memory_percent).label("memory_percent"),
-            sa.func.max(table.c.memory_percent).label("memory_percent_max"),
-            _average(table.c.disk_percent).label("disk_percent"),
-            sa.func.max(table.c.temperature_c).label("temperature_c_max"),
-        )
-        .where(
-            table.c.agent_id == agent_id,
-            table.c.received_at >= since,
-            table.c.received_at < until,
-        )
-        .group_by(at)
-        .order_by(at)
     )
     return list((await session.execute(query)).mappings())
 

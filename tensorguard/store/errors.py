@@ -35,6 +35,13 @@ class PartitionMissing(StoreError):
     hint = "Run 'tensorguard db maintain' as the owner now, and see that it runs every hour."
 
 
+class HistorySettingsInvalid(StoreError):
+    """How long heartbeats are kept contradicts itself."""
+
+    code = "history-settings-invalid"
+    hint = "See docs/database.md for what each setting does and what depends on it."
+
+
 class RolesMissing(StoreError):
     """The server has not the roles that the schema grants rights to."""
 

@@ -9,6 +9,7 @@ from alembic.script import ScriptDirectory
 
 from tensorguard.store.errors import DatabaseUnreachable, EngineMismatch, RolesMissing
 from tensorguard.store.partitions import ensure_partitions
+from tensorguard.store.timescale import apply_settings
 from tensorguard.store.url import driver_url
 
 ROLES = ("tg_owner", "tg_app", "tg_sequencer")
@@ -30,18 +31,23 @@ def head_revision() -> str:
 
 
 def upgrade(owner_url: str) -> None:
-    """Migrate to the newest schema and make the heartbeat partitions of the coming days.
+    """Migrate to the newest schema, and make partitions or TimescaleDB's jobs for heartbeats.
 
     Safe to run by several processes at once and again at every start.
 
     Raises: DatabaseUnreachable, RolesMissing, EngineMismatch.
     """
-    engine = sa.create_engine(driver_url(owner_url), connect_args={"connect_timeout": 10})
+    # Nothing is prepared: each statement runs once.
+    connect_args = {"connect_timeout": 10, "prepare_threshold": None}
+    engine = sa.create_engine(driver_url(owner_url), connect_args=connect_args)
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_lock(%s)", (_LOCK,))
             connection.commit()
             _check_roles(connection)
+            if connection.execute(sa.text("SELECT to_regclass('platform')")).scalar():
+                check_engine(connection)
+            connection.commit()
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -49,6 +55,8 @@ def upgrade(owner_url: str) -> None:
             check_engine(connection)
             ensure_partitions(connection)
             connection.commit()
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            apply_settings(connection)
             connection.exec_driver_sql("SELECT pg_advisory_unlock(%s)", (_LOCK,))
     except sa.exc.OperationalError as error:
         raise DatabaseUnreachable(f"the database did not answer: {error.orig}") from None

@@ -41,6 +41,11 @@ platform = Table(
     Column("heartbeat_retention", Interval, nullable=False, server_default=text("'30 days'")),
     Column("created_at", Time, nullable=False, server_default=func.now()),
     Column("initialised_at", Time),
+    Column("columnstore_after", Interval, nullable=False, server_default=text("'2 days'")),
+    Column("rollup_1m_retention", Interval, nullable=False, server_default=text("'30 days'")),
+    Column("rollup_1h_retention", Interval, nullable=False, server_default=text("'365 days'")),
+    Column("rollup_1d_retention", Interval, nullable=False, server_default=text("'1095 days'")),
+    Column("late_heartbeats", Interval, nullable=False, server_default=text("'3 days'")),
 )
 users = Table(
     "users",
@@ -742,3 +747,9 @@ Index("ledger_events_time_idx", ledger_events.c.time, ledger_events.c.id)
 Index("ledger_events_type_idx", ledger_events.c.type, ledger_events.c.id)
 Index("ledger_events_subject_idx", ledger_events.c.subject_id, ledger_events.c.id)
 Index("heartbeats_agent_idx", heartbeats.c.agent_id, heartbeats.c.received_at.desc())
+Index(
+    "heartbeats_received_at_idx",
+    heartbeats.c.received_at,
+    postgresql_using="brin",
+    postgresql_with={"pages_per_range": 16, "autosummarize": True},
+)

@@ -28,7 +28,6 @@ from tensorguard.services.event import SYSTEM
 from tensorguard.store.engine import create_engine, session_maker
 from tests.integration.api.process import running_api
 
-pytestmark = pytest.mark.xdist_group("openapi")  # one process of the api for all of them
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -10,6 +10,7 @@ import psycopg
 
 from tensorguard.store.embedded.running import find_app_url
 from tests.integration.platform.running import RunningPlatform
+from tests.patience import PATIENCE_S
 
 HINTS_PER_SECOND = 200
 _BATCHES_PER_SECOND = 10
@@ -43,7 +44,7 @@ def hints_by_the_hundred(platform: RunningPlatform, ids: Sequence[str]) -> Itera
         yield
     finally:
         stop.set()
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE_S)
     assert not failures, failures
 
 

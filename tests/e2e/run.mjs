@@ -15,7 +15,7 @@ const ARGUMENTS = [
   "--disable-component-update",
   "--disable-sync",
 ];
-const PATIENCE_MS = 15_000;
+const PATIENCE_MS = 60_000;
 /** What a browser says of requests that are meant to fail. */
 const EXPECTED = /Failed to load resource/;
 

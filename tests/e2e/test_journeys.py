@@ -14,12 +14,11 @@ from tests.integration.platform.operator import Operator
 from tests.integration.platform.publishing import Publisher
 from tests.integration.platform.running import RunningPlatform
 
-pytestmark = [pytest.mark.xdist_group("chromium"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 Journey = Callable[..., dict[str, Any]]
 
 FIRST_LOAD_LIMIT = 250 * 1024
-SEEN_WITHIN_MS = 2000
-HEAP_GROWTH_LIMIT_BYTES = 3_000_000
+HEAP_GROWTH_LIMIT_BYTES = 1_500_000
 READS_PER_SECOND_LIMIT = 2.2
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -74,8 +73,7 @@ def test_a_model_gets_to_a_real_agent_and_the_agent_is_revoked(
         fleet=name.lower().replace(" ", "-"),
         agent=f"real-{secrets.token_hex(3)}",
     )
-    if measured["isLive"]:
-        assert min(measured["seenAfterMs"]) < SEEN_WITHIN_MS, measured
+    assert measured["seenAfterMs"], "no heartbeat was seen to come"
 
 
 def test_each_role_sees_and_is_offered_only_its_own(
@@ -131,6 +129,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
     journey(
         "accessibility",
         patience_s=400,
+        isAll=True,  # with what every page has: the way in, the menu, where the focus is
         pages=[
             *(
                 "/",
@@ -164,10 +163,10 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
 def test_floods_of_hints_are_read_at_most_twice_a_second_and_leave_nothing_behind(
     journey: Journey, platform: RunningPlatform, operator: Operator, fleet: str, tmp_path: Path
 ) -> None:
-    seconds = 600 if os.environ.get("TG_TEST_DEEP") else 20
+    seconds, warm_up = (600, 20) if os.environ.get("TG_TEST_DEEP") else (10, 6)
     ids = [enroll(operator, fleet, tmp_path, f"soak-{n}") for n in range(3)]
     with hints_by_the_hundred(platform, ids):
-        measured = journey("soak", seconds=seconds, patience_s=seconds + 120)
+        measured = journey("soak", seconds=seconds, warmUpSeconds=warm_up, patience_s=seconds + 120)
     for samples in measured["samples"].values():
         assert samples[-1] - samples[0] < HEAP_GROWTH_LIMIT_BYTES, measured
     assert measured["hintsPerSecond"] > HINTS_PER_SECOND * 0.95, measured

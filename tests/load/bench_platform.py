@@ -21,7 +21,7 @@ from tests.integration.platform.programs import Simulator
 from tests.integration.platform.publishing import Publisher, magika_model
 from tests.integration.platform.running import RunningPlatform
 
-REVOCATIONS = 20
+REVOCATIONS = 10  # more, by one actor in ten minutes, need a second person
 FLEET = "bench"
 
 

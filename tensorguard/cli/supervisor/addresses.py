@@ -17,7 +17,9 @@ from tensorguard.cli.supervisor.errors import BadAddress, BadSettings, PortTaken
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PUBLIC_HOST = "127.0.0.1,localhost"
-_DEFAULT_PORTS = {"http": 8080, "device": 8443, "mqtt": 8883, "enroll_mqtt": 8884}
+_DEFAULT_PORTS = {"http": 8080, "device": 8443, "mqtt": 8883, "enroll_mqtt": 8884, "nats": 4222}
+_ONLY_HERE = ("http", "nats")
+"""On loopback whatever the public host is: people and services of this machine."""
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
 
@@ -60,6 +62,8 @@ class Addresses:
     public_host: str
     enroll_mqtt: str = ""
     """Empty where an earlier version has stored the others: chosen at the next start."""
+    nats: str = ""
+    """For services, on this machine; empty while no NATS server of ours has run."""
 
     @property
     def public_name(self) -> str:
@@ -83,6 +87,9 @@ class Wishes:
     public_host: str | None = None
     is_http_protected: bool = False
     """A certificate, or a proxy in front, lets the people's listener leave loopback."""
+    nats: str | None = None
+    not_ours: frozenset[str] = frozenset({"nats"})
+    """Where no service of ours listens: taken as they are stored or asked for, and not tried."""
 
 
 def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresses, list[str]]:
@@ -96,14 +103,18 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
     _check_public_host(public_host)
     bind = LOOPBACK if all(map(_is_loopback, public_host.split(","))) else "0.0.0.0"  # noqa: S104 - a public name was asked for
     chosen: dict[str, str] = {}
+    foreign: dict[str, str] = {}
     notes: list[str] = []
     if stored is not None and bind != LOOPBACK and public_host != stored.public_host:
         stored, notes = _leave_loopback(stored, wishes, bind)
     for name, port in _DEFAULT_PORTS.items():
         wish = getattr(wishes, name) or (getattr(stored, name) if stored else None) or None
+        if name in wishes.not_ours:
+            foreign[name] = _take(name, wish, port, bind)
+            continue
         taken = [Address.parse(text).port for text in chosen.values()]
         if wish is None:
-            host = LOOPBACK if name == "http" else bind
+            host = LOOPBACK if name in _ONLY_HERE else bind
             address = _choose_free(Address(host, port), taken)
             if address.port != port:
                 notes.append(f"port {port} is taken; {name} uses {address.port} from now on")
@@ -115,7 +126,14 @@ def choose_addresses(stored: Addresses | None, wishes: Wishes) -> tuple[Addresse
             f"--http {chosen['http']} would speak unencrypted HTTP to the network.",
             hint="Give --tls-cert and --tls-key, or --behind-proxy, or listen on 127.0.0.1.",
         )
-    return Addresses(**chosen, public_host=public_host), notes
+    return Addresses(**chosen, **foreign, public_host=public_host), notes
+
+
+def _take(name: str, wish: str | None, port: int, bind: str) -> str:
+    """What is known of an address where somebody else listens, or nobody."""
+    if wish is not None:
+        return str(Address.parse(wish))
+    return "" if name == "nats" else str(Address(bind, port))
 
 
 def _leave_loopback(stored: Addresses, wishes: Wishes, bind: str) -> tuple[Addresses, list[str]]:
@@ -132,7 +150,7 @@ def load_addresses(path: Path) -> Addresses | None:
     """What an earlier start has stored. Raises: BadSettings."""
     try:
         facts = json.loads(path.read_text())
-        known = {"enroll_mqtt": ""} | facts
+        known = {"enroll_mqtt": "", "nats": ""} | facts
         return Addresses(**{field.name: str(known[field.name]) for field in fields(Addresses)})
     except FileNotFoundError:
         return None

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tensorguard.cli.first_start import (
@@ -19,6 +19,14 @@ from tensorguard.cli.supervisor.addresses import (
     load_addresses,
     store_addresses,
 )
+from tensorguard.cli.supervisor.broker import (
+    Engine,
+    GivenNode,
+    engine_settings,
+    find_given_node,
+    node_service,
+    settle_engine,
+)
 from tensorguard.cli.supervisor.child import ChildSpec, ProcessChild, python_service
 from tensorguard.cli.supervisor.database import (
     DatabaseUrls,
@@ -26,6 +34,7 @@ from tensorguard.cli.supervisor.database import (
     find_given_urls,
     service_environment,
 )
+from tensorguard.cli.supervisor.given_node import asking
 from tensorguard.cli.supervisor.output import Output
 from tensorguard.cli.supervisor.place import DataDirectoryLock, create_data_directory
 from tensorguard.cli.supervisor.supervisor import Supervisor
@@ -42,6 +51,8 @@ class UpRequest:
     data_directory: Path
     wishes: Wishes
     trust_domain: str
+    engine: Engine | None = None
+    """None leaves it to what is stored."""
     service_settings: Mapping[str, str] = field(default_factory=dict)
     """Further settings for the services, as environment variables."""
 
@@ -58,7 +69,8 @@ class Ready:
 
 def platform_services(environment: Mapping[str, str]) -> list[ChildSpec]:
     """The services in the reverse of the order in which they stop."""
-    return [python_service(name, environment) for name in ("broker", "hub", "api")]
+    services = [python_service(name, environment) for name in ("broker", "hub", "api")]
+    return [*node_service(environment), *services]
 
 
 async def run_platform(
@@ -83,17 +95,20 @@ async def run_platform(
     lifeline, end_of_lifeline = os.pipe()  # the write end closes when this process ends, however
     try:
         await lock.wait_for_leftovers(lambda: output.say("waiting_for_services_of_an_earlier_run"))
-        addresses = _settle_addresses(directory, request.wishes, output)
+        given = find_given_node(os.environ)
+        engine = settle_engine(directory, request.engine, given, output)
+        addresses = _settle_addresses(directory, _of_ours(request.wishes, engine, given), output)
         async with supervisor:
             urls = await _start_database(directory, supervisor, output)
             await asyncio.to_thread(upgrade, urls.owner)
             await ensure_platform(urls.app, directory, trust_domain=request.trust_domain)
             settings = _service_settings(request, directory, addresses)
+            settings |= engine_settings(engine, given, directory, addresses)
             inherit = (lifeline, lock.children)
             specs = services(service_environment(urls, settings))
-            await supervisor.start(
-                *(ProcessChild(spec, output=output, inherit=inherit) for spec in specs)
-            )
+            children = [ProcessChild(spec, output=output, inherit=inherit) for spec in specs]
+            async with asking(given, urls.app, directory, output):
+                await supervisor.start(*children)
             ready = Ready(addresses, directory, find_initial_password(directory))
             announce(ready)
             forget_initial_password(directory)
@@ -108,6 +123,13 @@ async def run_platform(
         os.close(lifeline)
         os.close(end_of_lifeline)
         lock.close()
+
+
+def _of_ours(wishes: Wishes, engine: Engine, given: GivenNode | None) -> Wishes:
+    """The same, with where no child of ours will listen."""
+    if engine == "embedded":
+        return wishes
+    return replace(wishes, not_ours=frozenset({"nats", "mqtt"} if given else ()))
 
 
 def _cancel_at_signals(supervisor: Supervisor) -> asyncio.Event:

@@ -1,4 +1,4 @@
-"""Keeps the database's partitions ahead of time, as its owner: no service may do that."""
+"""Keeps the database's partitions ahead and rolls heartbeats up, as its owner: no service may."""
 
 import asyncio
 from datetime import timedelta
@@ -9,11 +9,11 @@ from tensorguard.cli.supervisor.output import Output
 from tensorguard.store.errors import StoreError
 from tensorguard.store.maintenance import maintain
 
-EVERY = timedelta(hours=1)
+EVERY = timedelta(minutes=10)
 
 
 async def keep_maintained(owner_url: str, output: Output, *, every: timedelta = EVERY) -> None:
-    """Run the maintenance each hour until cancelled; what fails is tried again in the next."""
+    """Run the maintenance again and again until cancelled; what fails is tried in the next."""
     while True:
         await asyncio.sleep(every.total_seconds())
         try:
@@ -23,3 +23,5 @@ async def keep_maintained(owner_url: str, output: Output, *, every: timedelta = 
             continue
         if done.made or done.dropped:
             output.say("partitions_moved", made=done.made, dropped=done.dropped)
+        if done.rolled_up.too_late:
+            output.say("heartbeats_came_too_late", level="warning", minutes=done.rolled_up.too_late)

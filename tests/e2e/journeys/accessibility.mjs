@@ -3,24 +3,29 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
+import { open, settled } from "../opening.mjs";
 
 const STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
 const WIDE = { width: 1280, height: 800 };
 const NARROW = { width: 360, height: 740 };
 const TABS = 25;
+const THEMES = ["light", "dark"];
 
 export default async function journey({ facts, newContext, signIn }) {
   const axe = readFileSync(path.join(facts.root, "ui/node_modules/axe-core/axe.min.js"), "utf8");
   /** What is wrong, and where it was seen first. */
   const found = new Map();
   let looks = 0;
-  for (const colorScheme of ["light", "dark"]) {
-    // No fading: half-way there, colours have another contrast.
-    const context = await newContext({ colorScheme, reducedMotion: "reduce" });
-    // By the browser's own hand: the pages' policy allows no such script.
-    await context.addInitScript(axe);
-    const page = await context.newPage();
-    const look = async (name) => {
+  // No fading: half-way there, colours have another contrast.
+  const context = await newContext({ reducedMotion: "reduce" });
+  // By the browser's own hand: the pages' policy allows no such script.
+  await context.addInitScript(axe);
+  const page = await context.newPage();
+  const look = async (name) => {
+    for (const colorScheme of THEMES) {
+      await page.emulateMedia({ colorScheme });
+      await page.locator(`html[data-theme=${colorScheme}]`).waitFor();
+      await page.evaluate(painted);
       looks += 1;
       let seen = await page.evaluate(violations, STANDARDS);
       if (seen.length > 0) {
@@ -31,27 +36,33 @@ export default async function journey({ facts, newContext, signIn }) {
       for (const text of seen) {
         if (!found.has(text)) found.set(text, `${colorScheme}, ${name}`);
       }
-    };
+    }
+  };
 
+  if (facts.isAll) {
     await page.goto("/sign-in");
     await page.getByLabel("Password").waitFor();
     await look("sign-in");
-    await signIn(page);
-    for (const place of facts.pages) {
-      await open(page, place);
-      await look(place);
-      await page.setViewportSize(NARROW);
-      await page
-        .waitForFunction((width) => document.documentElement.scrollWidth <= width, NARROW.width)
-        .catch(() => assert.fail(`${place} is wider than ${NARROW.width} pixels`));
-      await page.setViewportSize(WIDE);
-    }
-    for (const [place, button] of facts.dialogs) {
-      await open(page, place);
+  }
+  await signIn(page);
+  for (const place of facts.pages) {
+    await open(page, place);
+    await look(place);
+    await page.setViewportSize(NARROW);
+    await page
+      .waitForFunction((width) => document.documentElement.scrollWidth <= width, NARROW.width)
+      .catch(() => assert.fail(`${place} is wider than ${NARROW.width} pixels`));
+    await page.setViewportSize(WIDE);
+  }
+  for (const [place, button] of facts.dialogs) {
+    await open(page, place);
+    await settled(page, async () => {
       await page.getByRole("button", { name: button, exact: true }).first().click();
       await page.getByRole("dialog").waitFor();
-      await look(`${place}: ${button}`);
-    }
+    });
+    await look(`${place}: ${button}`);
+  }
+  if (facts.isAll) {
     await open(page, "/agents");
     await page.setViewportSize(NARROW);
     await look("/agents, narrow");
@@ -60,18 +71,20 @@ export default async function journey({ facts, newContext, signIn }) {
     await look("the menu");
     await page.keyboard.press("Escape");
     await page.setViewportSize(WIDE);
-    await lookWhereTheFocusIs(page);
-    await context.close();
+    for (const colorScheme of THEMES) {
+      await page.emulateMedia({ colorScheme });
+      await lookWhereTheFocusIs(page);
+    }
   }
   assert.deepEqual([...found], []);
   return { looks };
 }
 
-/** Open a page, and wait until what it reads is there. */
-async function open(page, place) {
-  await page.goto(place);
-  await page.locator("h1").waitFor(); // by no role: a drawer may be open over it
-  await page.waitForFunction(() => document.querySelector("[aria-label^=Loading]") === null);
+/** In the page: when what has changed is drawn. */
+function painted() {
+  return new Promise((done) => {
+    requestAnimationFrame(() => requestAnimationFrame(done));
+  });
 }
 
 /** In the page: each thing that is wrong, as a text. */

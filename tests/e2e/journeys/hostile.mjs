@@ -1,5 +1,6 @@
 // Names that devices and people choose are text, wherever they are shown.
 import assert from "node:assert/strict";
+import { open } from "../opening.mjs";
 
 export default async function journey({ page, facts, signIn }) {
   const violations = [];
@@ -23,19 +24,17 @@ export default async function journey({ page, facts, signIn }) {
     "/approvals",
     "/trust",
   ];
-  for (const width of [1280, 360]) {
-    await page.setViewportSize({ width, height: 740 });
-    for (const path of paths) {
-      await page.goto(path);
-      await page.locator("h1").waitFor();
-      await page.waitForLoadState("networkidle", { timeout: 1500 }).catch(() => undefined);
-      await page.evaluate(() => document.querySelectorAll("details").forEach((it) => (it.open = true)));
+  for (const path of paths) {
+    await open(page, path);
+    await page.evaluate(() => document.querySelectorAll("details").forEach((it) => (it.open = true)));
+    for (const width of [360, 1280]) {
+      await page.setViewportSize({ width, height: 740 });
       assert.equal(await page.locator("img, script:not([src])").count(), 0, path);
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      assert.ok(wide <= 0, `${path} is ${wide} px too wide at ${width}`);
+      await page
+        .waitForFunction(() => document.documentElement.scrollWidth <= innerWidth)
+        .catch(() => assert.fail(`${path} is wider than ${width} pixels`));
     }
   }
-  await page.setViewportSize({ width: 1280, height: 800 });
   await page.goto("/agents");
   for (const name of facts.names) {
     await page.getByRole("link", { name, exact: true }).first().waitFor();

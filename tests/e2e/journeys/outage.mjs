@@ -7,7 +7,7 @@ export default async function journey({ page, context, signIn }) {
   await page.getByRole("table").waitFor();
   await context.setOffline(true);
   await page.evaluate(() => dispatchEvent(new Event("offline")));
-  await page.getByTestId("live").getByText("Stale for").waitFor({ timeout: 40_000 });
+  await page.getByTestId("live").getByText("Stale for").waitFor();
   assert.ok(await page.getByRole("table").isVisible());
   await page.getByText("What you see was known at").waitFor();
   // A page that was never opened cannot be loaded now; this one stays.
@@ -16,7 +16,7 @@ export default async function journey({ page, context, signIn }) {
   assert.ok(await page.getByRole("table").isVisible());
 
   await context.setOffline(false);
-  await page.getByTestId("live").getByText(/Live|Every 5 s/).waitFor({ timeout: 30_000 });
+  await page.getByTestId("live").getByText(/Live|Every 5 s/).waitFor();
   await page.getByText("What you see was known at").waitFor({ state: "detached" });
   await page.getByRole("link", { name: "Deployments" }).click();
   await page.getByRole("button", { name: "New deployment" }).waitFor();

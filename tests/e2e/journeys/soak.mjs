@@ -1,7 +1,6 @@
-// Minutes of 200 hints a second over the real stream: what the pages hold on to does not grow.
+// Seconds or minutes of 200 hints a second over the real stream: what the pages hold on to does not grow.
 import assert from "node:assert/strict";
 
-const WARM_UP_S = 20;
 const SAMPLES = 6;
 
 export default async function journey({ page, context, facts, signIn }) {
@@ -39,7 +38,7 @@ export default async function journey({ page, context, facts, signIn }) {
     for (const tab of ["leading", "following"]) samples[tab].push(await heaps[tab]());
   };
 
-  await other.waitForTimeout(WARM_UP_S * 1000);
+  await other.waitForTimeout(facts.warmUpSeconds * 1000);
   await other.evaluate(() => (globalThis.told.hints = 0));
   reads.agents = 0;
   const began = Date.now();

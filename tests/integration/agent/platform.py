@@ -55,6 +55,7 @@ from tensorguard.protocol.messages import (
 )
 from tensorguard.protocol.topics import DownKind, UpKind
 from tensorguard.tgsp import builder, grants, opener, reader
+from tests.patience import PATIENCE_S
 from tests.unit.agent.builders import TRUST_DOMAIN, Signers
 
 FLEET = "hospital-a"
@@ -255,7 +256,7 @@ class Hub:
                 codec.decode(type_, p) for a, k, p in self.messages if (a, k) == (agent_id, kind)
             ]
 
-    def wait(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+    def wait(self, condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
         """Wait until something that agents say makes the condition true; return its value."""
         until = time.monotonic() + timeout_s
         with self.changed:

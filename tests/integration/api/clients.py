@@ -73,6 +73,17 @@ class Api:
         key = await self.new_key(role)
         return await self.client(headers={"Authorization": f"Bearer {key}"})
 
+    async def all_of(self, path: str) -> list[dict[str, Any]]:
+        """Every item of a list, page after page: tests share a platform, and make many."""
+        found: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = (await self.admin.get(path, params={"limit": 500, **cursor})).json()
+            found += page["items"]
+            if page["next_cursor"] is None:
+                return found
+            cursor = {"cursor": page["next_cursor"]}
+
     async def new_fleet(self, name: str = "Hospital A") -> str:
         slug = new_slug()
         made = await self.admin.post("/api/v1/fleets", json={"slug": slug, "name": name})

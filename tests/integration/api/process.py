@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from api.settings import ApiSettings
+from tests.patience import PATIENCE_S
 
 
 def environment(platform: ApiSettings) -> dict[str, str]:
@@ -40,7 +41,7 @@ def running_api(platform: ApiSettings, log: Path) -> Iterator[tuple[subprocess.P
     finally:
         os.close(read_end)
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE_S)
 
 
 def address_of(process: subprocess.Popen[bytes], log: Path, listener: str) -> str:

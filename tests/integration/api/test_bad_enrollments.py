@@ -23,6 +23,7 @@ from tests.integration.api.clients import Api
 from tests.integration.api.devices import join_string
 from tests.integration.api.flood import Listener, parse
 from tests.integration.enrollment.builders import Device
+from tests.patience import PATIENCE_S
 
 STRANGER = "spiffe://tensorguard.local/fleet/hospital-z/agent/01900000-0000-7000-8000-000000000000"
 
@@ -30,7 +31,7 @@ STRANGER = "spiffe://tensorguard.local/fleet/hospital-z/agent/01900000-0000-7000
 def _openssl(folder: Path, *arguments: str) -> str:
     """A request that openssl makes with a new key of its own."""
     command = ["openssl", "req", "-new", "-nodes", "-keyout", "k.pem", "-out", "r.pem", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return (folder / "r.pem").read_text()
 

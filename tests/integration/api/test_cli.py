@@ -24,6 +24,7 @@ from tests.integration.api.clients import Api
 from tests.integration.api.conftest import CHEAP
 from tests.integration.api.devices import enroll, join_string
 from tests.integration.api.process import environment, running_api
+from tests.patience import PATIENCE_S
 
 Admin = Callable[..., dict[str, Any]]
 
@@ -63,7 +64,7 @@ def test_a_key_made_on_the_command_line_opens_the_running_api(
             assert admin("api-key", "revoke", made["id"])["revoked"] is True
             assert client.get("/api/v1/session").status_code == 401
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 def test_a_user_and_their_password_are_made_on_the_command_line(admin: Admin) -> None:

@@ -24,6 +24,7 @@ from tensorguard.protocol.join import parse_join
 from tests.integration.api.clients import Api
 from tests.integration.api.devices import join_string
 from tests.integration.enrollment.builders import Device
+from tests.patience import PATIENCE_S
 
 
 async def _run(*command: str, given: bytes = b"") -> tuple[int, str]:
@@ -33,7 +34,7 @@ async def _run(*command: str, given: bytes = b"") -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         output, _ = await process.communicate(given)
     return process.returncode or 0, output.decode(errors="replace")
 
@@ -133,7 +134,7 @@ async def test_a_connection_that_says_nothing_or_half_a_head_is_ended(
     reader, writer = await asyncio.open_connection("127.0.0.1", listening.people.port)
     for _ in range(2):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert b"200 OK" in await reader.readuntil(b'{"status":"ok"}')
     writer.write(b"GET /heal")
     async with asyncio.timeout(5):
@@ -144,7 +145,7 @@ async def test_a_connection_that_says_nothing_or_half_a_head_is_ended(
 async def test_an_endless_head_is_cut_off(listening: Listening) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", listening.people.port)
     writer.write(b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 40_000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 400")
     writer.close()

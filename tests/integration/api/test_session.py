@@ -187,7 +187,7 @@ async def test_secrets_are_stored_as_hashes_only(api: Api) -> None:
 
 
 async def test_the_last_admin_cannot_be_taken_away(api: Api) -> None:
-    users = (await api.admin.get("/api/v1/users", params={"limit": 500})).json()["items"]
+    users = await api.all_of("/api/v1/users")
     admins = [user for user in users if user["role"] == "admin" and user["disabled_at"] is None]
     for user in admins[1:]:
         await api.admin.post(f"/api/v1/users/{user['id']}/disable")

@@ -30,6 +30,7 @@ from tests.integration.broker.certificates import (
 from tests.integration.broker.clock import Clock
 from tests.integration.broker.wire import Wire
 from tests.integration.sites import FRONT_ID, REPORTS, Heard, Report
+from tests.patience import PATIENCE_S
 
 # Reports at once, so that no test waits for a second.
 _LIMITS = Limits(report_every=timedelta(milliseconds=20), sweep_every=timedelta(milliseconds=20))
@@ -105,7 +106,7 @@ class Site:
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something that the front does on its own."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while not condition():  # noqa: ASYNC110  the front offers no event to wait for
                     await asyncio.sleep(0.01)
         assert condition(), what
@@ -214,7 +215,9 @@ async def site(open_site: OpenSite) -> AsyncIterator[Site]:
         yield running
 
 
-async def run_program(*command: str | Path, stdin: bytes = b"", timeout_s: float = 10) -> str:
+async def run_program(
+    *command: str | Path, stdin: bytes = b"", timeout_s: float = PATIENCE_S
+) -> str:
     """Run a foreign client to its end; return its exit code and everything it said."""
     if shutil.which(str(command[0])) is None:
         missing = f"{command[0]} is not installed (Debian: openssl, mosquitto-clients)"
@@ -227,7 +230,7 @@ async def run_program(*command: str | Path, stdin: bytes = b"", timeout_s: float
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(PATIENCE_S):
             said, _ = await process.communicate(stdin or None)
     finally:
         if process.returncode is None:

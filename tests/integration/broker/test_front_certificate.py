@@ -33,6 +33,7 @@ from tensorguard.store.ids import new_id
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.broker.certificates import TRUST_DOMAIN
 from tests.integration.broker.signer import running_signer
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 
@@ -92,12 +93,12 @@ async def test_a_front_waits_until_somebody_certifies_it(home: Home) -> None:
     front, stop = await home.front(), asyncio.Event()
     waiting = asyncio.create_task(front.obtain(stop))
     asked = "SELECT count(*) FROM service_certificates"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while home.rows(asked) != [(1,)]:  # noqa: ASYNC110  the database tells nobody
             await asyncio.sleep(0.02)
     assert not waiting.done()
     async with running_signer(home.database.app_url, home.data_dir) as keyring:
-        assert await asyncio.wait_for(waiting, 10)
+        assert await asyncio.wait_for(waiting, PATIENCE_S)
     assert identity_from_certificate(front.certificate) == ServiceIdentity(TRUST_DOMAIN, "broker")
     names = front.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
@@ -112,16 +113,16 @@ async def test_a_front_that_is_told_to_stop_waits_no_longer(home: Home) -> None:
     front, stop = await home.front(), asyncio.Event()
     waiting = asyncio.create_task(front.obtain(stop))
     stop.set()
-    assert await asyncio.wait_for(waiting, 5) is False
+    assert await asyncio.wait_for(waiting, PATIENCE_S) is False
 
 
 async def test_no_front_is_certified_for_hosts_that_are_not_the_platform_s(home: Home) -> None:
     front = await home.front("localhost", "bank.example")
     async with running_signer(home.database.app_url, home.data_dir, "broker.example"):
         with pytest.raises(CertificateRefused, match=r"bank\.example"):
-            await asyncio.wait_for(front.obtain(asyncio.Event()), 10)
+            await asyncio.wait_for(front.obtain(asyncio.Event()), PATIENCE_S)
         allowed = await home.front("localhost", "broker.example", instance="front-2")
-        assert await asyncio.wait_for(allowed.obtain(asyncio.Event()), 10)
+        assert await asyncio.wait_for(allowed.obtain(asyncio.Event()), PATIENCE_S)
     [(entry,)] = home.rows(
         "SELECT entry FROM ledger_events WHERE type = 'service.certificate-refused'"
     )
@@ -135,7 +136,7 @@ async def test_while_nobody_answers_the_present_certificate_serves_on(home: Home
     first = front.certificate
     home.offset = timedelta(days=5)  # past two thirds of its life
     renewing = asyncio.create_task(front.keep_renewed(stop))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while home.rows("SELECT count(*) FROM service_certificates") != [(2,)]:  # noqa: ASYNC110  as above
             await asyncio.sleep(0.02)
     assert front.certificate == first
@@ -146,11 +147,11 @@ async def test_while_nobody_answers_the_present_certificate_serves_on(home: Home
         keyring = await Keyring.load(session, kek, only={"ca"})
     async with home.sessions.begin() as session:
         assert await answer_requests(session, keyring, hosts=allowed_hosts(), now=home.now()) == 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while front.certificate == first:  # noqa: ASYNC110  as above
             await asyncio.sleep(0.02)
     stop.set()
-    await asyncio.wait_for(renewing, 5)
+    await asyncio.wait_for(renewing, PATIENCE_S)
 
 
 async def test_requests_that_prove_nothing_are_refused_and_many_are_answered_slowly(

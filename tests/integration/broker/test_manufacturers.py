@@ -13,6 +13,7 @@ from uuid6 import uuid7
 from broker.manufacturers import Manufacturers
 from tests.integration.broker.certificates import Platform
 from tests.manufacturer import Manufacturer
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 _INSERT = """
@@ -38,7 +39,7 @@ class Following:
 
     async def believed(self, count: int) -> None:
         """Wait until so many CAs are believed."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.manufacturers.cas) != count:
                 self.changed.clear()
                 await self.changed.wait()
@@ -69,7 +70,7 @@ async def following(fresh_database: Database, platform: Platform) -> AsyncIterat
     task = asyncio.create_task(found.manufacturers.run(stop, found.changed.set))
     yield found
     stop.set()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, PATIENCE_S)
 
 
 async def test_active_ones_are_believed_as_soon_as_they_are_and_as_long(

@@ -11,6 +11,7 @@ import pytest
 from tests.integration.broker.certificates import Platform
 from tests.integration.broker.conftest import OpenSite, Site
 from tests.integration.broker.wire import connect_packet, field, packet
+from tests.patience import PATIENCE_S
 
 KIB = 1024
 
@@ -282,7 +283,7 @@ async def test_an_agent_that_does_not_read_is_closed_and_the_hub_is_not_held_up(
         wire = await site.agent(slow)
         wire.writer.transport.pause_reading()
         gone = asyncio.Event()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while site.front.registry.has_client(slow.client_id):
                 await hub.wire.publish(slow.down("command"), b"x" * 60 * KIB, qos=0)
         gone.set()

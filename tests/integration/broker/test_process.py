@@ -23,6 +23,7 @@ from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.broker.certificates import TRUST_DOMAIN, Platform
 from tests.integration.broker.signer import running_signer
 from tests.integration.broker.wire import Wire
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 
@@ -36,7 +37,7 @@ class BrokerProcess:
     async def address(self) -> tuple[str, int]:
         """Where it listens, by its own lease."""
         query = "SELECT address FROM broker_fronts WHERE lease_until > now()"
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             while not (row := await (await self.connection.execute(query)).fetchone()):
                 assert self.process.returncode is None, await self.said()
                 await asyncio.sleep(0.05)
@@ -49,7 +50,7 @@ class BrokerProcess:
 
     async def stop(self) -> int:
         self.process.terminate()
-        return await asyncio.wait_for(self.process.wait(), 10)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
 
 
 @dataclass
@@ -130,7 +131,7 @@ async def test_the_process_admits_an_agent_kicks_it_and_ends_cleanly(home: Home)
         " VALUES (%s, 'test', now(), 'test')",
         [agent.agent_id],
     )
-    assert await wire.hear(timeout_s=2) is None
+    assert await wire.hear() is None
     other = platform.agent()
     wire = await Wire.open(await broker.address(), other.client_context(platform.ca_path))
     assert await wire.connect(other.client_id) == 0
@@ -155,7 +156,7 @@ async def test_a_front_that_starts_after_a_revocation_refuses_from_its_first_mom
         port = free.getsockname()[1]
     await home.start(TG_MQTT=f"127.0.0.1:{port}")
     context = agent.client_context(platform.ca_path)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 wire = await Wire.open(("127.0.0.1", port), context)
@@ -164,7 +165,7 @@ async def test_a_front_that_starts_after_a_revocation_refuses_from_its_first_mom
                 await asyncio.sleep(0.005)
     # The first connection that it takes at all.
     assert await wire.connect(agent.client_id) == 5
-    async with asyncio.timeout(15):  # its lease's row follows
+    async with asyncio.timeout(PATIENCE_S):  # its lease's row follows
         while True:
             row = await home.connection.execute("SELECT applied_seq FROM broker_fronts")
             if (applied := await row.fetchone()) is not None:
@@ -206,7 +207,7 @@ async def test_two_listeners_count_beside_each_other(home: Home) -> None:
 
 async def get(url: str) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    answer = await asyncio.to_thread(opener.open, url, timeout=5)
+    answer = await asyncio.to_thread(opener.open, url, timeout=PATIENCE_S)
     return str(answer.read().decode())
 
 
@@ -218,7 +219,7 @@ async def test_killed_and_started_again_it_serves_again(home: Home) -> None:
     os.kill(first.process.pid, signal.SIGKILL)
     await first.process.wait()
     await home.start(TG_MQTT=f"{host}:{port}")
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 wire = await Wire.open((host, port), agent.client_context(platform.ca_path))

@@ -11,6 +11,7 @@ from broker.denyset import DenySet, Revocation
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.broker.conftest import OpenSite, Site, run_program
 from tests.integration.broker.wire import Wire
+from tests.patience import PATIENCE_S
 
 SOON = timedelta(milliseconds=200)
 
@@ -25,7 +26,7 @@ def denying(*agents: AgentCredentials) -> DenySet:
 async def try_from(site: Site, agent: AgentCredentials, source: str) -> int | None:
     """The code of CONNACK; None where there was no handshake."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             streams = await asyncio.open_connection(
                 *site.address,
                 ssl=site.context(agent),
@@ -164,7 +165,7 @@ async def test_only_so_many_are_held_and_the_oldest_go(
         )
         assert site.counted("tensorguard_broker_held_connections") == 5
         for client in held[:7]:
-            client.settimeout(5)
+            client.settimeout(PATIENCE_S)
             with pytest.raises(ConnectionResetError):
                 await asyncio.to_thread(client.recv, 1)
         for client in held:

@@ -11,12 +11,13 @@ from hub.mqtt_uplink import MqttUplink
 from hub.uplink import Uplink
 from tests.integration.broker.certificates import Platform
 from tests.integration.broker.conftest import OpenSite, Site
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
 async def uplink(site: Site, platform: Platform) -> AsyncIterator[MqttUplink]:
     async with connected(site, platform) as opened:
-        await asyncio.wait_for(opened.connected.wait(), 5)
+        await asyncio.wait_for(opened.connected.wait(), PATIENCE_S)
         yield opened
 
 
@@ -35,7 +36,7 @@ def connected(site: Site, platform: Platform) -> MqttUplink:
 async def take(uplink: MqttUplink, number: int) -> list[Uplink]:
     """The next messages of agents, unacked."""
     taken: list[Uplink] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while len(taken) < number:
             heard = await uplink.receive(100, 0.02)
             uplink.ack([it for it in heard if "/_front/" in it.topic])
@@ -71,7 +72,7 @@ async def test_the_hub_comes_back_after_the_front_was_restarted(
         port = first.address[1]
         uplink = connected(first, platform)
         await uplink.__aenter__()
-        await asyncio.wait_for(uplink.connected.wait(), 5)
+        await asyncio.wait_for(uplink.connected.wait(), PATIENCE_S)
     try:
         async with open_site(port=port) as second:
             await second.until(lambda: second.front.router.has_hub, "the hub is back")

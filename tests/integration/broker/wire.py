@@ -4,6 +4,8 @@ import asyncio
 import ssl
 from typing import NamedTuple, Self
 
+from tests.patience import PATIENCE_S
+
 
 class Received(NamedTuple):
     """A packet from the front."""
@@ -125,7 +127,7 @@ class Wire:
         answer = await self.hear()
         return answer is not None and answer.kind == 13
 
-    async def hear(self, timeout_s: float = 5.0) -> Received | None:
+    async def hear(self, timeout_s: float = PATIENCE_S) -> Received | None:
         """The next packet, or None at the end of the connection."""
         async with asyncio.timeout(timeout_s):
             try:

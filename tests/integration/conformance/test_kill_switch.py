@@ -17,6 +17,7 @@ from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.conformance.conftest import AnySite, OpenSite
 from tests.integration.sites import FRONT_ID
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 Connection = psycopg.AsyncConnection[Any]
@@ -63,17 +64,20 @@ async def followed(
             await task
 
 
-async def test_a_revoked_agent_is_out_within_a_second_and_cannot_return(
-    open_site: OpenSite, platform: Platform, fresh_database: Database, connection: Connection
+async def test_a_revoked_agent_is_out_at_once_and_cannot_return(
+    open_site: OpenSite,
+    platform: Platform,
+    fresh_database: Database,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lease_module, "POLL_EVERY", timedelta(hours=1))  # only the notice helps
     agent, other = platform.agent(), platform.agent()
     async with followed(open_site, fresh_database) as (site, _):
         wire, witness = await site.agent(agent), await site.agent(other)
         await leased(site, connection)
-        before = asyncio.get_running_loop().time()
         await revoke(connection, agent_id=agent.agent_id)
         assert await wire.hear() is None
-        assert asyncio.get_running_loop().time() - before < 1
         again = await site.open(agent)
         assert await again.connect(agent.client_id) == 5
         assert await witness.ping()
@@ -91,12 +95,12 @@ async def test_without_notify_polling_finds_the_revocation(
     async with followed(open_site, fresh_database) as (site, _):
         wire = await site.agent(agent)
         await revoke(connection, agent_id=agent.agent_id)
-        assert await wire.hear(timeout_s=2) is None
+        assert await wire.hear() is None
 
 
 async def leased(site: AnySite, connection: Connection) -> None:
     """Wait for the lease's row."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         query = "SELECT 1 FROM broker_fronts WHERE address <> ''"
         while not await rows(connection, query):  # noqa: ASYNC110  a table
             await asyncio.sleep(0.02)
@@ -116,7 +120,7 @@ async def test_the_receipt_says_how_many_sessions_were_ended(
             "SELECT seq, front_id, disconnected, denied_at <= disconnected_at"
             " FROM revocation_receipts ORDER BY seq"
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(found := await rows(connection, query)) < 2:  # noqa: ASYNC110  a table
                 await asyncio.sleep(0.02)
         assert found == [(1, FRONT_ID, 0, None), (2, FRONT_ID, 1, True)]
@@ -155,7 +159,7 @@ async def test_the_lease_is_renewed_carries_applied_seq_and_is_given_back(
         ((first,),) = await rows(connection, "SELECT lease_until FROM broker_fronts")
         await revoke(connection, agent_id=platform.agent().agent_id)
         await site.until(lambda: denied.applied_seq == 1, "it is applied")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             row = (FRONT_ID, "127.0.0.1:8883", 1, True)
             while await rows(connection, query) != [row]:  # noqa: ASYNC110  a table
                 await asyncio.sleep(0.02)
@@ -173,7 +177,7 @@ async def test_a_front_owes_a_receipt_before_it_has_read_what_is_revoked(
     async with connection.transaction():
         await connection.execute("LOCK TABLE revocations IN ACCESS EXCLUSIVE MODE")
         loading = asyncio.create_task(following.load())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             query = "SELECT applied_seq, lease_until <= clock_timestamp() FROM broker_fronts"
             while (found := await rows(connection, query)) != [(0, True)]:  # noqa: ASYNC110  a table
                 await asyncio.sleep(0.02)
@@ -197,7 +201,7 @@ async def test_a_receipt_that_could_not_be_written_is_written_after_the_connecti
                 " WHERE datname = current_database() AND usename = 'tg_app'"
             )
             await blocking.rollback()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             query = "SELECT front_id, disconnected FROM revocation_receipts"
             while not (found := await rows(connection, query)):  # noqa: ASYNC110  a table
                 await asyncio.sleep(0.02)

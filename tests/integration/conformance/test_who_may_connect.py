@@ -17,6 +17,7 @@ from tests.integration.broker.certificates import TRUST_DOMAIN, AgentCredentials
 from tests.integration.broker.conftest import run_program
 from tests.integration.broker.wire import connect_packet, packet
 from tests.integration.conformance.conftest import AnySite, OpenSite
+from tests.patience import PATIENCE_S
 
 IDENTIFIER_REJECTED, UNAVAILABLE, NOT_AUTHORIZED = 2, 3, 5
 
@@ -242,7 +243,7 @@ async def test_an_old_client_hello_gets_no_server_hello(
     assert hello[9:11] == {"TLSv1": b"\x03\x01", "TLSv1_1": b"\x03\x02"}[version.name]
     reader, writer = await asyncio.open_connection(*site.address)
     writer.write(hello)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     assert not answer.startswith(b"\x16"), "a handshake record"
     await failed_handshake(site, "tls-version")
@@ -270,7 +271,7 @@ async def test_without_tls_nothing_is_heard(
     wire = await site.agent(victim)
     reader, writer = await asyncio.open_connection(*site.address)
     writer.write(connect_packet(victim.client_id if client_id == "victim" else client_id))
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     assert not answer.startswith(b"\x20"), "CONNACK in the clear"
     assert await wire.ping()

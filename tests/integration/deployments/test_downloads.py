@@ -14,6 +14,7 @@ import pytest
 from api.context import ApiContext
 from api.serve import serving
 from tests.integration.deployments.builders import Platform
+from tests.patience import PATIENCE_S
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Device:
             self.base_url + (self.link if link is None else link),
             stdout=asyncio.subprocess.PIPE,
         )
-        out, _ = await asyncio.wait_for(process.communicate(), 20)
+        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         head, _, lines = out.decode().replace("\r\n", "\n").partition("\n")
         headers = {
             name.lower(): value.strip()

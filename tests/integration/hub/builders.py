@@ -24,6 +24,7 @@ from tensorguard.services.keyring import Keyring
 from tensorguard.store import tables
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.ids import new_id
+from tests.patience import PATIENCE_S
 from tests.unit.protocol.builders import GOOD
 
 FLEET = "hospital-a"
@@ -95,7 +96,7 @@ class ListFront:
 
     async def until_acked(self, count: int) -> None:
         """Wait until so many messages are acked."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.acked) < count:
                 self._changed.clear()
                 await self._changed.wait()

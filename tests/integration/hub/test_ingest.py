@@ -14,6 +14,7 @@ from hub.uplink import Uplink
 from tensorguard.protocol import topics
 from tensorguard.protocol.topics import DownKind, FrontKind, UpKind
 from tests.integration.hub.builders import FLEET, Hub, uplink
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 LETTERS = "SELECT count(*) FROM dead_letters"
@@ -222,7 +223,7 @@ async def test_an_outage_in_the_middle_of_a_split_batch_stores_and_acks_each_par
     running = asyncio.create_task(hub.ingest().run(stop))
     try:
         hub.front.deliver(*messages)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await acked_before.wait()
         await asyncio.to_thread(open_again, fresh_database)
         await hub.front.until_acked(4)
@@ -266,7 +267,7 @@ async def test_a_hub_that_is_told_to_stop_stores_what_has_arrived(hub: Hub) -> N
     running = asyncio.create_task(hub.ingest(batch_messages=10).run(stop))
     hub.front.deliver(*(hub.heartbeat(agent_id, seq) for seq in range(45)))
     stop.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await running
     assert len(hub.front.acked) == await hub.value(HISTORY) == 45
 
@@ -278,7 +279,7 @@ async def test_a_hub_that_is_told_to_stop_without_a_database_ends_and_acks_nothi
     await asyncio.to_thread(shut, fresh_database)
     stop.set()
     hub.front.deliver(*(hub.heartbeat(agent_id, seq) for seq in range(45)))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await hub.ingest(batch_messages=10).run(stop)
     assert hub.front.acked == []
     await asyncio.to_thread(open_again, fresh_database)

@@ -14,6 +14,7 @@ from hub.mqtt_uplink import MqttUplink
 from hub.uplink import Uplink
 from tests.integration.hub.broker import Mosquitto, find_mosquitto
 from tests.integration.hub.builders import Clock
+from tests.patience import PATIENCE_S
 
 MOSQUITTO = find_mosquitto()
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
@@ -50,7 +51,7 @@ async def connected(broker: Mosquitto, **settings: Any) -> AsyncIterator[MqttUpl
         "downlink_limit": 1_000,
     }
     async with MqttUplink(**(known | settings)) as uplink:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             await uplink.connected.wait()
         yield uplink
 
@@ -58,7 +59,7 @@ async def connected(broker: Mosquitto, **settings: Any) -> AsyncIterator[MqttUpl
 async def receive(uplink: MqttUplink, count: int) -> list[Uplink]:
     """Receive exactly so many messages."""
     received: list[Uplink] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len(received) < count:
             received += await uplink.receive(count - len(received), 0.5)
     return received
@@ -67,7 +68,7 @@ async def receive(uplink: MqttUplink, count: int) -> list[Uplink]:
 async def stop(broker: Mosquitto, uplink: MqttUplink) -> None:
     """Stop the broker and wait until the hub knows."""
     broker.stop()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while uplink.connected.is_set():  # noqa: ASYNC110 - the end of a connection has no event
             await asyncio.sleep(0.01)
 
@@ -75,7 +76,7 @@ async def stop(broker: Mosquitto, uplink: MqttUplink) -> None:
 async def start_again(broker: Mosquitto, uplink: MqttUplink) -> None:
     """Start the broker and wait until the hub is back."""
     broker.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         await uplink.connected.wait()
 
 

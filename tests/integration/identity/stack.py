@@ -50,10 +50,10 @@ from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.store.maintenance import maintain
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.api.clients import Api, new_slug
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-PATIENCE_S = 20.0
 LONG = timedelta(days=200)
 AGE = timedelta(days=60)
 
@@ -90,7 +90,7 @@ class Running:
 
     async def stop(self) -> None:
         self.service.stop()
-        await asyncio.to_thread(self.thread.join, 10)
+        await asyncio.to_thread(self.thread.join, PATIENCE_S)
         assert not self.thread.is_alive()
 
 

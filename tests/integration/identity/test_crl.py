@@ -18,6 +18,7 @@ from tensorguard.services.crl import make_crl
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 from tests.integration.identity.stack import Stack
+from tests.patience import PATIENCE_S
 
 MEDIA_TYPE = "application/pkix-crl"
 
@@ -26,7 +27,11 @@ def openssl(*arguments: str | Path) -> tuple[int, str]:
     if shutil.which("openssl") is None:
         pytest.skip("NOT RUN: openssl is not installed")
     done = subprocess.run(
-        ["openssl", *map(str, arguments)], capture_output=True, text=True, timeout=20, check=False
+        ["openssl", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -165,6 +170,6 @@ async def test_a_list_of_ten_thousand_is_made_in_a_moment(parts: Stack) -> None:
     async with parts.sessions.begin() as session:
         await session.execute(sa.insert(tables.certificates), rows)
     began = time.monotonic()
-    der = await asyncio.wait_for(fetch(parts), 10)
+    der = await asyncio.wait_for(fetch(parts), PATIENCE_S)
     print(f"10,000 entries, {len(der)} bytes, {time.monotonic() - began:.2f} s")
     assert len(x509.load_der_x509_crl(der)) == 10_000

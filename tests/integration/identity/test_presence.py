@@ -10,6 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from tests.integration.identity.stack import Stack
+from tests.patience import PATIENCE_S
 
 DEADLINE = timedelta(minutes=2, seconds=5)
 
@@ -134,7 +135,7 @@ async def test_an_agent_that_is_stopped_while_it_connects_leaves_no_session(part
 
         front._listener._tls = stop_it
         running = parts.start(directory, agent_id)
-        await asyncio.wait_for(begun.wait(), 20)
+        await asyncio.wait_for(begun.wait(), PATIENCE_S)
         await running.stop()
 
         async def nobody() -> bool:

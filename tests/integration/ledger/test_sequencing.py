@@ -47,6 +47,7 @@ from tests.integration.ledger.builders import (
     now,
     reported,
 )
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 ALWAYS = timedelta(0)
@@ -71,7 +72,7 @@ async def running(*sequencers: Sequencer) -> AsyncIterator[None]:
 
 async def signed(sessions: SessionMaker, size: int) -> None:
     """Wait until a checkpoint covers `size` entries."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             async with sessions() as session:
                 last = await find_latest_checkpoint(session)
@@ -224,7 +225,7 @@ async def test_a_sequencer_that_waits_for_nobody_leaves_the_others_work_alone(
     await write(sessions, 4)
     async with sessions.begin() as leader:
         assert await sequence(leader) == 4
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert await make_sequencer().step() is False
         async with sessions() as session:
             assert await get_size(session) == 0

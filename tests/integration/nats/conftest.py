@@ -6,8 +6,11 @@ import pytest
 
 from broker.nats.keys import CalloutKeys
 from tests.integration.broker.certificates import Platform
+from tests.integration.hub.conftest import hub
 from tests.integration.nats.server import serving_node
 from tests.integration.nats.site import NatsSite, Node, nats_site
+
+__all__ = ["hub"]
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,7 @@ from broker.nats.keys import CalloutKeys
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.pki.issuer import CertificateAuthority
 from tests.integration.broker.certificates import TRUST_DOMAIN, Credentials
-
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 def program() -> Path:
@@ -68,7 +67,7 @@ class RunningServer:
         context = ssl.create_default_context(cafile=self.ca_path)
         context.load_cert_chain(credentials.certificate_path, credentials.key_path)
         return await nats.connect(
-            self.url, tls=context, tls_handshake_first=True, connect_timeout=5, **options
+            self.url, tls=context, tls_handshake_first=True, connect_timeout=PATIENCE_S, **options
         )
 
 

@@ -31,9 +31,10 @@ from tests.integration.broker.certificates import (
     Platform,
 )
 from tests.integration.broker.clock import Clock
-from tests.integration.broker.wire import Wire
+from tests.integration.broker.wire import Wire, packet
 from tests.integration.nats.server import RunningServer
 from tests.integration.sites import FRONT_ID, REPORTS, Heard, Report
+from tests.patience import PATIENCE_S
 
 PARTITIONS = 4
 _LIMITS = Limits(report_every=timedelta(milliseconds=20), sweep_every=timedelta(milliseconds=20))
@@ -118,7 +119,7 @@ class NatsSite:
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something that happens on its own."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while not condition():  # noqa: ASYNC110  the front offers no event to wait for
                     await asyncio.sleep(0.01)
         assert condition(), what
@@ -156,7 +157,7 @@ class StreamHub:
     aside: list[Heard] = field(default_factory=list)
     fetched: list[Heard] = field(default_factory=list)
 
-    async def hear(self, timeout_s: float = 5.0) -> Heard:
+    async def hear(self, timeout_s: float = PATIENCE_S) -> Heard:
         """The next message of an agent."""
         while True:
             heard = await self._next(timeout_s)
@@ -246,6 +247,10 @@ async def nats_site(
     )
     await front.start()
     site = NatsSite(node, front, metrics, clock, after)
+    if not front.is_tidy:  # a new server makes its streams with its first client
+        await (await site.agent(node.platform.agent())).say(packet(0xE0))
+        await site.until(lambda: front.is_tidy, "the agents' streams are bounded")
+        await site.present(0)
     try:
         yield site
     finally:

@@ -27,8 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.patience import PATIENCE_S
+
 Json = dict[str, Any]
-PATIENCE_S = 20.0
 
 
 def read_join(join: str) -> Json:

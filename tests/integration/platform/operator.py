@@ -15,6 +15,7 @@ from tensorguard.ledger.checkpoint import (
 )
 from tensorguard.ledger.tree import Frontier, leaf_hash
 from tests.integration.platform.waiting import wait_until
+from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 PAGE = 200
@@ -30,7 +31,7 @@ class Operator:
             base_url=url,
             headers={"Authorization": f"Bearer {api_key}"},
             trust_env=False,
-            timeout=30.0,
+            timeout=PATIENCE_S,
         )
 
     def get(self, path: str, **query: Any) -> Json:
@@ -74,7 +75,7 @@ class Operator:
     def agents(self, fleet: str) -> list[Json]:
         return list(self.pages("agents", fleet=fleet))
 
-    def wait_online(self, fleet: str, count: int, *, within_s: float = 60.0) -> list[Json]:
+    def wait_online(self, fleet: str, count: int, *, within_s: float = PATIENCE_S) -> list[Json]:
         """The fleet's agents, once `count` of them are online."""
 
         def online() -> list[Json] | None:
@@ -115,7 +116,9 @@ class Operator:
         for item in self.pages("ledger/entries", end=end):
             yield base64.b64decode(item["entry"])
 
-    def wait_entry(self, type_: str, *, subject: str | None = None, within_s: float = 20) -> Json:
+    def wait_entry(
+        self, type_: str, *, subject: str | None = None, within_s: float = PATIENCE_S
+    ) -> Json:
         """The newest entry of a type about a subject, once there is one."""
         query = {"type": type_} | ({} if subject is None else {"subject": subject})
         found = wait_until(

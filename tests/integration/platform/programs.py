@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
-from tests.integration.platform.running import PATIENCE_S, clean_environment, command, run_json
+from tests.integration.platform.running import clean_environment, command, run_json
+from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 
 from tests.integration.platform.waiting import wait_until
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 60.0
 # Below the range from which outgoing connections take theirs: nobody else gets one in between.
 _PORTS = range(20_000, 32_000)
 
@@ -87,10 +87,11 @@ class Addresses:
     device: str
     mqtt: str
     enroll_mqtt: str
+    nats: str
 
     @classmethod
     def free(cls) -> "Addresses":
-        return cls(*(f"127.0.0.1:{port}" for port in free_ports(4)))
+        return cls(*(f"127.0.0.1:{port}" for port in free_ports(5)))
 
     @property
     def mqtt_port(self) -> int:
@@ -102,6 +103,9 @@ class Addresses:
             *("--mqtt", self.mqtt, "--enroll-mqtt", self.enroll_mqtt),
         )
 
+    def nats_options(self) -> tuple[str, ...]:
+        return (*self.options(), "--engine", "nats", "--nats", self.nats)
+
 
 class RunningPlatform:
     """The platform of one data directory; started and stopped as often as a test likes."""
@@ -112,6 +116,7 @@ class RunningPlatform:
         self.ready: dict[str, Any] = {}
         """The ready line of the latest start."""
         self.ready_after_s = 0.0
+        self._began = 0.0
         self._log = directory / "up.log"
         self._process: subprocess.Popen[str] | None = None
         self._seen: set[psutil.Process] = set()
@@ -126,18 +131,27 @@ class RunningPlatform:
 
     def start(self, *options: str) -> dict[str, Any]:
         """Start `tensorguard up` and return its ready line; options default to the addresses."""
-        began = time.monotonic()
+        self.launch(*options)
+        return self.wait_ready()
+
+    def launch(self, *options: str, **settings: str) -> None:
+        """Start `tensorguard up` with these variables, and wait for nothing."""
+        self._began = time.monotonic()
         arguments = options or self.addresses.options()
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
                 command("up", "--data-dir", str(self.data), *arguments, "--json"),
-                env=clean_environment(),
+                env=clean_environment() | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 start_new_session=True,
             )
+
+    def wait_ready(self) -> dict[str, Any]:
+        """Return the ready line of what was launched."""
+        assert self._process is not None
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
         line = self._process.stdout.readline() if readable else ""
@@ -145,7 +159,7 @@ class RunningPlatform:
             self.kill_everything()
             raise AssertionError(f"not ready: {self.log_tail()}")
         self.ready = json.loads(line)
-        self.ready_after_s = time.monotonic() - began
+        self.ready_after_s = time.monotonic() - self._began
         self.processes()
         return self.ready
 
@@ -183,7 +197,8 @@ class RunningPlatform:
         assert self._process is not None
         for process in psutil.Process(self._process.pid).children():
             try:
-                is_python = process.cmdline()[1:] == ["-m", "tensorguard.cli", name, "run"]
+                what = ("broker", "nats-server") if name == "nats" else (name, "run")
+                is_python = process.cmdline()[1:] == ["-m", "tensorguard.cli", *what]
                 if _is_alive(process) and (is_python or process.name() == name):
                     return process
             except (psutil.NoSuchProcess, psutil.ZombieProcess):

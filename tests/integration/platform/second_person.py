@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.integration.platform.running import RunningPlatform, run_json
+from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 
@@ -28,7 +29,7 @@ class SecondPerson:
             base_url=f"{platform.url}/api/v1",
             headers={"Origin": platform.url},
             trust_env=False,
-            timeout=30.0,
+            timeout=PATIENCE_S,
         )
         password = made["password"]
         self._post("/session", email=email, password=password)

@@ -15,7 +15,7 @@ from tests.integration.platform.programs import Simulator
 from tests.integration.platform.running import RunningPlatform
 from tests.integration.platform.waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 AGENTS = [50, pytest.param(200, marks=pytest.mark.deep)]
 NewPlatform = Callable[[], RunningPlatform]

@@ -17,8 +17,6 @@ from tests.integration.platform.operator import Operator
 from tests.integration.platform.programs import Program, mosquitto, run_mosquitto
 from tests.integration.platform.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("platform")
-
 Enrolled = Callable[[], Device]
 
 

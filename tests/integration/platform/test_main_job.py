@@ -13,7 +13,7 @@ from tests.integration.platform.publishing import Publisher, magika_model
 from tests.integration.platform.running import RunningPlatform
 from tests.integration.platform.waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SIMULATED = [50, pytest.param(200, marks=pytest.mark.deep)]
 

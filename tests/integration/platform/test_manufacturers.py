@@ -23,7 +23,6 @@ from tests.integration.platform.second_person import SecondPerson
 from tests.integration.platform.waiting import wait_until
 from tests.manufacturer import MadeDevice, Manufacturer, openssl
 
-pytestmark = pytest.mark.xdist_group("platform")
 Json = dict[str, Any]
 
 

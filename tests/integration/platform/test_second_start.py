@@ -9,8 +9,9 @@ import pytest
 from tests.integration.platform.conftest import operator_of
 from tests.integration.platform.device import Device, fetch_ca
 from tests.integration.platform.running import RunningPlatform
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 
 def test_a_second_start_keeps_ports_ca_and_agents_and_tells_no_password(
@@ -29,7 +30,7 @@ def test_a_second_start_keeps_ports_ca_and_agents_and_tells_no_password(
         session.publish("heartbeat", device.heartbeat())
         operator.wait_online("kept", 1)
         platform.stop()
-        assert session.ends.get(timeout=10)
+        assert session.ends.get(timeout=PATIENCE_S)
 
     second = platform.start("--trust-domain", "tensorguard.local")  # addresses are remembered
     print(f"second start: ready after {platform.ready_after_s:.1f} s")

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from tests.patience import PATIENCE_S
+
 T = TypeVar("T")
 EVERY_S = 0.05
 
 
-def wait_until(look: Callable[[], T | None], what: str, *, within_s: float = 30.0) -> T:
+def wait_until(look: Callable[[], T | None], what: str, *, within_s: float = PATIENCE_S) -> T:
     """Return what `look` gives as soon as that is true. Raises: AssertionError at the deadline."""
     give_up_at = time.monotonic() + within_s
     while not (seen := look()):

@@ -53,6 +53,8 @@ def used_data() -> Iterator[Path]:
         stack.send(signal.SIGTERM)
         assert stack.wait_for_end() == 0
         (path / "data" / "addresses.json").unlink()  # tests run side by side
+        for binaries in (path / "data" / "postgres").glob("postgres-*"):
+            shutil.rmtree(binaries)  # linked again sooner than they are copied
         yield path / "data"
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 
+from tests.patience import PATIENCE_S
+
 PROGRAM = Path(__file__).with_name("stub_stack.py")
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 40.0
 
 
 class Stack:

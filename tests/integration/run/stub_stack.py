@@ -31,7 +31,7 @@ def main(directory: str, *stubs: str) -> None:
                 command=(sys.executable, str(STUB), *stub.split(":")),
                 environment=environment,
                 ready_within_s=3.0,
-                stop_within_s=60.0,
+                stop_within_s=120.0,
             )
             for stub in stubs
         ]

@@ -27,9 +27,9 @@ from tensorguard.store.embedded.errors import (
     SocketUnusable,
 )
 from tensorguard.store.embedded.server import EmbeddedPostgres
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 30.0
 AS_ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not AS_ROOT, reason="only root runs the server as another user")
 

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import pytest
 from tensorguard.services.passwords import verify_password
 from tensorguard.store.embedded.server import DATABASE
 from tensorguard.vault.local import KEK_FILE
-from tests.integration.run.stack import PATIENCE_S, Stack
+from tests.integration.run.stack import Stack
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 StartStack = Callable[..., Stack]
@@ -211,10 +211,8 @@ def test_a_second_signal_hastens_the_end(start_stack: StartStack) -> None:
     os.kill(pid, signal.SIGSTOP)  # not even its own limit ends it
     stack.send(signal.SIGINT)
     stack.wait_for(event="stopping")
-    began = time.monotonic()
     stack.send(signal.SIGINT)
-    assert stack.wait_for_end() == 0
-    assert time.monotonic() - began < 10
+    assert stack.wait_for_end() == 0  # its own limit is longer than this waits
     assert stack.events("service_killed") == ["hub"]
     assert stack.events("service_stopped") == ["hub", "postgres"]
 

@@ -40,6 +40,17 @@ def name_of(day: datetime) -> str:
     return f"heartbeats_{day:%Y%m%d_%H%M}"
 
 
+def with_minutes(days: list[datetime]) -> list[str]:
+    """The partitions of these days: of heartbeats, and of their rollups by minute."""
+    return [name_of(day) for day in days] + [
+        name_of(day).replace("heartbeats", "rollup_1m") for day in days
+    ]
+
+
+def only_heartbeats(names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith("heartbeats")]
+
+
 def partitions(engine: sa.Engine) -> list[str]:
     """The tables named like partitions, attached or not."""
     statement = sa.text(
@@ -82,7 +93,7 @@ def test_a_row_outside_every_partition_is_told_as_what_it_is(
 
 def test_maintenance_goes_ahead_as_time_does(owner: sa.Engine, fresh_database: Database) -> None:
     made = maintain(fresh_database.owner_url, TODAY + DAY + timedelta(hours=5)).made
-    assert made == [name_of(TODAY + 3 * DAY)]
+    assert made == with_minutes([TODAY + 3 * DAY])
     assert maintain(fresh_database.owner_url, TODAY + DAY).made == []
     insert(fresh_database, TODAY + 3 * DAY)
 
@@ -99,16 +110,12 @@ def test_another_interval_takes_over_where_the_partitions_end(
     hour, end = timedelta(hours=1), TODAY + 3 * DAY
     set_interval(owner, "1 hour")
     assert maintain(fresh_database.owner_url, TODAY + 5 * hour).made == []
-    assert maintain(fresh_database.owner_url, end - hour / 2).made == [
-        name_of(end),
-        name_of(end + hour),
-    ]
+    made = maintain(fresh_database.owner_url, end - hour / 2).made
+    assert only_heartbeats(made) == [name_of(end), name_of(end + hour)]
     set_interval(owner, "1 day")
-    assert maintain(fresh_database.owner_url, end + hour / 2).made == [
-        name_of(end + 2 * hour),
-        name_of(end + DAY),
-        name_of(end + 2 * DAY),
-    ]
+    made = maintain(fresh_database.owner_url, end + hour / 2).made
+    names = [name_of(end + 2 * hour), name_of(end + DAY), name_of(end + 2 * DAY)]
+    assert only_heartbeats(made) == names
     for at in (end - hour, end, end + 3 * hour / 2, end + 2 * hour, end + 2 * DAY):
         insert(fresh_database, at)
 
@@ -118,7 +125,7 @@ def test_a_long_partition_stays_until_all_of_it_is_old_whatever_the_interval_is_
 ) -> None:
     set_interval(owner, "1 hour")
     assert drop_expired_partitions(owner, TODAY + 30 * DAY - timedelta(hours=2)) == []
-    assert drop_expired_partitions(owner, TODAY + 30 * DAY) == [name_of(TODAY - DAY)]
+    assert drop_expired_partitions(owner, TODAY + 30 * DAY) == with_minutes([TODAY - DAY])
 
 
 def test_partitions_are_dropped_when_all_of_them_is_older_than_the_retention(
@@ -127,7 +134,7 @@ def test_partitions_are_dropped_when_all_of_them_is_older_than_the_retention(
     end_of_yesterday = TODAY + 30 * DAY
     just_before = end_of_yesterday - timedelta(microseconds=1)
     assert drop_expired_partitions(owner, just_before) == []
-    assert drop_expired_partitions(owner, end_of_yesterday) == [name_of(TODAY - DAY)]
+    assert drop_expired_partitions(owner, end_of_yesterday) == with_minutes([TODAY - DAY])
     assert drop_expired_partitions(owner, end_of_yesterday) == []
     insert(fresh_database, TODAY)
 
@@ -136,7 +143,7 @@ def test_a_partition_that_an_interrupted_run_left_detached_is_dropped(owner: sa.
     with owner.begin() as connection:
         name = name_of(TODAY - DAY)
         connection.execute(sa.text(f"ALTER TABLE heartbeats DETACH PARTITION {name}"))
-    both = [name_of(TODAY - DAY), name_of(TODAY)]
+    both = with_minutes([TODAY - DAY, TODAY])
     assert drop_expired_partitions(owner, TODAY + 31 * DAY) == both
     assert name_of(TODAY - DAY) not in partitions(owner)
 
@@ -153,7 +160,8 @@ def test_a_partition_that_is_half_detached_is_finished(
             with pytest.raises(psycopg.errors.QueryCanceled):
                 interrupted.execute(f"ALTER TABLE heartbeats DETACH PARTITION {name} CONCURRENTLY")
         reader.rollback()
-    assert drop_expired_partitions(owner, TODAY + 30 * DAY + timedelta(hours=1)) == [name]
+    dropped = drop_expired_partitions(owner, TODAY + 30 * DAY + timedelta(hours=1))
+    assert dropped == with_minutes([TODAY - DAY])
     assert name not in partitions(owner)
 
 
@@ -166,7 +174,7 @@ def test_ingest_goes_on_while_a_long_read_holds_the_maintenance_up(
         wait_for_lock(fresh_database)
         insert(fresh_database, TODAY)
         reader.rollback()
-        assert dropping.result(20).dropped == [name_of(TODAY - DAY)]
+        assert dropping.result(20).dropped == with_minutes([TODAY - DAY])
 
 
 def wait_for_lock(database: Database) -> None:
@@ -197,18 +205,20 @@ def test_two_maintainers_at_once_do_the_work_once(
         results = list(pool.map(run, range(4)))
     made = [name for result in results for name in result.made]
     dropped = [name for result in results for name in result.dropped]
-    assert sorted(made) == [name_of(TODAY + (31 + day) * DAY) for day in (-1, 0, 1, 2)]
-    assert sorted(dropped) == [name_of(TODAY - DAY), name_of(TODAY)]
+    assert len(made) == len(set(made))
+    names = [name_of(TODAY + (31 + day) * DAY) for day in (-1, 0, 1, 2)]
+    assert sorted(only_heartbeats(made)) == names
+    assert sorted(dropped) == with_minutes([TODAY - DAY, TODAY])
 
 
-def test_partitions_carry_the_parents_index_and_none_of_the_services_rights(
+def test_partitions_carry_the_parents_indexes_and_none_of_the_services_rights(
     owner: sa.Engine,
 ) -> None:
     statement = sa.text("SELECT count(*) FROM pg_index WHERE indrelid = CAST(:name AS regclass)")
     right = sa.text("SELECT has_table_privilege('tg_app', CAST(:name AS regclass), 'INSERT')")
     with owner.connect() as connection:
         for name in partitions(owner):
-            assert connection.execute(statement, {"name": name}).scalar() == 1
+            assert connection.execute(statement, {"name": name}).scalar() == 2
             assert connection.execute(right, {"name": name}).scalar() is False
 
 
@@ -223,4 +233,5 @@ def test_the_command_says_what_it_did(fresh_database: Database) -> None:
     with psycopg.connect(fresh_database.owner_url) as connection:
         connection.execute(f"DROP TABLE {name_of(TODAY + 2 * DAY)}")
     done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=True)
-    assert json.loads(done.stdout) == {"made": [name_of(TODAY + 2 * DAY)], "dropped": []}
+    told = json.loads(done.stdout)
+    assert (told["made"], told["dropped"]) == ([name_of(TODAY + 2 * DAY)], [])

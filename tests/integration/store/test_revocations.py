@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psycopg
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 INSERT = (
@@ -89,7 +90,10 @@ def test_revocations_notify_once_when_they_commit(fresh_database: Database) -> N
             writer.execute(INSERT)
         assert list(listener.notifies(timeout=0.2, stop_after=1)) == []
         writer.commit()
-        notices = [*listener.notifies(timeout=10, stop_after=1), *listener.notifies(timeout=0.2)]
+        notices = [
+            *listener.notifies(timeout=PATIENCE_S, stop_after=1),
+            *listener.notifies(timeout=0.2),
+        ]
     assert len(notices) == 1
 
 

@@ -38,6 +38,7 @@ from tensorguard.services.tokens import TokenTerms, create_token
 from tensorguard.services.trust_publishing import publish_next
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 FLEET = "hospital-a"
@@ -105,7 +106,7 @@ class Site:
         self.is_running = True
         try:
             waiting = asyncio.gather(*(one.wait() for one in readies.values()))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -114,7 +115,7 @@ class Site:
             self.is_running = False
             for stop in stops.values():
                 stop.set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 await asyncio.gather(*tasks)
 
     async def join(self, uses: int = 1) -> Join:
@@ -142,7 +143,7 @@ class Site:
         async with self.sessions() as session:
             return list((await session.execute(sa.text(statement), values)).all())
 
-    async def until(self, statement: str, *, within_s: float = 20.0, **values: Any) -> Any:
+    async def until(self, statement: str, *, within_s: float = PATIENCE_S, **values: Any) -> Any:
         """The first column of a query as soon as it is true."""
         async with asyncio.timeout(within_s):
             while not (found := (await self.rows(statement, **values))[0][0]):  # noqa: ASYNC110  the database tells nobody

@@ -28,6 +28,7 @@ from tensorguard.services.trust_publishing import publish
 from tests.integration.agent.platform import issue_service
 from tests.integration.broker.conftest import run_program
 from tests.integration.trust.site import BY, TRUST_DOMAIN, Site
+from tests.patience import PATIENCE_S
 from tests.unit.agent.builders import Signers
 
 
@@ -56,7 +57,7 @@ async def shown_ca(port: int) -> bytes:
     return authority_key_id(x509.load_pem_x509_certificate(pem.encode()))
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  what is waited for is in other threads
             await asyncio.sleep(0.02)
@@ -66,7 +67,7 @@ async def until_api_has_moved(site: Site) -> None:
     """Wait until the device listener shows a certificate of the CA that issues."""
     async with site.sessions() as session:
         wanted = (await get_rotation(session)).issuing.key_id
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await shown_ca(site.device_port) != wanted:  # noqa: ASYNC110  it tells nobody
             await asyncio.sleep(0.05)
 
@@ -87,7 +88,7 @@ async def running_agent(directory: StateDir) -> AsyncIterator[AgentService]:
         yield service
     finally:
         service.stop()
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, PATIENCE_S)
         assert not thread.is_alive()
 
 
@@ -202,7 +203,7 @@ async def test_what_a_liar_says_changes_nothing_and_it_hears_nothing(
                     await site.rows("SELECT envelope FROM trust_bundles WHERE version = 2")
                 )[0]
                 liar.truth = {2: bytes(envelope)}
-                await site.until("SELECT max(trust_version) = 2 FROM agent_state", within_s=30)
+                await site.until("SELECT max(trust_version) = 2 FROM agent_state")
         for request in liar.heard:
             line, _, headers = request.partition("\n")
             assert line in ("GET /device/v1/trust/2", "GET /device/v1/trust/3")

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from tensorguard.cli.lifeline import PARENT_PIPE, READY_PIPE
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 SERVICE = """
 import asyncio, os, subprocess, sys, time
 from tensorguard.cli.lifeline import install, notify_ready

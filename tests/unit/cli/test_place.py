@@ -10,6 +10,7 @@ import pytest
 
 from tensorguard.cli.supervisor.errors import AlreadyRunning, BadSettings
 from tensorguard.cli.supervisor.place import DataDirectoryLock, create_data_directory
+from tests.patience import PATIENCE_S
 
 PASS_THROUGH = 0o711 if os.geteuid() == 0 else 0o700
 
@@ -56,6 +57,6 @@ async def test_a_service_that_outlives_its_parent_is_waited_for(tmp_path: Path) 
     assert not waiting.done()
     assert service.stdin is not None
     service.stdin.close()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, PATIENCE_S)
     await service.wait()
     second.close()

@@ -18,6 +18,7 @@ from tensorguard.pki.errors import CannotIssue
 from tensorguard.pki.identity import AgentIdentity, ServiceIdentity, load_certificate, verify_peer
 from tensorguard.pki.issuer import CertificateAuthority
 from tensorguard.services.certificates import ServiceCertificate, split_hosts
+from tests.patience import PATIENCE_S
 from tests.unit.pki.builders import AGENT_ID, TRUST_DOMAIN, der, openssl, p256
 
 HUB = ServiceIdentity(TRUST_DOMAIN, "hub")
@@ -63,7 +64,7 @@ async def listening(context: ssl.SSLContext) -> AsyncIterator[tuple[int, list[by
 
 async def connect(port: int, context: ssl.SSLContext, host: str = "localhost") -> x509.Certificate:
     """Connect, hear the server out, and give back the certificate it showed."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=context, server_hostname=host
         )
@@ -176,7 +177,7 @@ async def test_a_certificate_renews_itself_at_two_thirds_of_its_life(
     clock.now += timedelta(days=2)
 
     task = asyncio.create_task(own.keep_renewed(stop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while own.certificate == first:  # noqa: ASYNC110 - the renewal tells nobody of itself
             await asyncio.sleep(0)
     stop.set()
@@ -189,7 +190,7 @@ async def test_renewing_stops_at_once_when_told_to(ca: CertificateAuthority, clo
     own = ServiceCertificate(ca, HUB, clock=clock)
     first, stop = own.certificate, asyncio.Event()
     stop.set()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_S):
         await own.keep_renewed(stop)
     assert own.certificate == first
 

@@ -182,6 +182,9 @@ export interface paths {
         /**
          * Get Telemetry
          * @description Return an agent's heartbeats averaged over equal steps; by default of the last hour.
+         *
+         *     Long ranges are read from rollups by minute, hour or day: `resolution` says which, and `since`
+         *     and `until` are then moved outwards to whole ones.
          */
         get: operations["get_telemetry_api_v1_agents__agent_id__telemetry_get"];
         put?: never;
@@ -3174,7 +3177,9 @@ export interface components {
         };
         /**
          * TelemetryPoint
-         * @description The heartbeats that arrived within one step: averages, and maxima where they matter.
+         * @description The heartbeats that arrived within one step: averages and extremes.
+         *
+         *     `degraded` and `errors` are those that said so.
          */
         TelemetryPoint: {
             /**
@@ -3186,16 +3191,32 @@ export interface components {
             cpu_percent: number;
             /** Cpu Percent Max */
             cpu_percent_max: number;
+            /** Cpu Percent Min */
+            cpu_percent_min: number;
+            /** Degraded */
+            degraded: number;
             /** Disk Percent */
             disk_percent: number;
+            /** Disk Percent Max */
+            disk_percent_max: number;
+            /** Disk Percent Min */
+            disk_percent_min: number;
+            /** Errors */
+            errors: number;
             /** Heartbeats */
             heartbeats: number;
             /** Memory Percent */
             memory_percent: number;
             /** Memory Percent Max */
             memory_percent_max: number;
+            /** Memory Percent Min */
+            memory_percent_min: number;
+            /** Temperature C */
+            temperature_c: number | null;
             /** Temperature C Max */
             temperature_c_max: number | null;
+            /** Temperature C Min */
+            temperature_c_min: number | null;
         };
         /**
          * TelemetryView
@@ -3204,6 +3225,11 @@ export interface components {
         TelemetryView: {
             /** Points */
             points: components["schemas"]["TelemetryPoint"][];
+            /**
+             * Resolution
+             * @enum {string}
+             */
+            resolution: "raw" | "1m" | "1h" | "1d";
             /**
              * Since
              * Format: date-time
