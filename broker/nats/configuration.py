@@ -17,13 +17,15 @@ from typing import Final
 
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.protocol.codec import MAX_PAYLOAD_BYTES
-from tensorguard.protocol.subjects import DOWN, FRONT_UP, UP
+from tensorguard.protocol.subjects import DOWN, FRONT_UP, STREAM, UP
 
 AGENTS: Final = "AGENTS"
 PLATFORM: Final = "PLATFORM"
 SYSTEM: Final = "SYS"
 DEVICE_DOWN: Final = "tg.v1._enroll.*.down.*"
 
+# Where a front asks about the stream that it publishes into.
+STREAM_INFO: Final = f"tgs.{STREAM}.INFO"
 # The server's own: what it keeps of MQTT sessions, and of retained messages (server/mqtt.go).
 SESSIONS: Final = "$MQTT_sess"
 RETAINED: Final = "$MQTT_rmsgs"
@@ -167,6 +169,7 @@ def _platform_account(hub: str) -> dict[str, object]:
         "exports": [
             {"stream": DOWN, "accounts": [AGENTS, SYSTEM]},
             {"service": FRONT_UP, "accounts": [SYSTEM]},
+            {"service": f"$JS.API.STREAM.INFO.{STREAM}", "accounts": [SYSTEM]},
         ],
         "imports": [{"stream": {"account": AGENTS, "subject": UP}}],
         "users": [
@@ -184,6 +187,10 @@ def _system_account(front: str) -> dict[str, object]:
         "imports": [
             {"stream": {"account": PLATFORM, "subject": DEVICE_DOWN}},
             {"service": {"account": PLATFORM, "subject": FRONT_UP}},
+            {
+                "service": {"account": PLATFORM, "subject": f"$JS.API.STREAM.INFO.{STREAM}"},
+                "to": STREAM_INFO,
+            },
             *(
                 {
                     "service": {
@@ -208,6 +215,7 @@ def _system_account(front: str) -> dict[str, object]:
                     "$SYS._INBOX.>",  # where a server waits for the callout's answer
                     "_INBOX.>",
                     FRONT_UP,
+                    STREAM_INFO,
                     *(agents_stream(operation, stream) for operation, stream in _TIDYING),
                 ],
                 subscribe=[

@@ -63,9 +63,10 @@ class Denials:
             self._reports.denied(line.operation, _REASONS[line.operation], topic=line.topic)
             return
         session, is_live = found
-        # Nobody publishes after the end of a session but its last will.
-        operation: Operation = line.operation if is_live else "will"
-        reason = _REASONS[line.operation] if is_live else "foreign-will"
+        operation, reason = line.operation, _REASONS[line.operation]
+        if operation == "publish" and not is_live:
+            # Nobody publishes after the end of a session but its last will.
+            operation, reason = "will", "foreign-will"
         self._reports.denied(operation, reason, session.agent, topic=line.topic)
         if is_live and self._is_too_many(line):
             self._node.end(self._node.place_of(line.cid), End.FLOODED)

@@ -58,7 +58,6 @@ class NatsSetup:
     cas: Callable[[], Sequence[x509.Certificate]]
     denied: DenySet
     log: Path | None = None
-    partitions: int = 16
     limits: Limits = field(default_factory=Limits)
     list_every: timedelta = timedelta(seconds=60)
     start_within: timedelta = timedelta(seconds=60)
@@ -84,7 +83,7 @@ class NatsFront:
         self._link = Link(
             setup.url, setup.front_id, setup.tls, on_up=self._arrive, on_down=self._leave
         )
-        self.router = JetStreamRouter(lambda: self._link, setup.partitions, setup.limits, metrics)
+        self.router = JetStreamRouter(lambda: self._link, setup.limits, metrics)
         bounds = Bounds(
             setup.limits.report_every, setup.limits.denied_keys, setup.limits.connections
         )
@@ -204,6 +203,7 @@ class NatsFront:
         self.reports.retell(list(self.list_own().values()))
 
     def _leave(self) -> None:
+        self.router.forget_partitions()
         self._metrics.node_up.set(0)
 
     async def _list(self, client: Client) -> None:

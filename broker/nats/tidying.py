@@ -1,9 +1,9 @@
 """What MQTT makes a NATS server store for clients, kept to nothing that grows.
 
-NATS has a switch neither for retained messages nor for persistent sessions. It keeps both in streams
-of the agents' account, whose bounds are ours to set. A retained message is then passed on as any
-other and stored nowhere (the log tells who tried); what is kept of an absent client's session goes
-after a while, and its consumers with it (`consumer_inactive_threshold`, configuration.py).
+NATS has a switch neither for retained messages nor for persistent sessions. It keeps both in
+streams of the agents' account, whose bounds are ours to set. A retained message is then passed on
+as any other and stored nowhere (the log tells who tried); what is kept of an absent client's
+session goes after a while, and its consumers with it (`consumer_inactive_threshold`).
 """
 
 from collections.abc import Mapping

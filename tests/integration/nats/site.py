@@ -23,7 +23,14 @@ from broker.nats.front import NatsFront, NatsSetup
 from broker.nats.keys import CalloutKeys
 from broker.nats.metrics import NatsMetrics
 from broker.session import End
-from tensorguard.protocol.subjects import FRONT_UP, STREAM, UP, to_subject, topic_of_stored
+from tensorguard.protocol.subjects import (
+    FRONT_UP,
+    PARTITIONS,
+    STREAM,
+    UP,
+    to_subject,
+    topic_of_stored,
+)
 from tests.integration.broker.certificates import (
     TRUST_DOMAIN,
     AgentCredentials,
@@ -36,7 +43,6 @@ from tests.integration.nats.server import RunningServer
 from tests.integration.sites import FRONT_ID, REPORTS, Heard, Report
 from tests.patience import PATIENCE_S
 
-PARTITIONS = 4
 _LIMITS = Limits(report_every=timedelta(milliseconds=20), sweep_every=timedelta(milliseconds=20))
 
 
@@ -210,8 +216,9 @@ async def make_stream(node: Node) -> int:
                     subjects=[UP, FRONT_UP],
                     subject_transform=SubjectTransform(
                         src=UP,
-                        dest=f"tgp.{{{{partition({PARTITIONS},2)}}}}.v1.{fleet}.{agent}.up.{kind}",
+                        dest=f"tgp.{{{{partition(4,2)}}}}.v1.{fleet}.{agent}.up.{kind}",
                     ),
+                    metadata={PARTITIONS: "4"},
                 )
             )
         return int((await stream.stream_info(STREAM)).state.last_seq)
@@ -239,7 +246,6 @@ async def nats_site(
             cas=lambda: [node.platform.authority.certificate],
             denied=denied or DenySet(stale_after=None),
             log=node.server.log_path,
-            partitions=PARTITIONS,
             limits=replace(_LIMITS, **limits),  # type: ignore[arg-type] # the test names real ones
             metrics=metrics,
             clock=clock,
