@@ -75,7 +75,7 @@ class NatsFront:
         # Ids that our node has had: each start of a server gives it another.
         self._owned: deque[str] = deque(maxlen=8)
         self._client: Client | None = None
-        self.is_tidy = False
+        self.is_tidy = self._has_met_agents = False
         self.sessions = Sessions()
         # Why we are about to end sessions; their DISCONNECT says "Kicked" whatever the reason.
         self._reasons: OrderedDict[Place, End] = OrderedDict()
@@ -196,7 +196,7 @@ class NatsFront:
         await client.flush()
         await self._list(client)
         self.is_tidy = False
-        await self._tidy()
+        await self._tidy(client)
         await client.subscribe(SUBJECT, QUEUE, cb=self._responder.take)
         await client.flush()
         self._metrics.node_up.set(1)
@@ -246,8 +246,7 @@ class NatsFront:
                 self._gone(place, ended, end)
             return
         self.sessions.add(place, session)
-        if not self.is_tidy:
-            self._begin(self._tidy(), "tidy")
+        self._has_met_agents = True
         # It may have been revoked after we admitted it, and before we knew of the session.
         if self._setup.denied.denies_session(session.agent.agent_id, session.serial):
             self.end(place, End.REVOKED)
@@ -255,11 +254,11 @@ class NatsFront:
             self._metrics.connects.labels("agent").inc()
             self.reports.connected(session)
 
-    async def _tidy(self) -> None:
-        if self.is_tidy or self._client is None:
+    async def _tidy(self, client: Client) -> None:
+        if self.is_tidy:
             return
         try:
-            self.is_tidy = await tidy(self._client)
+            self.is_tidy = await tidy(client)
         except NodeUnreachable as error:
             _log.warning("agents_streams_not_bounded", error=error.message)
 
@@ -289,11 +288,13 @@ class NatsFront:
             try:
                 client = self._link.client
                 await self._sweep(client)
+                if self._has_met_agents:  # whose first one makes the streams
+                    await self._tidy(client)
                 if loop.time() - listed_at >= self._setup.list_every.total_seconds():
                     listed_at = loop.time()
                     await self._list(client)
                     self.is_tidy = False
-                    await self._tidy()
+                    await self._tidy(client)
             except NodeUnreachable:
                 continue  # the link tells, and lists anew when it is back
             except Exception:  # nobody waits for this task; the next round tries again
