@@ -16,11 +16,10 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NotFoundError
 
 from hub.nats.errors import StreamUnusable, reason
-from tensorguard.protocol.subjects import FRONT_UP, STREAM, UP
+from tensorguard.protocol.subjects import FRONT_UP, PARTITIONS, STREAM, UP
 
 log = structlog.get_logger()
 
-_PARTITIONS = "tensorguard-partitions"
 # Nobody sends message ids: the server's least window costs nothing.
 _DUPLICATES_S = 0.1
 
@@ -61,7 +60,7 @@ async def find_partitions(context: JetStreamContext) -> int:
 
 
 def _partitions_of(config: StreamConfig) -> int:
-    partitions = int((config.metadata or {}).get(_PARTITIONS, 0))
+    partitions = int((config.metadata or {}).get(PARTITIONS, 0))
     if partitions < 1:
         raise StreamUnusable(f"the stream {STREAM} was not made by a hub")
     return partitions
@@ -97,7 +96,7 @@ def _config(settings: StreamSettings, partitions: int) -> StreamConfig:
         max_age=settings.max_age.total_seconds(),
         num_replicas=settings.replicas,
         duplicate_window=_DUPLICATES_S,
-        metadata={_PARTITIONS: str(partitions)},
+        metadata={PARTITIONS: str(partitions)},
     )
 
 
