@@ -125,8 +125,9 @@ def test_no_acked_event_is_lost_or_doubled_when_a_node_a_hub_and_the_database_ar
     folder: Path,
 ) -> None:
     with running_machines(folder) as machines:
+        print(f"load {os.getloadavg()[0]:.0f}", flush=True)
         operator, services = machines.operator, machines.services
-        operator.create_fleet(FLEET, heartbeat_interval_s=10)
+        operator.create_fleet(FLEET, heartbeat_interval_s=30)
         began = time.monotonic()
         simulator = Simulator(
             folder / "sim",
@@ -134,14 +135,13 @@ def test_no_acked_event_is_lost_or_doubled_when_a_node_a_hub_and_the_database_ar
             FLEET,
             AGENTS,
             events_per_minute=4,
-            interval="10s",
+            interval="30s",
             drain="300s",
         )
         with simulator:
-            wait_until(lambda: machines.online() >= AGENTS, "all are online", within_s=600)
-            print(f"{AGENTS} agents online after {time.monotonic() - began:.0f} s", flush=True)
             acks = Acks(simulator.acked_log)
-            wait_until(lambda: len(acks.agents) == AGENTS, "all are heard once", within_s=400)
+            wait_until(lambda: len(acks.agents) == AGENTS, "all are heard once", within_s=600)
+            print(f"{AGENTS} agents heard after {time.monotonic() - began:.0f} s", flush=True)
             recover("nothing", acks, acks.mark)
 
             def kill(name: str) -> Mark:
@@ -160,7 +160,6 @@ def test_no_acked_event_is_lost_or_doubled_when_a_node_a_hub_and_the_database_ar
             recover("kill -9 of a node", acks, partial(kill, "nats-2"))
             recover("kill -9 of a hub", acks, partial(kill, "hub-1"))
             recover(f"kill -9 of PostgreSQL for {POSTGRES_AWAY_S:g} s", acks, database)
-            wait_until(lambda: machines.online() >= AGENTS, "all are online", within_s=400)
             acks.close()
             summary = simulator.finish(within_s=400)
         acked = simulator.acked()
