@@ -1,61 +1,41 @@
-"""`tensorguard keys`: KEKs and their providers, on the platform's own machine.
-
-`wrap-for-import` alone needs no platform: it runs where the customer's key material is.
-"""
+"""`tensorguard keys`: KEKs and their providers, on the platform's own machine."""
 
 import asyncio
-import base64
 import json
-import os
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
-from uuid import UUID
+from typing import Annotated, Any
 
 import typer
 
-from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url
-from tensorguard.cli.supervisor.place import default_data_directory
+from tensorguard.cli.database import OPERATOR, DataDir, Json
+from tensorguard.cli.key_import import app as key_import
+from tensorguard.cli.key_platform import (
+    KekId,
+    facts_of,
+    find_kek,
+    print_facts,
+    run_on_platform,
+    utc_now,
+)
 from tensorguard.cli.telling import new_teller
 from tensorguard.services import kek_changes, rewrap_jobs
-from tensorguard.services.errors import Invalid
-from tensorguard.services.kek_providers import KekProviders, KekSettings
+from tensorguard.services.kek_providers import KekProviders
 from tensorguard.services.keks import (
-    Kek,
     count_all_secrets,
-    get_active_kek,
     get_kek,
     list_keks,
     list_versions,
 )
 from tensorguard.services.rewrap_jobs import DEFAULT_PER_SECOND, MAX_PER_SECOND, RewrapJob
 from tensorguard.services.rewrapping import Rewrapper
-from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
-from tensorguard.vault.errors import ImportRefused, VaultError
-from tensorguard.vault.private_file import create_private, read_private
-from tensorguard.vault.provider import ImportParameters
+from tensorguard.store.engine import SessionMaker
+from tensorguard.vault.errors import VaultError
 from tensorguard.vault.reference import KekReference
 
 app = typer.Typer(no_args_is_help=True, help="Keys that wrap keys (KEKs), and their providers.")
-T = TypeVar("T")
-_FILE_LIMIT_BYTES: Final = 64 * 1024
-_SHOWN: Final = (
-    "fleet",
-    "provider",
-    "key_id",
-    "origin",
-    "state",
-    "key_version",
-    "key_state",
-    "trouble_code",
-    "trouble_reason",
-)
+app.add_typer(key_import)
 
-KekId = Annotated[
-    str,
-    typer.Argument(metavar="[KEK]", help="A KEK's id, or a fleet's slug; nothing: the platform's."),
-]
 PerSecond = Annotated[
     int, typer.Option(min=1, max=MAX_PER_SECOND, help="How many secrets a second are moved.")
 ]
@@ -69,9 +49,9 @@ def list_command(data_dir: DataDir = None, as_json: Json = False) -> None:
         async with sessions() as session:
             found = await list_keks(session)
             counts = await count_all_secrets(session, found)
-        return [_facts(one, secrets=counts[one.id]) for one in found]
+        return [facts_of(one, secrets=counts[one.id]) for one in found]
 
-    rows = _run(data_dir, work)
+    rows = run_on_platform(data_dir, work)
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -89,8 +69,8 @@ def describe(kek: KekId = "", data_dir: DataDir = None, as_json: Json = False) -
 
     async def work(sessions: SessionMaker, keks: KekProviders) -> dict[str, Any]:
         async with sessions.begin() as session:
-            found = await _find(session, kek)
-            await kek_changes.describe_kek(session, keks, found.id, now=_now())
+            found = await find_kek(session, kek)
+            await kek_changes.describe_kek(session, keks, found.id, now=utc_now())
         async with sessions() as session:
             found = await get_kek(session, found.id)
             versions = await list_versions(session, found)
@@ -98,9 +78,9 @@ def describe(kek: KekId = "", data_dir: DataDir = None, as_json: Json = False) -
         listed = [
             {"version": one.version, "state": one.state, "secrets": one.secrets} for one in versions
         ]
-        return _facts(found, versions=listed, misplaced=left)
+        return facts_of(found, versions=listed, misplaced=left)
 
-    facts = _run(data_dir, work)
+    facts = run_on_platform(data_dir, work)
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -120,13 +100,13 @@ def rotate(kek: KekId = "", data_dir: DataDir = None, as_json: Json = False) -> 
 
     async def work(sessions: SessionMaker, keks: KekProviders) -> dict[str, Any]:
         async with sessions.begin() as session:
-            found = await _find(session, kek)
-            done = await kek_changes.rotate_kek(session, keks, found.id, by=OPERATOR, now=_now())
+            found = await find_kek(session, kek)
+            done = await kek_changes.rotate_kek(session, keks, found.id, by=OPERATOR, now=utc_now())
             left = await rewrap_jobs.count_misplaced(session, done)
-        return _facts(done, misplaced=left)
+        return facts_of(done, misplaced=left)
 
-    facts = _run(data_dir, work)
-    _print(
+    facts = run_on_platform(data_dir, work)
+    print_facts(
         facts,
         as_json,
         f"version {facts['key_version']} wraps from now on;"
@@ -145,12 +125,12 @@ def rewrap(
 
     async def start(sessions: SessionMaker, keks: KekProviders) -> RewrapJob:
         async with sessions.begin() as session:
-            found = await _find(session, kek)
+            found = await find_kek(session, kek)
             return await rewrap_jobs.start_rewrap(
-                session, found, per_second=per_second, by=OPERATOR, now=_now()
+                session, found, per_second=per_second, by=OPERATOR, now=utc_now()
             )
 
-    _run(data_dir, lambda sessions, keks: _move(sessions, keks, start, as_json=as_json))
+    run_on_platform(data_dir, lambda sessions, keks: _move(sessions, keks, start, as_json=as_json))
 
 
 @app.command("migrate")
@@ -169,12 +149,14 @@ def migrate(
 
     async def start(sessions: SessionMaker, keks: KekProviders) -> RewrapJob:
         async with sessions.begin() as session:
-            taken = await kek_changes.take_over(session, keks, reference, by=OPERATOR, now=_now())
+            taken = await kek_changes.take_over(
+                session, keks, reference, by=OPERATOR, now=utc_now()
+            )
             return await rewrap_jobs.start_rewrap(
-                session, taken, kind="migrate", per_second=per_second, by=OPERATOR, now=_now()
+                session, taken, kind="migrate", per_second=per_second, by=OPERATOR, now=utc_now()
             )
 
-    _run(
+    run_on_platform(
         data_dir,
         lambda sessions, keks: _move(sessions, keks, start, as_json=as_json),
         check_expected=False,
@@ -195,14 +177,14 @@ def add(
 
     async def work(sessions: SessionMaker, keks: KekProviders) -> dict[str, Any]:
         async with sessions.begin() as session:
-            return _facts(
+            return facts_of(
                 await kek_changes.add_fleet_kek(
-                    session, keks, fleet, reference, by=OPERATOR, now=_now()
+                    session, keks, fleet, reference, by=OPERATOR, now=utc_now()
                 )
             )
 
-    facts = _run(data_dir, work)
-    _print(facts, as_json, f"fleet {fleet} is under {facts['reference']} (KEK {facts['id']})")
+    facts = run_on_platform(data_dir, work)
+    print_facts(facts, as_json, f"fleet {fleet} is under {facts['reference']} (KEK {facts['id']})")
 
 
 @app.command("remove")
@@ -211,115 +193,13 @@ def remove(kek: KekId, data_dir: DataDir = None, as_json: Json = False) -> None:
 
     async def work(sessions: SessionMaker, keks: KekProviders) -> dict[str, Any]:
         async with sessions.begin() as session:
-            found = await _find(session, kek)
-            return _facts(
-                await kek_changes.remove_fleet_kek(session, found.id, by=OPERATOR, now=_now())
+            found = await find_kek(session, kek)
+            return facts_of(
+                await kek_changes.remove_fleet_kek(session, found.id, by=OPERATOR, now=utc_now())
             )
 
-    facts = _run(data_dir, work)
-    _print(facts, as_json, f"fleet {facts['fleet']} is under the platform's KEK")
-
-
-@app.command("import")
-def import_command(
-    kek: KekId = "",
-    parameters: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="Write the public key to wrap material with, here."),
-    ] = None,
-    wrapped: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Import what wrap-for-import has written."),
-    ] = None,
-    expires: Annotated[
-        datetime | None, typer.Option(help="When the material ends, UTC; it is watched.")
-    ] = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Bring key material: first --parameters FILE, then, wrapped elsewhere, --wrapped FILE."""
-    if (parameters is None) == (wrapped is None):
-        raise Invalid("give either --parameters or --wrapped", hint="Begin with --parameters FILE.")
-
-    async def ask(sessions: SessionMaker, keks: KekProviders) -> ImportParameters:
-        async with sessions.begin() as session:
-            found = await _find(session, kek)
-            return await kek_changes.get_import_parameters(session, keks, found.id)
-
-    async def bring(sessions: SessionMaker, keks: KekProviders) -> dict[str, Any]:
-        assert wrapped is not None
-        given = _read_wrapped(wrapped)
-        async with sessions.begin() as session:
-            found = await _find(session, kek)
-            if (given["provider"], given["key_id"]) != (found.provider, found.key_id):
-                raise ImportRefused("the material was wrapped for another key")
-            done = await kek_changes.import_material(
-                session,
-                keks,
-                found.id,
-                base64.b64decode(given["wrapped"]),
-                token=given["token"],
-                expires_at=expires and expires.replace(tzinfo=UTC),
-                by=OPERATOR,
-                now=_now(),
-            )
-        return _facts(done)
-
-    if parameters is not None:
-        found = _run(data_dir, ask)
-        document = {
-            name: getattr(found, name)
-            for name in ("provider", "key_id", "algorithm", "public_key_pem", "token", "material")
-        }
-        document["valid_until"] = found.valid_until.isoformat()
-        parameters.write_text(json.dumps(document, indent=1) + "\n")
-        _print(
-            {"written": str(parameters), "valid_until": document["valid_until"]},
-            as_json,
-            f"{parameters} is good until {document['valid_until']}; where the material is:\n"
-            f"  tensorguard keys wrap-for-import {parameters} --material FILE --out wrapped.json",
-        )
-        return
-    facts = _run(data_dir, bring)
-    _print(facts, as_json, f"version {facts['key_version']} is the imported material")
-
-
-@app.command("wrap-for-import")
-def wrap_for_import(
-    parameters: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Of 'keys import --parameters'.")
-    ],
-    out: Annotated[Path, typer.Option(dir_okay=False, help="What goes back to the platform.")],
-    material: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="32 raw bytes, or an RSA key (PEM)."),
-    ] = None,
-    generate: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="Make the material, and write it here: keep it safe."),
-    ] = None,
-) -> None:
-    """Wrap key material so that only the named provider can read it. Needs no network."""
-    from tensorguard.vault.wrapping import wrap_material
-
-    if (material is None) == (generate is None):
-        raise Invalid("give either --material or --generate", hint="Which key is it to be?")
-    given = _read_parameters(parameters)
-    if generate is not None:
-        secret = _make_material(given.material)
-        if not create_private(generate, secret):
-            raise Invalid(f"{generate} exists already", hint="No key is overwritten.")
-    else:
-        assert material is not None
-        secret = read_private(material, _FILE_LIMIT_BYTES)
-    document = {
-        "provider": given.provider,
-        "key_id": given.key_id,
-        "token": given.token,
-        "wrapped": base64.b64encode(wrap_material(given, secret)).decode(),
-    }
-    out.write_text(json.dumps(document, indent=1) + "\n")
-    typer.echo(f"{out} may be sent: only {given.provider} can read what is in it")
+    facts = run_on_platform(data_dir, work)
+    print_facts(facts, as_json, f"fleet {facts['fleet']} is under the platform's KEK")
 
 
 @app.command("disable")
@@ -339,12 +219,12 @@ def enable(kek: KekId, version: Annotated[str, typer.Argument()], data_dir: Data
 def _set_enabled(data_dir: Path | None, kek: str, version: str, *, enabled: bool) -> None:
     async def work(sessions: SessionMaker, keks: KekProviders) -> None:
         async with sessions.begin() as session:
-            found = await _find(session, kek)
+            found = await find_kek(session, kek)
             await kek_changes.set_version_enabled(
-                session, keks, found.id, version, enabled=enabled, by=OPERATOR, now=_now()
+                session, keks, found.id, version, enabled=enabled, by=OPERATOR, now=utc_now()
             )
 
-    _run(data_dir, work)
+    run_on_platform(data_dir, work)
     typer.echo(f"version {version} is {'enabled' if enabled else 'disabled'}")
 
 
@@ -358,7 +238,7 @@ async def _move(
     """Start a job, or join the one that runs, and work on it until it ends. Raises: VaultError."""
     job = await start(sessions, keks)
     stop = asyncio.Event()
-    rewrapper = Rewrapper(sessions, keks, _now)
+    rewrapper = Rewrapper(sessions, keks, utc_now)
     with new_teller(as_json=as_json) as teller:
 
         def tell(now: RewrapJob) -> None:
@@ -380,101 +260,3 @@ class RewrapFailed(VaultError):
 
     code = "rewrap-failed"
     hint = "Nothing is lost: mend the cause, and run the command again."
-
-
-def _run(
-    data_dir: Path | None,
-    work: Callable[[SessionMaker, KekProviders], Awaitable[T]],
-    *,
-    check_expected: bool = True,
-) -> T:
-    """Run `work` on the platform of the data directory, beside its services."""
-    url, directory = find_database_url(data_dir), data_dir or default_data_directory()
-    settings = KekSettings()
-
-    async def run() -> T:
-        engine = create_engine(url, service="keys", pool_size=2)
-        sessions = session_maker(engine)
-        try:
-            await check_schema(engine)
-            async with sessions() as session:
-                keks = await KekProviders.load(
-                    session,
-                    settings.opener(directory),
-                    expected=settings.kek if check_expected else "",
-                )
-            try:
-                return await work(sessions, keks)
-            finally:
-                await keks.close()
-        finally:
-            await engine.dispose()
-
-    return asyncio.run(run())
-
-
-async def _find(session: Any, text: str) -> Kek:
-    """Return the KEK of this id, of this fleet, or of the platform."""
-    try:
-        return await get_kek(session, UUID(text))
-    except ValueError:
-        return await get_active_kek(session, text or None)
-
-
-def _facts(kek: Kek, **more: Any) -> dict[str, Any]:
-    return {
-        "id": str(kek.id),
-        "reference": f"{kek.provider}:{kek.key_id}",
-        **{name: getattr(kek, name) for name in _SHOWN},
-        "expires_at": kek.expires_at and kek.expires_at.isoformat(),
-        **more,
-    }
-
-
-def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
-    typer.echo(json.dumps(facts) if as_json else text)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _read_wrapped(path: Path) -> dict[str, str]:
-    document = _read_document(path)
-    if not {"provider", "key_id", "token", "wrapped"} <= document.keys():
-        raise ImportRefused(f"{path} is not what wrap-for-import writes")
-    return document
-
-
-def _read_parameters(path: Path) -> ImportParameters:
-    document: dict[str, Any] = dict(_read_document(path))
-    try:
-        document["valid_until"] = datetime.fromisoformat(document["valid_until"])
-        found = ImportParameters(**document)
-    except (KeyError, TypeError, ValueError):
-        raise ImportRefused(f"{path} holds no import parameters") from None
-    if found.valid_until <= _now():
-        raise ImportRefused(f"the import parameters expired {found.valid_until.isoformat()}")
-    return found
-
-
-def _read_document(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        raw = file.read(_FILE_LIMIT_BYTES)
-    try:
-        document = json.loads(raw)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict) or not all(isinstance(v, str) for v in document.values()):
-        raise ImportRefused(f"{path} is not a document of 'tensorguard keys'")
-    return document
-
-
-def _make_material(kind: str) -> bytes:
-    if kind == "aes-256":
-        return os.urandom(32)
-    from cryptography.hazmat.primitives.asymmetric import rsa
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, cast
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.services import ledger
@@ -107,7 +108,7 @@ async def get_job(session: AsyncSession, job_id: UUID) -> RewrapJob:
 
 async def list_latest_jobs(session: AsyncSession) -> Mapping[UUID, RewrapJob]:
     """Return the last job of each KEK."""
-    query = sa.select(_JOBS).distinct(_JOBS.c.kek_id)
+    query = sa.select(_JOBS).ext(distinct_on(_JOBS.c.kek_id))
     rows = await session.execute(query.order_by(_JOBS.c.kek_id, _JOBS.c.created_at.desc()))
     return {row.kek_id: _job(row) for row in rows}
 
