@@ -10,12 +10,15 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.memory import keep_temporary_files_in_memory
 from tests.postgres import Database, Server, running_server
 from tests.scheduling import Scheduling, in_order
 
 hypothesis.settings.register_profile("normal", max_examples=200, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile("deep" if os.environ.get("TG_TEST_DEEP") else "normal")
+
+keep_temporary_files_in_memory()
 
 _SERVER = pytest.StashKey[Server]()
 _CLOSING = pytest.StashKey[contextlib.ExitStack]()
@@ -72,6 +75,21 @@ def server_of_this_run(config: pytest.Config) -> Server:
     if workerinput is None:
         return _start_server(config)
     return Server(**workerinput["postgres"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of the package format have recorded: each attack and its refusal."""
+    told = sorted(
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+        if name == "TGSP attack"
+    )
+    if told:
+        terminalreporter.section(f"{len(told)} attacks on TGSP packages, and their refusals")
+        terminalreporter.write_line("\n".join(told))
 
 
 @pytest.fixture(scope="session")

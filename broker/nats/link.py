@@ -1,6 +1,7 @@
 """The connection to the front's node: made again whenever it is lost, never believed too early."""
 
 import asyncio
+import contextlib
 import random
 import ssl
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,8 @@ from broker.nats.errors import NodeUnreachable
 
 _log = structlog.get_logger()
 _CONNECT_WITHIN_S: Final = 5
+_OPEN_WITHIN_S: Final = 15.0
+_CLOSE_WITHIN_S: Final = 5.0
 _ANSWER_WITHIN_S: Final = 2.0
 # A node that is cut off is known to be so after three of these.
 _PING_EVERY_S: Final = 2
@@ -57,7 +60,9 @@ class Link:
         while True:
             gone = asyncio.Event()
             try:
-                client = await self._connect(gone)
+                # nats-py has waits without an end where a server hangs up in the middle.
+                async with asyncio.timeout(_OPEN_WITHIN_S):
+                    client = await self._connect(gone)
                 try:
                     await self._on_up(client)
                     self._client, failures = client, 0
@@ -105,7 +110,9 @@ class Link:
         if was_up:
             _log.warning("nats_node_lost", url=self._url)
             self._on_down()
-        await client.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await client.close()
 
 
 async def ask(client: Client, subject: str, body: bytes) -> bytes:
@@ -113,9 +120,22 @@ async def ask(client: Client, subject: str, body: bytes) -> bytes:
     try:
         answer = await client.request(subject, body, timeout=_ANSWER_WITHIN_S)
     except LOST as error:
+        end_if_cancelled()
         reason = str(error) or type(error).__name__
         raise NodeUnreachable(f"no answer to {subject}: {reason}") from None
+    end_if_cancelled()
     return answer.data
+
+
+def end_if_cancelled() -> None:
+    """End the task that was told to end: while nats-py waits for an answer this may be swallowed.
+
+    Its asyncio.wait_for returns an answer that came at the same moment (Python < 3.12), and where
+    its connection closes it makes an error of its own of a cancellation.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def server_id(client: Client) -> str:
