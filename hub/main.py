@@ -5,6 +5,7 @@ import random
 import secrets
 import ssl
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import structlog
@@ -48,12 +49,14 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
     """
     engine = create_engine(settings.database_url, service="hub", pool_size=8)
     sessions = session_maker(engine)
-    try:
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(engine.dispose)
         await check_schema(engine)
         kek_settings = KekSettings()
         async with sessions() as session:
             opener = kek_settings.opener(settings.data_dir)
             kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
+            closing.push_async_callback(kek.close)
             keyring = await Keyring.load(session, kek)
         certificate = ServiceCertificate(
             keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
@@ -107,8 +110,6 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             log.info("hub_ready", engine=settings.broker_engine, loops=len(running))
             await ingest.run(stop)
             ending.set()
-    finally:
-        await engine.dispose()
     log.info("hub_stopped")
 
 
