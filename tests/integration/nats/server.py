@@ -133,3 +133,12 @@ def _wait(process: subprocess.Popen[bytes], log_path: Path) -> None:
         assert process.poll() is None, said
         assert time.monotonic() < give_up_at, said
         time.sleep(0.02)  # only its log tells
+
+
+async def answered(server: RunningServer, credentials: Credentials, **options: str) -> None:
+    """Connect, and be answered: the client believes a server that hangs up to be connected."""
+    connection = await server.connect(credentials, allow_reconnect=False, **options)
+    try:
+        await connection.flush(timeout=15)  # who is refused never hears more
+    finally:
+        await connection.close()
