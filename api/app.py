@@ -16,6 +16,7 @@ from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
 from api.fleets.revocations import router as fleet_revocations
 from api.fleets.routes import router as fleets
+from api.keys.routes import router as keys
 from api.ledger.routes import router as ledger
 from api.manufacturers.routes import router as manufacturers
 from api.openapi import describe
@@ -48,6 +49,7 @@ ROUTERS = (
     recoveries,
     crl,
     publishers,
+    keys,
     packages,
     releases,
     deployments,

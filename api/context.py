@@ -19,6 +19,7 @@ from api.settings import ApiSettings
 from api.tally import Tally
 from tensorguard.services.crl import CrlCache
 from tensorguard.services.enrollment_failures import EnrollmentFailures
+from tensorguard.services.kek_providers import KekProviders, KekSettings
 from tensorguard.services.keyring import API_SECRETS, Keyring
 from tensorguard.services.passwords import HASHER
 from tensorguard.store.engine import (
@@ -29,8 +30,6 @@ from tensorguard.store.engine import (
     store_error,
 )
 from tensorguard.store.package_files import PackageFiles
-from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
-from tensorguard.vault.provider import KeyProvider
 
 log = structlog.get_logger()
 
@@ -50,7 +49,7 @@ class ApiContext:
 
     settings: ApiSettings
     sessions: SessionMaker
-    kek: KeyProvider
+    kek: KekProviders
     keyring: Keyring
     clock: Clock
     denials: Tally
@@ -86,8 +85,10 @@ async def open_context(
     try:
         await check_schema(engine)
         sessions = session_maker(engine)
-        kek = LocalKeyProvider.open(settings.data_dir / KEK_FILE)
+        kek_settings = KekSettings()
         async with sessions() as session:
+            opener = kek_settings.opener(settings.data_dir)
+            kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
             keyring = await Keyring.load(session, kek, only=API_SECRETS)
         files = PackageFiles(settings.data_dir / PACKAGES_FOLDER)
         if leftovers := await asyncio.to_thread(files.prepare):

@@ -69,6 +69,21 @@ STATUS: Final[Mapping[str, int]] = {
     "illegal-move": 409,
     "package-too-large": 413,
     "package-store-full": 507,
+    # key providers
+    "bad-key-reference": 422,
+    "key-import-refused": 422,
+    "not-supported": 422,
+    "wrong-context": 409,
+    "key-missing": 409,
+    "key-disabled": 409,
+    "key-pending-deletion": 409,
+    "key-permission-denied": 409,
+    "key-version-in-use": 409,
+    "corrupted": 502,
+    "key-provider-throttled": 503,
+    "key-provider-unavailable": 503,
+    "missing-extra": 503,
+    "vault-error": 502,
 }
 _KINDS: Final[Sequence[tuple[type[Exception], int]]] = (
     (Invalid, 422),

@@ -6,6 +6,7 @@ committed together. They raise a ServiceError to refuse; nothing they did stands
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,8 @@ from api.context import ApiContext
 from tensorguard.services import manufacturers, publishers
 from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
 from tensorguard.services.fleet_revocations import revoke_fleet
+from tensorguard.services.kek_changes import destroy_version
+from tensorguard.services.kek_providers import KekProviders
 from tensorguard.services.revocations import revoke_agent
 from tensorguard.services.trust_publishing import publish
 
@@ -29,6 +32,7 @@ def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
         ApprovalKind.REVOKE_AGENT: _revoke_agent,
         ApprovalKind.REVOKE_FLEET: _revoke_fleet,
         ApprovalKind.PUBLISH_TRUST: _publish_trust,
+        ApprovalKind.DESTROY_KEY: partial(_destroy_key, context.kek),
     }
 
 
@@ -100,3 +104,22 @@ async def _publish_trust(
     raw = msgspec.json.encode(request["envelope"])
     store = await publish(session, raw, by=deciders.requested_by, now=now)
     return {"version": store.version}
+
+
+async def _destroy_key(
+    keks: KekProviders,
+    session: AsyncSession,
+    request: Mapping[str, Any],
+    deciders: Deciders,
+    now: datetime,
+) -> Mapping[str, JSON]:
+    kek = await destroy_version(
+        session,
+        keks,
+        UUID(request["kek_id"]),
+        request["version"],
+        by=deciders.requested_by,
+        approved_by=deciders.approved_by,
+        now=now,
+    )
+    return {"kek_id": str(kek.id), "version": request["version"]}

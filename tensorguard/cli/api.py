@@ -9,6 +9,7 @@ from api.serve import run as run_api
 from api.settings import ApiSettings, load_settings
 from tensorguard.cli import lifeline
 from tensorguard.cli.logs import configure_logs
+from tensorguard.vault.secret_memory import forbid_core_dumps
 
 app = typer.Typer(help="The REST API for people, and the listener for devices.")
 
@@ -22,6 +23,7 @@ def api() -> None:
 def run() -> None:
     """Run the API until SIGTERM; settings come from TG_… variables."""
     configure_logs()
+    forbid_core_dumps()
     uvloop.run(_serve(load_settings()))
 
 

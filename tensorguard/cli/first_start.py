@@ -5,11 +5,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tensorguard.services.kek_providers import KekProviders, KekSettings
 from tensorguard.services.platform import bootstrap
 from tensorguard.store import tables
 from tensorguard.store.engine import create_engine, session_maker
-from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tensorguard.vault.private_file import read_private, replace_private
+from tensorguard.vault.provider import KeyProvider
+from tensorguard.vault.reference import KekReference
 
 ROOT_KEYS_DIRECTORY = "root-keys"
 _PASSWORD_FILE = "initial-admin-password"  # noqa: S105 - the name of a file
@@ -29,10 +31,16 @@ async def ensure_platform(database_url: str, data_directory: Path, *, trust_doma
         async with session_maker(engine)() as session:
             query = sa.select(tables.platform.c.initialised_at)
             exists = (await session.execute(query)).scalar_one() is not None
-            open_kek = LocalKeyProvider.open if exists else LocalKeyProvider.open_or_create
+            settings = KekSettings()
+            opener = settings.opener(data_directory)
+            kek: KeyProvider = (
+                await KekProviders.load(session, opener, expected=settings.kek)
+                if exists
+                else opener.open_first(KekReference.parse(settings.kek or "local"))
+            )
             made = await bootstrap(
                 session,
-                kek=open_kek(data_directory / KEK_FILE),
+                kek=kek,
                 trust_domain=trust_domain,
                 root_dir=root_keys,
                 now=datetime.now(UTC),

@@ -33,11 +33,11 @@ from tensorguard.services.errors import (
     RootKeysUnusable,
     Unready,
 )
+from tensorguard.services.kek_providers import KekProviders, KekSettings
 from tensorguard.services.rootkeys import load_root_directory
 from tensorguard.services.trust import draft_next, lock_publication
 from tensorguard.services.trust_publishing import in_use_message, publish
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
-from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 
 _LOOK_EVERY_S = 0.5
 
@@ -123,8 +123,10 @@ class Rotator:
             return await get_rotation(session)
 
     async def _begin(self, sessions: SessionMaker, rotation: Rotation) -> None:
-        kek = LocalKeyProvider.open(self._plan.data_dir / KEK_FILE)
+        settings = KekSettings()
+        opener = settings.opener(self._plan.data_dir)
         async with sessions.begin() as session:
+            kek = await KekProviders.load(session, opener, expected=settings.kek)
             made = await begin_rotation(
                 session, kek, rotation.bundle.trust_domain, by=OPERATOR, now=self._clock()
             )

@@ -25,6 +25,8 @@ class Permission(StrEnum):
     MANUFACTURERS_WRITE = "manufacturers:write"
     TRUST_READ = "trust:read"
     TRUST_WRITE = "trust:write"
+    KEYS_READ = "keys:read"
+    KEYS_WRITE = "keys:write"
     APPROVALS_READ = "approvals:read"
     APPROVALS_DECIDE = "approvals:decide"
     PUBLISHERS_READ = "publishers:read"
@@ -57,6 +59,7 @@ _VIEWER: Final = frozenset(
         Permission.FLEETS_READ,
         Permission.AGENTS_READ,
         Permission.TRUST_READ,
+        Permission.KEYS_READ,
         Permission.PUBLISHERS_READ,
         Permission.PACKAGES_READ,
         Permission.RELEASES_READ,

@@ -32,6 +32,7 @@ class ApprovalKind(StrEnum):
     REGISTER_PUBLISHER = "publisher.register"
     REVOKE_PUBLISHER = "publisher.revoke"
     PUBLISH_TRUST = "trust-bundle.publish"
+    DESTROY_KEY = "kek.destroy-version"
 
 
 PERMISSIONS: Final[Mapping[ApprovalKind, Permission]] = {
@@ -41,6 +42,7 @@ PERMISSIONS: Final[Mapping[ApprovalKind, Permission]] = {
     ApprovalKind.REGISTER_PUBLISHER: Permission.PUBLISHERS_WRITE,
     ApprovalKind.REVOKE_PUBLISHER: Permission.PUBLISHERS_WRITE,
     ApprovalKind.PUBLISH_TRUST: Permission.TRUST_WRITE,
+    ApprovalKind.DESTROY_KEY: Permission.KEYS_WRITE,
 }
 """What the decider's role has to hold, as the requester's did."""
 

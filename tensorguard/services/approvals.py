@@ -44,6 +44,7 @@ from tensorguard.services.second_factor import require_step_up
 from tensorguard.services.second_person import find_objection
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
+from tensorguard.vault.errors import VaultError
 
 LIFETIME: Final = timedelta(minutes=15)
 MAX_PENDING: Final = 1000
@@ -145,7 +146,7 @@ async def decide(
     try:
         async with session.begin_nested():
             done = await executor(session, approval.request, deciders, now)
-    except (ServiceError, PkiError, ProtocolError) as error:
+    except (ServiceError, PkiError, ProtocolError, VaultError) as error:
         return await _fail(session, approval, error.code, error.message, by=by.actor, now=now)
     event = ApprovalApproved(**_told(approval, by.actor))
     return await _end(session, approval, "approved", event, result=dict(done), now=now)

@@ -31,6 +31,20 @@ from tensorguard.services.event import Digest as Digest
 from tensorguard.services.event import Event as Event
 from tensorguard.services.event import Outcome as Outcome
 from tensorguard.services.event import Subject as Subject
+from tensorguard.services.key_events import KekAdded as KekAdded
+from tensorguard.services.key_events import KekExpiring as KekExpiring
+from tensorguard.services.key_events import KekImported as KekImported
+from tensorguard.services.key_events import KekReplaced as KekReplaced
+from tensorguard.services.key_events import KekRetired as KekRetired
+from tensorguard.services.key_events import KekRotated as KekRotated
+from tensorguard.services.key_events import KekUnusable as KekUnusable
+from tensorguard.services.key_events import KekUsable as KekUsable
+from tensorguard.services.key_events import KekVersionDestroyed as KekVersionDestroyed
+from tensorguard.services.key_events import KekVersionDisabled as KekVersionDisabled
+from tensorguard.services.key_events import KekVersionEnabled as KekVersionEnabled
+from tensorguard.services.key_events import RewrapEnded as RewrapEnded
+from tensorguard.services.key_events import RewrapFailed as RewrapFailed
+from tensorguard.services.key_events import RewrapStarted as RewrapStarted
 from tensorguard.services.manufacturer_events import (
     ManufacturerCaActivated as ManufacturerCaActivated,
 )

@@ -9,6 +9,7 @@ from typing import Final
 import psycopg
 import structlog
 
+from tensorguard.services.kek_providers import KekProviders
 from tensorguard.services.keyring import Keyring
 from tensorguard.store.engine import SessionMaker, listening
 from tensorguard.vault.provider import KeyProvider
@@ -52,6 +53,8 @@ class KeyringFollower:
     async def step(self) -> bool:
         """Take over what has changed; tell whether anything has."""
         async with self._sessions() as session:
+            if isinstance(self._kek, KekProviders):
+                await self._kek.reload(session)
             changed = await self._keyring.reload(session, self._kek)
         if changed:
             log.info("keyring_changed", trust_version=self._keyring.trust.version)

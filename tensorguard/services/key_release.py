@@ -15,18 +15,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.pki.keys import kid_of, parse_x25519_public
 from tensorguard.protocol import envelope
 from tensorguard.protocol.messages import Grant, KeyRequest
-from tensorguard.services import ledger
-from tensorguard.services.dek_cache import DekCache, DenialLimit
+from tensorguard.services import fleet_deks, ledger
+from tensorguard.services.dek_cache import DekCache, DekPlace, DenialLimit
 from tensorguard.services.events import SYSTEM, Event, GrantDenied, GrantIssued
+from tensorguard.services.kek_trouble import TAKEN_AWAY, note_trouble
 from tensorguard.services.keyring import Keyring
 from tensorguard.store.candidates import QUARANTINE_BELOW
+from tensorguard.store.engine import SessionMaker
 from tensorguard.tgsp.grants import seal_grant
-from tensorguard.vault.errors import VaultError
+from tensorguard.vault.errors import Unavailable, VaultError
 from tensorguard.vault.provider import KeyProvider
 
 log = structlog.get_logger(__name__)
 
 GRANT_LIFETIME: Final = timedelta(minutes=10)
+_PREPARE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,37 @@ class KeyRelease:
 
     def __init__(self, keyring: Keyring, kek: KeyProvider) -> None:
         self._keyring = keyring
-        self._deks = DekCache(kek)
+        self._kek = kek
+        self._deks = DekCache()
         self._denials = DenialLimit()
+
+    async def prepare(
+        self,
+        sessions: SessionMaker,
+        requests: Sequence[tuple[UUID, KeyRequest]],
+        *,
+        now: datetime,
+    ) -> None:
+        """Open the DEKs that `answer` will need, outside of any transaction that locks agents.
+
+        A provider that does not answer holds nobody up for more than a second; its requests are
+        left out by `answer` until it has.
+        """
+        if not requests:
+            return
+
+        async def open_dek(place: DekPlace) -> bytes:
+            return await self._open_alone(sessions, place, now)
+
+        async with sessions() as session:
+            values = {**_arrays(requests), "taken": sorted(TAKEN_AWAY)}
+            rows = await session.execute(_PLACES, values)
+            places = [DekPlace(bytes(row.digest), row.kek_id, row.fleet) for row in rows]
+        await self._deks.prepare(places, open_dek, now, most_s=_PREPARE_S)
+
+    async def close(self) -> None:
+        """Wipe every DEK."""
+        await self._deks.close()
 
     async def answer(
         self,
@@ -99,7 +131,7 @@ class KeyRelease:
         try:
             _check(fact, now)
             if stored is None or stored["expires_at"] <= now:
-                dek = await self._open(session, bytes(fact["digest"]), now)
+                dek = await self._open(session, fact, now)
                 return _grant(self._keyring, dek, fact, request, now)
             if bytes(stored["request_sha256"]) != _digest(request):
                 raise _Refusal("request-id-reused")
@@ -109,13 +141,34 @@ class KeyRelease:
                 return _repeat(fact, request, stored)
             return _deny(self._keyring, fact, request, str(refusal), now)
 
-    async def _open(self, session: AsyncSession, digest: bytes, now: datetime) -> bytes:
+    async def _open(self, session: AsyncSession, fact: sa.RowMapping, now: datetime) -> bytes:
+        own = fact["kek_id"] is not None
+        place = DekPlace(bytes(fact["digest"]), fact["kek_id"], fact["fleet"] if own else None)
+
+        async def open_dek(place: DekPlace) -> bytes:
+            return await fleet_deks.open_dek(session, self._kek, place.digest, place.fleet, now=now)
+
         try:
-            return await self._deks.get(session, digest, now)
+            if self._deks.is_opening(place):
+                raise Unavailable("the key provider has not answered yet")
+            return await self._deks.get(place, open_dek, now)
         except VaultError as error:
             if error.retriable:
                 raise
             raise _Refusal(error.code) from None
+
+    async def _open_alone(self, sessions: SessionMaker, place: DekPlace, now: datetime) -> bytes:
+        """Open a DEK in a transaction of its own; what ails a fleet's KEK is stored with it."""
+        try:
+            async with sessions.begin() as session:
+                return await fleet_deks.open_dek(
+                    session, self._kek, place.digest, place.fleet, now=now
+                )
+        except VaultError as error:
+            if place.kek_id is not None and error.code in TAKEN_AWAY:
+                async with sessions.begin() as session:
+                    await note_trouble(session, place.kek_id, error, now=now)
+            raise
 
 
 def _check(fact: sa.RowMapping, now: datetime) -> None:
@@ -134,6 +187,10 @@ def _check(fact: sa.RowMapping, now: datetime) -> None:
         raise _Refusal("not-yet-valid")
     if fact["not_after"] is not None and now > fact["not_after"]:
         raise _Refusal("expired")
+    if fact["kek_expires_at"] is not None and fact["kek_expires_at"] <= now:
+        raise _Refusal("key-material-expired")
+    if fact["kek_trouble"] in TAKEN_AWAY:
+        raise _Refusal(fact["kek_trouble"])
 
 
 def _grant(
@@ -249,7 +306,8 @@ _FACTS = sa.text("""
     SELECT agent.id AS agent_id, request.request_id, agent.fleet, agent.status,
            agent.encryption_key, coalesce(status.trust_score, 100) AS trust_score,
            document.deployment_id, package.digest, package.not_before, package.not_after,
-           package.withdrawn_at, publisher.revoked_at AS publisher_revoked_at
+           package.withdrawn_at, publisher.revoked_at AS publisher_revoked_at,
+           kek.id AS kek_id, kek.trouble_code AS kek_trouble, kek.expires_at AS kek_expires_at
     FROM unnest(CAST(:agents AS uuid[]), CAST(:requests AS uuid[]), CAST(:digests AS bytea[]))
          AS request (agent_id, request_id, digest)
     JOIN agents AS agent ON agent.id = request.agent_id
@@ -258,8 +316,20 @@ _FACTS = sa.text("""
            ON document.agent_id = agent.id AND document.package_digest = request.digest
     LEFT JOIN packages AS package ON package.digest = document.package_digest
     LEFT JOIN publishers AS publisher ON publisher.kid = package.publisher_kid
+    LEFT JOIN keks AS kek ON kek.fleet = agent.fleet AND kek.state = 'active'
     ORDER BY agent.id
     FOR SHARE OF agent
+""")
+# The DEKs that may have to be opened: of assigned packages, for fleets that still have their key.
+_PLACES = sa.text("""
+    SELECT DISTINCT document.package_digest AS digest, kek.id AS kek_id, kek.fleet
+    FROM unnest(CAST(:agents AS uuid[]), CAST(:requests AS uuid[]), CAST(:digests AS bytea[]))
+         AS request (agent_id, request_id, digest)
+    JOIN agents AS agent ON agent.id = request.agent_id AND agent.status = 'active'
+    JOIN agent_desired AS document
+         ON document.agent_id = agent.id AND document.package_digest = request.digest
+    LEFT JOIN keks AS kek ON kek.fleet = agent.fleet AND kek.state = 'active'
+    WHERE kek.trouble_code IS NULL OR NOT kek.trouble_code = ANY(CAST(:taken AS text[]))
 """)
 _KNOWN = sa.text("""
     SELECT row.agent_id, row.request_id, row.request_sha256, row.outcome, row.envelope,

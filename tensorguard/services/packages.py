@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.rollouts.selector import parse_selector
 from tensorguard.services import ledger
 from tensorguard.services.events import Actor, PackageRefused, PackageUploaded
+from tensorguard.services.fleet_deks import PURPOSE_DEK as PURPOSE_DEK
 from tensorguard.services.release_errors import (
     PackageNotFound,
     PackageSeqTaken,
@@ -33,10 +34,9 @@ from tensorguard.tgsp.signing import PublisherKey
 from tensorguard.tgsp.window import to_seconds
 from tensorguard.vault.provider import KeyProvider
 
-PURPOSE_DEK: Final = "dek"
 MAX_BIGINT: Final = 2**63 - 1
 # Uploads are rare, and one after the other: no two of them can race for a name or a file.
-_LOCK: Final = 7290430
+_LOCK: Final = 7290435
 
 
 @dataclass(frozen=True, slots=True)

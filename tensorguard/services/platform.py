@@ -26,6 +26,7 @@ from tensorguard.services.events import (
     PlatformInitialised,
     UserCreated,
 )
+from tensorguard.services.keks import enter_kek
 from tensorguard.services.passwords import generate_password, hash_password
 from tensorguard.services.rootkeys import ROOT_THRESHOLD, ensure_root_keys
 from tensorguard.services.sealed_rows import store_secret
@@ -85,6 +86,7 @@ async def bootstrap(
         sa.update(tables.platform).values(trust_domain=trust_domain, initialised_at=now)
     )
     events: list[Event] = [PlatformInitialised(by=SYSTEM, trust_domain=trust_domain)]
+    await enter_kek(session, await kek.describe(), origin="platform", by=SYSTEM, now=now)
     await make_authority(session, kek, trust_domain, state="issuing", by=SYSTEM, now=now)
     events += await _make_signing_keys(session, kek, trust_domain, found.epoch, now)
     events.append(await _make_recipient_key(session, kek, now))

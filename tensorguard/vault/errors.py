@@ -81,3 +81,31 @@ class NotSupported(VaultError):
     """The provider cannot do this."""
 
     code = "not-supported"
+    hint = "Do it with the provider's own tools."
+
+
+class BadReference(VaultError):
+    """This names no key of any provider."""
+
+    code = "bad-key-reference"
+    hint = "Write local, aws:ARN, azure:URL or gcp:RESOURCE."
+
+
+class ImportRefused(VaultError):
+    """The provider does not take the key material."""
+
+    code = "key-import-refused"
+    hint = "Fetch new import parameters, wrap the material for them, and import it within a day."
+
+
+class MissingLibrary(VaultError):
+    """The provider's SDK is not installed."""
+
+    code = "missing-extra"
+
+
+class KeyVersionInUse(VaultError):
+    """Secrets are still wrapped under this version."""
+
+    code = "key-version-in-use"
+    hint = "Rewrap first: 'tensorguard keys rewrap'."

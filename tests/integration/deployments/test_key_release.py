@@ -307,6 +307,8 @@ async def test_while_the_key_provider_is_away_the_request_stays_unanswered(
     request = assigned.request()
     assert await assigned.ask(request) == []
     provider.error = None
+    assert await assigned.ask(request) == []  # not asked again at once
+    assigned.platform.clock.advance(seconds=3)
     assert len(await assigned.ask(request)) == 1
 
 

@@ -1,17 +1,21 @@
 import asyncio
+import base64
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from tensorguard.vault.errors import (
     Corrupted,
+    ImportRefused,
     KeyDisabled,
     KeyMissing,
+    KeyVersionInUse,
     PermissionDenied,
     Unavailable,
     VaultError,
@@ -19,6 +23,7 @@ from tensorguard.vault.errors import (
 )
 from tensorguard.vault.local import LocalKeyProvider
 from tensorguard.vault.provider import WrappedKey
+from tensorguard.vault.wrapping import wrap_material
 
 CONTEXT = {"purpose": "ca-key", "owner": "platform"}
 KEY = bytes(range(32))
@@ -33,6 +38,17 @@ def disable_first_version(path: Path) -> None:
     content = msgspec.json.decode(path.read_bytes())
     content["versions"][0]["state"] = "disabled"
     path.write_bytes(msgspec.json.encode(content))
+
+
+def exchange_keys(path: Path) -> None:
+    content = read(path)
+    first, second = content["versions"]
+    first["key"], second["key"] = second["key"], first["key"]
+    path.write_bytes(msgspec.json.encode(content))
+
+
+def read(path: Path) -> Any:
+    return msgspec.json.decode(path.read_bytes())
 
 
 def mode_of(path: Path) -> int:
@@ -235,3 +251,70 @@ async def test_only_keys_are_wrapped(path: Path, size: int) -> None:
 def test_the_time_of_a_version_is_that_of_the_injected_clock(path: Path) -> None:
     LocalKeyProvider.open_or_create(path, lambda: datetime(2026, 1, 2, tzinfo=UTC))
     assert b'"2026-01-02T00:00:00Z"' in path.read_bytes()
+
+
+async def test_a_file_under_a_passphrase_holds_no_kek_in_the_clear(path: Path) -> None:
+    provider = LocalKeyProvider.open_or_create(path, passphrase=b"correct horse\n")
+    wrapped = await provider.wrap(KEY, CONTEXT)
+    await provider.import_key(b"K" * 32)
+    raw = read(path)
+    assert base64.b64encode(b"K" * 32).decode() not in str(raw)
+    assert raw["protection"]["memory_kib"] >= 64 * 1024
+    reopened = LocalKeyProvider.open(path, passphrase=b"correct horse")
+    assert await reopened.unwrap(wrapped, CONTEXT) == KEY
+    assert (await reopened.describe()).versions == ("1", "2")
+
+
+@pytest.mark.parametrize("passphrase", [None, b"wrong"])
+def test_a_file_under_a_passphrase_opens_with_no_other(
+    path: Path, passphrase: bytes | None
+) -> None:
+    LocalKeyProvider.open_or_create(path, passphrase=b"correct horse")
+    with pytest.raises(PermissionDenied, match="passphrase"):
+        LocalKeyProvider.open(path, passphrase=passphrase)
+
+
+async def test_keys_exchanged_in_a_protected_file_do_not_open(path: Path) -> None:
+    provider = LocalKeyProvider.open_or_create(path, passphrase=b"correct horse")
+    await provider.rotate()
+    exchange_keys(path)
+    with pytest.raises(PermissionDenied):
+        LocalKeyProvider.open(path, passphrase=b"correct horse")
+
+
+async def test_material_that_has_expired_opens_nothing_until_it_is_imported_again(
+    path: Path,
+) -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    provider = LocalKeyProvider.open_or_create(path, lambda: now[0])
+    end = datetime(2026, 1, 2, tzinfo=UTC)
+    await provider.import_key(b"K" * 32, expires_at=end)
+    wrapped = await provider.wrap(KEY, CONTEXT)
+    assert (await provider.describe()).expires_at == end
+    now[0] = end
+    with pytest.raises(KeyMissing, match="expired"):
+        await provider.unwrap(wrapped, CONTEXT)
+    with pytest.raises(KeyMissing, match="expired"):
+        await provider.wrap(KEY, CONTEXT)
+
+
+async def test_import_parameters_serve_once_and_for_a_day(path: Path) -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    provider = LocalKeyProvider.open_or_create(path, lambda: now[0])
+    parameters = await provider.get_import_parameters()
+    wrapped = wrap_material(parameters, b"K" * 32)
+    assert mode_of(path.with_name("kek.json.import")) == 0o600
+    await provider.import_wrapped(wrapped, token=parameters.token)
+    with pytest.raises(ImportRefused):
+        await provider.import_wrapped(wrapped, token=parameters.token)
+    late = await provider.get_import_parameters()
+    now[0] += timedelta(days=1)
+    with pytest.raises(ImportRefused, match="expired"):
+        await provider.import_wrapped(wrap_material(late, b"L" * 32), token=late.token)
+    assert (await provider.describe()).versions == ("1", "2")
+
+
+async def test_the_version_that_wraps_is_not_destroyed(path: Path) -> None:
+    provider = LocalKeyProvider.open_or_create(path)
+    with pytest.raises(KeyVersionInUse):
+        await provider.destroy_version("1")

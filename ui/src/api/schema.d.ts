@@ -811,6 +811,234 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Keys
+         * @description List every KEK there ever was; they are few.
+         */
+        get: operations["list_keys_api_v1_keys_get"];
+        put?: never;
+        /**
+         * Add Key
+         * @description Put a fleet's DEKs under a key of the customer's; it is tried out first.
+         */
+        post: operations["add_key_api_v1_keys_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Key
+         * @description Return one KEK with its versions.
+         */
+        get: operations["get_key_api_v1_keys__kek_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Remove Key
+         * @description Put a fleet's DEKs under the platform's KEK alone again; the key itself is not touched.
+         */
+        delete: operations["remove_key_api_v1_keys__kek_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/check": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Check Key
+         * @description Ask the provider how the KEK is, now instead of within a minute.
+         */
+        post: operations["check_key_api_v1_keys__kek_id__check_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/import": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Import Key
+         * @description Import wrapped key material as the version that wraps what is new.
+         */
+        post: operations["import_key_api_v1_keys__kek_id__import_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/import-parameters": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Get Import Parameters
+         * @description Return what key material has to be wrapped with, offline, within a day.
+         */
+        post: operations["get_import_parameters_api_v1_keys__kek_id__import_parameters_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/rewrap": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rewrap Key
+         * @description Move every secret under the KEK's present version; a job does it.
+         */
+        post: operations["rewrap_key_api_v1_keys__kek_id__rewrap_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rotate Key
+         * @description Make a new version, which new wraps use; what there is stays until it is rewrapped.
+         */
+        post: operations["rotate_key_api_v1_keys__kek_id__rotate_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/versions/{version}/destroy": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Destroy Version
+         * @description Ask for a version to be destroyed, for good; a second person has to approve it.
+         */
+        post: operations["destroy_version_api_v1_keys__kek_id__versions__version__destroy_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/versions/{version}/disable": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Disable Version
+         * @description Disable a version that no secret is under any more.
+         */
+        post: operations["disable_version_api_v1_keys__kek_id__versions__version__disable_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/{kek_id}/versions/{version}/enable": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Enable Version
+         * @description Enable a disabled version.
+         */
+        post: operations["enable_version_api_v1_keys__kek_id__versions__version__enable_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/migrate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Migrate Keys
+         * @description Move everything of the platform to another key, of any provider; a job does it.
+         */
+        post: operations["migrate_keys_api_v1_keys_migrate_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/ledger/checkpoint": {
         parameters: {
             query?: never;
@@ -1731,7 +1959,7 @@ export interface components {
          * @description What takes a second person.
          * @enum {string}
          */
-        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.revoke" | "trust-bundle.publish";
+        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.revoke" | "trust-bundle.publish" | "kek.destroy-version";
         /**
          * ApprovalView
          * @description What was asked for, and what became of it; `why_not` says why the viewer may not decide.
@@ -2084,6 +2312,14 @@ export interface components {
             revision: number;
         };
         /**
+         * DestroyVersion
+         * @description Why a version of a KEK is destroyed.
+         */
+        DestroyVersion: {
+            /** Reason */
+            reason: string;
+        };
+        /**
          * EnrolmentView
          * @description The secret for the app, as text and as the URI of a QR code: shown once.
          */
@@ -2313,6 +2549,180 @@ export interface components {
             state: components["schemas"]["AgentState"];
         };
         /**
+         * ImportMaterial
+         * @description Wrapped key material as 'tensorguard keys wrap-for-import' has written it.
+         */
+        ImportMaterial: {
+            /** Expires At */
+            expires_at?: string | null;
+            /** Token */
+            token: string;
+            /**
+             * Wrapped
+             * Format: base64
+             */
+            wrapped: string;
+        };
+        /**
+         * ImportParametersView
+         * @description What 'tensorguard keys wrap-for-import' takes: a public key, and a token for the import.
+         */
+        ImportParametersView: {
+            /** Algorithm */
+            algorithm: string;
+            /** Key Id */
+            key_id: string;
+            /** Material */
+            material: string;
+            /** Provider */
+            provider: string;
+            /** Public Key Pem */
+            public_key_pem: string;
+            /** Token */
+            token: string;
+            /**
+             * Valid Until
+             * Format: date-time
+             */
+            valid_until: string;
+        };
+        /**
+         * KekAdd
+         * @description A KEK of a fleet's own: `aws:ARN`, `azure:URL`, `gcp:RESOURCE`; `local`: to be imported.
+         */
+        KekAdd: {
+            /** Fleet */
+            fleet: string;
+            /** Reference */
+            reference: string;
+        };
+        /**
+         * KekDetail
+         * @description A KEK with its versions, in the order in which they were seen.
+         */
+        KekDetail: {
+            /** Checked At */
+            checked_at: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Expires At */
+            expires_at: string | null;
+            /** Fleet */
+            fleet: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            job: components["schemas"]["RewrapJobView"] | null;
+            /** Key Id */
+            key_id: string;
+            /** Key State */
+            key_state: string;
+            /** Key Version */
+            key_version: string | null;
+            /** Misplaced */
+            misplaced: number;
+            /** Origin */
+            origin: string;
+            /** Provider */
+            provider: string;
+            /** Reference */
+            reference: string;
+            /** Retired At */
+            retired_at: string | null;
+            /** Secrets */
+            secrets: number;
+            /** State */
+            state: string;
+            /** Trouble Code */
+            trouble_code: string | null;
+            /** Trouble Reason */
+            trouble_reason: string | null;
+            /** Trouble Since */
+            trouble_since: string | null;
+            /** Versions */
+            versions: components["schemas"]["KekVersionView"][];
+        };
+        /**
+         * KekVersionView
+         * @description A version of a KEK, and how many secrets are under it.
+         */
+        KekVersionView: {
+            /**
+             * First Seen At
+             * Format: date-time
+             */
+            first_seen_at: string;
+            /** Is Current */
+            is_current: boolean;
+            /** Secrets */
+            secrets: number;
+            /** State */
+            state: string;
+            /** Version */
+            version: string;
+        };
+        /**
+         * KekView
+         * @description A KEK: `secrets` are under it, `misplaced` should be under its present version and are not.
+         *
+         *     `trouble_code` says why it cannot be used: as long as it is one of those by which a key is taken
+         *     away, the fleet gets no grants.
+         */
+        KekView: {
+            /** Checked At */
+            checked_at: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Expires At */
+            expires_at: string | null;
+            /** Fleet */
+            fleet: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            job: components["schemas"]["RewrapJobView"] | null;
+            /** Key Id */
+            key_id: string;
+            /** Key State */
+            key_state: string;
+            /** Key Version */
+            key_version: string | null;
+            /** Misplaced */
+            misplaced: number;
+            /** Origin */
+            origin: string;
+            /** Provider */
+            provider: string;
+            /** Reference */
+            reference: string;
+            /** Retired At */
+            retired_at: string | null;
+            /** Secrets */
+            secrets: number;
+            /** State */
+            state: string;
+            /** Trouble Code */
+            trouble_code: string | null;
+            /** Trouble Reason */
+            trouble_reason: string | null;
+            /** Trouble Since */
+            trouble_since: string | null;
+        };
+        /**
          * LedgerState
          * @description How far the ledger is: `waiting` events are committed and have no place yet.
          */
@@ -2487,6 +2897,19 @@ export interface components {
             tags: {
                 [key: string]: string;
             };
+        };
+        /**
+         * Migrate
+         * @description The key that the platform's secrets move to, and how many a second.
+         */
+        Migrate: {
+            /**
+             * Per Second
+             * @default 20
+             */
+            per_second: number;
+            /** Reference */
+            reference: string;
         };
         /**
          * Move
@@ -2693,6 +3116,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[KekView] */
+        Page_KekView_: {
+            /** Items */
+            items: components["schemas"]["KekView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[ManufacturerView] */
         Page_ManufacturerView_: {
             /** Items */
@@ -2762,7 +3192,7 @@ export interface components {
          * @description What a route may ask for.
          * @enum {string}
          */
-        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
+        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "keys:read" | "keys:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
         /**
          * PositionView
          * @description Where a stream of desired documents stands.
@@ -3046,6 +3476,70 @@ export interface components {
         Revoke: {
             /** Reason */
             reason: string;
+        };
+        /**
+         * Rewrap
+         * @description How many secrets a second are moved.
+         */
+        Rewrap: {
+            /**
+             * Per Second
+             * @default 20
+             */
+            per_second: number;
+        };
+        /**
+         * RewrapJobView
+         * @description A job that moves secrets: `left` are still to be moved; `code` and `reason`: why it waits.
+         */
+        RewrapJobView: {
+            /** Code */
+            code: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Failed */
+            failed: number;
+            /** Finished At */
+            finished_at: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Kek Id
+             * Format: uuid
+             */
+            kek_id: string;
+            /** Kind */
+            kind: string;
+            /** Left */
+            left: number;
+            /** Moved */
+            moved: number;
+            /** Per Second */
+            per_second: number;
+            /** Reason */
+            reason: string | null;
+            /** Retry At */
+            retry_at: string | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "running" | "done" | "failed";
+            /** Total */
+            total: number;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
         };
         /**
          * Role
@@ -5102,6 +5596,456 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_keys_api_v1_keys_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_KekView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    add_key_api_v1_keys_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["KekAdd"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_key_api_v1_keys__kek_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                kek_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_key_api_v1_keys__kek_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                kek_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    check_key_api_v1_keys__kek_id__check_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    import_key_api_v1_keys__kek_id__import_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ImportMaterial"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_import_parameters_api_v1_keys__kek_id__import_parameters_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImportParametersView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rewrap_key_api_v1_keys__kek_id__rewrap_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Rewrap"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RewrapJobView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rotate_key_api_v1_keys__kek_id__rotate_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    destroy_version_api_v1_keys__kek_id__versions__version__destroy_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+                version: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DestroyVersion"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    disable_version_api_v1_keys__kek_id__versions__version__disable_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+                version: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    enable_version_api_v1_keys__kek_id__versions__version__enable_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kek_id: string;
+                version: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KekDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    migrate_keys_api_v1_keys_migrate_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Migrate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RewrapJobView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

@@ -33,6 +33,10 @@ const KINDS: Record<string, KindText> = {
     effect:
       "Uploads, deployments and model keys of everything that it has signed end at once, for good.",
   },
+  "kek.destroy-version": {
+    title: "Destroy a key version",
+    effect: "Whatever is still under this version of the key, in a backup too, never opens again.",
+  },
   "trust-bundle.publish": {
     title: "Publish a trust bundle",
     effect: "Every agent replaces what it believes in by this bundle.",
