@@ -19,11 +19,12 @@ LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11
 	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
 SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded --extra nats --extra ui
 UI_SOURCES = $(shell find ui/src ui/public ui/index.html ui/*.config.ts ui/package.json -type f)
-NPM = PATH="$(abspath $(BIN)):$$PATH" npm --prefix ui
+NPM_IN = PATH="$(abspath $(BIN)):$$PATH" npm --prefix
+NPM = $(NPM_IN) ui
 
 .PHONY: setup up demo api-types test test-deep check bench lock clean
 
-setup: $(VENV)/.dev api/static/index.html
+setup: $(VENV)/.dev api/static/index.html tests/timescale/node_modules/.installed
 
 up: $(VENV)/.server api/static/index.html
 	$(BIN)/tensorguard up --data-dir .data $(ARGS)
@@ -31,11 +32,11 @@ up: $(VENV)/.server api/static/index.html
 demo: $(VENV)/.demo api/static/index.html
 	$(BIN)/tensorguard demo --data-dir .data $(ARGS)
 
-test: $(VENV)/.dev api/static/index.html
+test: $(VENV)/.dev api/static/index.html tests/timescale/node_modules/.installed
 	$(NPM) run --silent test
 	$(PYTEST) -m "not deep" $(ARGS)
 
-test-deep: $(VENV)/.dev api/static/index.html
+test-deep: $(VENV)/.dev api/static/index.html tests/timescale/node_modules/.installed
 	TG_TEST_DEEP=1 $(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev ui/node_modules/.installed
@@ -62,7 +63,7 @@ lock: $(VENV)/.dev
 		-o requirements-demo.lock
 
 clean:
-	rm -rf $(VENV) ui/node_modules api/static dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) ui/node_modules tests/timescale/node_modules api/static dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -70,6 +71,12 @@ clean:
 # `npm ci`: it refuses a lock that lacks the optional binaries of platforms the registry did not offer.
 ui/node_modules/.installed: ui/package.json ui/package-lock.json | $(VENV)/.server
 	$(NPM) install --no-save --silent --no-audit --no-fund
+	@touch $@
+
+# TimescaleDB inside Node: one of the engines that the store's tests run on.
+tests/timescale/node_modules/.installed: tests/timescale/package.json \
+		tests/timescale/package-lock.json | $(VENV)/.dev
+	$(NPM_IN) tests/timescale install --no-save --silent --no-audit --no-fund
 	@touch $@
 
 api/static/index.html: $(UI_SOURCES) ui/node_modules/.installed

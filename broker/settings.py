@@ -30,9 +30,6 @@ class BrokerSettings(BaseSettings):
     nats_log: Path | None = Field(
         default=None, description="the node's log; denied operations stand nowhere else"
     )
-    nats_partitions: int = Field(
-        default=16, ge=1, le=1024, description="of the stream, when it is made"
-    )
 
     broker_enroll: str | None = Field(
         default=None,

@@ -12,3 +12,10 @@ class HubError(Exception):
         self.message = message
         if hint is not None:
             self.hint = hint
+
+
+class EngineMissing(HubError):
+    """The broker engine that was chosen needs a library that is not installed."""
+
+    code = "engine-missing"
+    hint = "pip install 'tensorguard-platform[nats]'"

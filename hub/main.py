@@ -8,10 +8,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
+import psycopg
+import sqlalchemy as sa
 import structlog
 
 from hub.enrollments import DeviceEnrollments
+from hub.errors import EngineMissing
 from hub.ingest import Ingest
+from hub.monitoring import serving_metrics
 from hub.mqtt_uplink import MqttUplink
 from hub.news import Newscaster
 from hub.outbox import Outbox
@@ -35,6 +39,7 @@ from tensorguard.services.rewrapping import Rewrapper
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
 
 log = structlog.get_logger()
+_LAST_WORDS_S = 5.0
 
 
 def utc_now() -> datetime:
@@ -47,7 +52,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
 
     Raises: StoreError, PlatformNotInitialised, VaultError.
     """
-    engine = create_engine(settings.database_url, service="hub", pool_size=8)
+    engine = create_engine(settings.database_url, service="hub", pool_size=10)
     sessions = session_maker(engine)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(engine.dispose)
@@ -61,16 +66,20 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         certificate = ServiceCertificate(
             keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
         )
+        known = (certificate.certificate, list(keyring.trust.cas))
         source = make_source(settings, sessions, certificate.client_context(keyring.trust.cas))
         enrollments = DeviceEnrollments(
             sessions, keyring, settings.mqtt_address, settings.device_url
         )
 
         def follow() -> None:
+            nonlocal known
             certificate.use(keyring.ca)
-            source.use(certificate.client_context(keyring.trust.cas))
+            if known != (news := (certificate.certificate, list(keyring.trust.cas))):
+                known = news
+                source.use(certificate.client_context(keyring.trust.cas))
 
-        work = Work(sessions, keyring, kek, utc_now, enrollments)
+        work = Work(sessions, keyring, kek, utc_now, enrollments, lambda: source.share)
         ingest = Ingest(
             source,
             work,
@@ -79,11 +88,15 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         )
         outbox = Outbox(sessions, source, work, database_url=settings.database_url, clock=utc_now)
         await outbox.reload_configs()
+
+        def leads() -> bool:
+            return source.leads
+
         loops: dict[str, Callable[[asyncio.Event], Coroutine[None, None, None]]] = {
             "outbox": outbox.run,
-            "presence": PresenceSweeper(sessions, utc_now).run,
+            "presence": PresenceSweeper(sessions, utc_now, leads).run,
             "news": Newscaster(sessions, work.news, utc_now).run,
-            "rollouts": RolloutController(sessions, keyring, clock=utc_now).run,
+            "rollouts": RolloutController(sessions, keyring, clock=utc_now, leads=leads).run,
             "sequencer": Sequencer(
                 sessions,
                 origin=ledger_origin(keyring.trust_domain),
@@ -92,7 +105,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 random=random.SystemRandom(),
             ).run,
             "settler": Settler(sessions, keyring, work.new_connections, utc_now).run,
-            "upkeep": Upkeep(sessions, keyring, work, utc_now).run,
+            "upkeep": Upkeep(sessions, keyring, work, utc_now, leads).run,
             "certificate": certificate.keep_renewed,
             "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,
             "keks": KekWatch(sessions, kek, utc_now).run,
@@ -102,7 +115,8 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 sessions, keyring, settings.database_url, settings.hosts_of_fronts, utc_now
             ).run,
         }
-        async with source, asyncio.TaskGroup() as tasks:
+        metrics = serving_metrics(settings.hub_metrics)
+        async with metrics, source, asyncio.TaskGroup() as tasks:
             ending = asyncio.Event()
             running = [tasks.create_task(loop(ending), name=name) for name, loop in loops.items()]
             await _first_connection(source, stop)
@@ -110,16 +124,26 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             log.info("hub_ready", engine=settings.broker_engine, loops=len(running))
             await ingest.run(stop)
             ending.set()
+            await _tell_the_rest(work)
     log.info("hub_stopped")
+
+
+async def _tell_the_rest(work: Work) -> None:
+    try:
+        async with asyncio.timeout(_LAST_WORDS_S):
+            await work.tell_tallies(ending=True)
+    except (sa.exc.SQLAlchemyError, psycopg.Error, TimeoutError) as error:
+        log.warning("tallies_not_told", reason=str(getattr(error, "orig", error)))
 
 
 def make_source(settings: HubSettings, sessions: SessionMaker, tls: ssl.SSLContext) -> UplinkSource:
     """Return where this hub's uplinks come from: the only place that knows the broker engine."""
     if settings.broker_engine == "nats":
-        # Here, so that a hub of embedded fronts does without the library.
-        from hub.nats.source import JetStreamUplink
-        from hub.nats.stream import StreamSettings
-
+        try:  # here, so that a hub of embedded fronts does without the library
+            from hub.nats.source import JetStreamUplink
+            from hub.nats.stream import StreamSettings
+        except ModuleNotFoundError as error:
+            raise EngineMissing(f"TG_BROKER_ENGINE=nats needs {error.name}") from None
         return JetStreamUplink(
             urls=settings.nats_urls,
             tls=tls,

@@ -1,7 +1,8 @@
 """What is sent down without being asked for: new desired documents, changed configs, checkpoints.
 
 State in the database decides, NOTIFY only wakes, polling each second is the floor. A document that
-is lost on the way, or whose hub dies after marking it, goes again at the agent's next heartbeat.
+is lost on the way, or whose hub dies after marking it, goes again at the agent's next heartbeat. Of
+several hubs one sends each: the one that has marked it.
 """
 
 import asyncio
@@ -39,6 +40,27 @@ _TAKE = sa.text("""
     WHERE d.agent_id = next.agent_id
     RETURNING d.agent_id, a.fleet, d.envelope
 """)
+# Whoever commits one of these tells the fleet, and no other hub does.
+_NOTE_FLEETS = sa.text("""
+    INSERT INTO fleet_notices (fleet) SELECT fleet FROM fleet_configs ON CONFLICT DO NOTHING
+""")
+_TAKE_CONFIGS = sa.text("""
+    WITH changed AS (
+        SELECT n.fleet, c.revision, c.envelope
+        FROM fleet_notices n JOIN fleet_configs c ON c.fleet = n.fleet
+        WHERE c.revision > n.config_revision ORDER BY n.fleet FOR UPDATE OF n SKIP LOCKED
+    )
+    UPDATE fleet_notices n SET config_revision = changed.revision
+    FROM changed WHERE n.fleet = changed.fleet RETURNING changed.fleet, changed.envelope
+""")
+_TAKE_CHECKPOINTS = sa.text("""
+    WITH due AS (
+        SELECT fleet FROM fleet_notices WHERE checkpoint_at <= :before
+        ORDER BY fleet FOR UPDATE SKIP LOCKED
+    )
+    UPDATE fleet_notices n SET checkpoint_at = :now FROM due WHERE n.fleet = due.fleet
+    RETURNING n.fleet
+""")
 _CHECKPOINT = sa.text("SELECT note FROM ledger_checkpoints ORDER BY tree_size DESC LIMIT 1")
 
 
@@ -59,8 +81,6 @@ class Outbox:
         self._work = work
         self._database_url = database_url
         self._clock = clock
-        self._checkpoint_at: datetime | None = None
-        self._knows_configs = False
         self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -76,25 +96,33 @@ class Outbox:
             listener.cancel()
 
     async def step(self) -> int:
-        """Send everything that is due; return how many documents went."""
+        """Send everything that is due; return how many documents went.
+
+        What cannot be sent is left to hubs that can.
+        """
         await self.reload_configs()
+        if not self._source.connected.is_set():
+            return 0
+        await self._send_configs()
         sent = 0
         while batch := await self._send_documents():
             sent += batch
             if batch < DOCUMENTS_AT_ONCE:
                 break
-        await self._send_checkpoint()
+        await self._send_checkpoints()
         return sent
 
     async def reload_configs(self) -> None:
-        """Take over the fleets' configs as they are now, and send those that changed."""
+        """Take over the fleets' configs as they are now."""
         async with self._sessions() as session:
-            configs = await FleetConfigs.load(session)
-        downlinks, before = Downlinks(), self._work.configs.revisions
-        for fleet, revision in configs.revisions.items():
-            if self._knows_configs and before.get(fleet) != revision:
-                downlinks.to_fleet(fleet, DownKind.CONFIG, configs.envelopes[fleet])
-        self._work.configs, self._knows_configs = configs, True
+            self._work.configs = await FleetConfigs.load(session)
+
+    async def _send_configs(self) -> None:
+        downlinks = Downlinks()
+        async with self._sessions() as session, session.begin():
+            await session.execute(_NOTE_FLEETS)
+            for row in await session.execute(_TAKE_CONFIGS):
+                downlinks.to_fleet(row.fleet, DownKind.CONFIG, bytes(row.envelope))
         self._source.publish(downlinks.items)
 
     async def _send_documents(self) -> int:
@@ -108,19 +136,16 @@ class Outbox:
             log.info("desired_sent", documents=len(downlinks.items), dropped=dropped)
         return len(downlinks.items)
 
-    async def _send_checkpoint(self) -> None:
-        now = self._clock()
-        if self._checkpoint_at is not None and now - self._checkpoint_at < CHECKPOINT_EVERY:
-            return
-        async with self._sessions() as session:
+    async def _send_checkpoints(self) -> None:
+        now, downlinks = self._clock(), Downlinks()
+        async with self._sessions() as session, session.begin():
             note = (await session.execute(_CHECKPOINT)).scalar()
-        if note is None:
-            return
-        downlinks = Downlinks()
-        for fleet in self._work.configs.revisions:
-            downlinks.to_fleet(fleet, DownKind.CHECKPOINT, Checkpoint(note=note))
+            if note is None:
+                return
+            values = {"now": now, "before": now - CHECKPOINT_EVERY}
+            for fleet in (await session.execute(_TAKE_CHECKPOINTS, values)).scalars():
+                downlinks.to_fleet(fleet, DownKind.CHECKPOINT, Checkpoint(note=note))
         self._source.publish(downlinks.items)
-        self._checkpoint_at = now
 
     async def _listen(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

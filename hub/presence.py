@@ -165,9 +165,16 @@ def _columns(
 class PresenceSweeper:
     """Brings agent_status up to what heartbeats and fronts say, once a second."""
 
-    def __init__(self, sessions: SessionMaker, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        sessions: SessionMaker,
+        clock: Callable[[], datetime],
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Of several hubs the one that `leads` sweeps; two at a time would do no harm."""
         self._sessions = sessions
         self._clock = clock
+        self._leads = leads
 
     async def sweep(self) -> int:
         """Write every transition that is due, with its hints; return how many there were."""
@@ -179,7 +186,7 @@ class PresenceSweeper:
         """Sweep until `stop`; a sweep that fails is tried again at the next tick."""
         while not stop.is_set():
             try:
-                moved = await self.sweep()
+                moved = await self.sweep() if self._leads() else 0
                 if moved:
                     log.info("presence_moved", agents=moved)
             except sa.exc.SQLAlchemyError as error:

@@ -1,7 +1,8 @@
 """The rollout controller: one leader moves deployments on, each step a transaction of its own.
 
 Leadership is an advisory lock that ends with the transaction, and every step takes it anew: a
-leader that dies leaves nothing behind, and two can never work at the same time.
+leader that dies leaves nothing behind, and two can never work at the same time. Hubs that do not
+lead the others do not try: the gates need not be counted by each of them.
 """
 
 import asyncio
@@ -40,11 +41,13 @@ class RolloutController:
         keyring: Keyring,
         *,
         clock: Callable[[], datetime],
+        leads: Callable[[], bool] = lambda: True,
         batch_agents: int = rollout.BATCH_AGENTS,
     ) -> None:
         self._sessions = sessions
         self._keyring = keyring
         self._clock = clock
+        self._leads = leads
         self._batch_agents = batch_agents
         self._watching_since = clock()
         self._joined_at: dict[UUID, datetime] = {}
@@ -53,7 +56,8 @@ class RolloutController:
         """Move deployments on until `stop`; what fails is done at the next tick."""
         while not stop.is_set():
             try:
-                await self.step(stop)
+                if self._leads():
+                    await self.step(stop)
             except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
                 log.error("rollout_step_failed", reason=str(getattr(error, "orig", error)))
             await pause(stop, TICK_EVERY.total_seconds())

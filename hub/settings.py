@@ -38,6 +38,10 @@ class HubSettings(BaseSettings):
     nats_stream_bytes: int = Field(default=4 * 1024**3, ge=16 * 1024**2)
     nats_stream_age: timedelta = timedelta(hours=24)
 
+    hub_metrics: str | None = Field(
+        default=None, description="host:port of /metrics; none unless given"
+    )
+
     batch_messages: int = Field(default=500, ge=1, le=5_000)
     flush_after: timedelta = timedelta(milliseconds=200)
     # What one hub holds in memory at most: above it, it stops reading from the broker.

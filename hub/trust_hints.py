@@ -27,11 +27,15 @@ class TrustHints:
         version: int,
         downlinks: Downlinks,
         now: datetime,
+        share: float = 1.0,
     ) -> int:
-        """Queue a hint for those that have an older bundle than `version`; return how many."""
+        """Queue a hint for those that have an older bundle than `version`; return how many.
+
+        `share` is the part of all agents that this hub serves, and of the hints that are its own.
+        """
         if self._at is not None:
             passed_s = max(0.0, (now - self._at).total_seconds())
-            self._left = min(BURST, self._left + PER_SECOND * passed_s)
+            self._left = min(BURST * share, self._left + PER_SECOND * share * passed_s)
         self._at = now
         behind = [one for one in heartbeats if one.message.has.trust < version]
         told = behind[: int(self._left)]

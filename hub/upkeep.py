@@ -69,7 +69,10 @@ class Upkeep:
         keyring: Keyring,
         work: Work,
         clock: Callable[[], datetime],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Of several hubs the one that `leads` does what concerns all of them."""
+        self._leads = leads
         self._sessions = sessions
         self._keyring = keyring
         self._work = work
@@ -85,8 +88,12 @@ class Upkeep:
             await pause(stop, EVERY.total_seconds())
 
     async def step(self) -> None:
-        """Do every chore once."""
-        now = self._clock()
+        """Do every chore once: this hub's own, and those of all hubs where this one leads."""
+        await self._work.tell_tallies()
+        if self._leads():
+            await self._step_for_all(self._clock())
+
+    async def _step_for_all(self, now: datetime) -> None:
         async with self._sessions() as session, session.begin():
             await tell_floods(session, now)
         async with self._sessions() as session, session.begin():
@@ -103,7 +110,6 @@ class Upkeep:
             await session.execute(sa.delete(agent_requests).where(expired))
         async with self._sessions() as session, session.begin():
             await forget_hints(session, now=now)
-        await self._work.tell_tallies()
         for fleet in list(self._work.configs.revisions):
             async with self._sessions() as session, session.begin():
                 await get_config_envelope(session, self._keyring, fleet, now=now)

@@ -3,19 +3,18 @@
 import asyncio
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.downlink import Downlink
 from hub.errors import HubError
 
 
-@dataclass(frozen=True, slots=True)
-class Uplink:
+class Uplink(msgspec.Struct, frozen=True, gc=False):
     """One message as it came; `receipt` is the source's own, by which it is acked.
 
     `received_at` is the hub's clock, or the broker's where a message that comes again keeps it.

@@ -20,6 +20,7 @@ from hub.news import News
 from hub.presence import store_connections
 from hub.repairs import greet, repair, repeat_orders
 from hub.settling import NewConnections
+from hub.tallies import TOLD_EVERY
 from hub.trust_hints import TrustHints
 from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
@@ -53,7 +54,10 @@ class Work:
         kek: KeyProvider,
         clock: Callable[[], datetime],
         enrollments: DeviceEnrollments | None = None,
+        share: Callable[[], float] = lambda: 1.0,
     ) -> None:
+        """`share` says which part of all agents this hub serves."""
+        self._share = share
         self._enrollments = enrollments
         self._sessions = sessions
         self._keyring = keyring
@@ -97,19 +101,24 @@ class Work:
             newest = [beat.source for beat in beats]
             await repair(session, self._keyring, newest, self.configs, downlinks, now)
             await repeat_orders(session, self._keyring, newest, downlinks, now)
-            self._trust_hints.tell(newest, self._keyring.trust.version, downlinks, now)
+            version, share = self._keyring.trust.version, self._share()
+            self._trust_hints.tell(newest, version, downlinks, now, share)
         self._denials.settle(denied_tallies)
         self._poisoned.settle(letter_tallies)
         self.news.add(len(beats), moved_in)
         self.new_connections.add(new)
         return Outcome(len(beats), events, downlinks.items)
 
-    async def tell_tallies(self) -> None:
-        """Write down what agents did wrong until a minute ago, whether messages come or not."""
+    async def tell_tallies(self, *, ending: bool = False) -> None:
+        """Write down what agents did wrong until a minute ago, whether messages come or not.
+
+        A hub that is `ending` writes down all of it: the next one does not know.
+        """
         now = self._clock()
         if self._enrollments is not None:
             await self._enrollments.tell_failures(now)
-        denied, letters = self._denials.due(now), self._poisoned.due(now)
+        due = now + TOLD_EVERY if ending else now
+        denied, letters = self._denials.due(due), self._poisoned.due(due)
         if denied or letters:
             async with self._sessions() as session, session.begin():
                 await tell_denials(session, denied, now)

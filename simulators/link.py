@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from agent.core.backoff import REFUSED_WITHIN_S
 from agent.core.effects import Publish
 from simulators import mqtt
 from simulators.errors import LinkFailed
@@ -237,7 +238,9 @@ async def open_link(
             try:
                 rest = bytearray()
                 await _write(loop, tls, connect)
-                _check_connack(await _read_packet(loop, tls, rest))
+                asked_s = loop.time()
+                answer = await _read_packet(loop, tls, rest)
+                _check_connack(answer, waited_s=loop.time() - asked_s)
                 await _write(loop, tls, mqtt.encode_subscribe(1, filters))
                 _check_suback(await _read_packet(loop, tls, rest))
             except BaseException:
@@ -320,13 +323,13 @@ async def _wait(
         remove(descriptor)
 
 
-def _check_connack(packet: mqtt.Packet) -> None:
+def _check_connack(packet: mqtt.Packet, *, waited_s: float) -> None:
     if packet.kind != mqtt.CONNACK or len(packet.body) != 2:
         raise LinkFailed("the broker answered CONNECT with something else")
     if packet.body[1]:
         raise LinkFailed(
             f"the broker refused the connection with code {packet.body[1]}",
-            refused=packet.body[1] == mqtt.NOT_AUTHORIZED,
+            refused=packet.body[1] == mqtt.NOT_AUTHORIZED and waited_s < REFUSED_WITHIN_S,
         )
 
 

@@ -25,6 +25,7 @@ from agent.errors import AgentError
 from agent.runtime.bundles import fetch_bundle
 from agent.runtime.downloader import DownloadFailed, download
 from agent.runtime.https import request, verified_context
+from agent.runtime.memory import find_memory
 from agent.runtime.packages import PackageRefused, PackageStore, publishers, refused
 from simulators.identities import Home
 from tensorguard.pki.bundle import TrustStore
@@ -62,6 +63,7 @@ class PackageWork:
         self._mode = mode
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="package")
         self._folder = TemporaryDirectory(prefix="tensorguard-simulate-")
+        self._memory = find_memory(Path(self._folder.name))
         self._stopping = Event()
         self._asking = Lock()
         self._bundles: dict[int, tuple[float, bytes | None]] = {}
@@ -83,6 +85,8 @@ class PackageWork:
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._folder.cleanup()
+        if self._memory is not None:
+            shutil.rmtree(self._memory, ignore_errors=True)
 
     def _run(self, job: Job, answer: Callable[[Input], None]) -> None:
         number, core = job.step.job, job.core
@@ -172,6 +176,7 @@ class PackageWork:
         except TgspError as error:
             raise refused(error) from error
         finally:
+            store.close()
             shutil.rmtree(self._path(job), ignore_errors=True)
 
     def _header(self, job: Job, step: Verify | Open) -> reader.PackageHeader:
@@ -183,7 +188,8 @@ class PackageWork:
     def _store(self, job: Job) -> PackageStore:
         path = self._path(job)
         path.mkdir(mode=0o700, exist_ok=True)
-        store = PackageStore(path)
+        memory = None if self._memory is None else self._memory / path.name
+        store = PackageStore(path, memory)
         store.prepare()
         return store
 
@@ -233,7 +239,11 @@ def _verify_header(header: reader.PackageHeader, step: Verify, job: Job) -> Inst
         raise refused(error) from error
     manifest = header.manifest
     return Installed(
-        name=manifest.name, version=manifest.version, digest=step.digest, seq=manifest.seq
+        name=manifest.name,
+        version=manifest.version,
+        digest=step.digest,
+        seq=manifest.seq,
+        at_rest=manifest.at_rest,
     )
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.memory import keep_temporary_files_in_memory
 from tests.postgres import Database, Server, running_server
 from tests.scheduling import Scheduling, in_order
 
 hypothesis.settings.register_profile("normal", max_examples=200, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile("deep" if os.environ.get("TG_TEST_DEEP") else "normal")
+
+keep_temporary_files_in_memory()
 
 _SERVER = pytest.StashKey[Server]()
 _CLOSING = pytest.StashKey[contextlib.ExitStack]()
@@ -66,13 +69,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[_CLOSING].close()
 
 
+def server_of_this_run(config: pytest.Config) -> Server:
+    """Return the server that the xdist controller has started, or start it."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is None:
+        return _start_server(config)
+    return Server(**workerinput["postgres"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of the package format have recorded: each attack and its refusal."""
+    told = sorted(
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+        if name == "TGSP attack"
+    )
+    if told:
+        terminalreporter.section(f"{len(told)} attacks on TGSP packages, and their refusals")
+        terminalreporter.write_line("\n".join(told))
+
+
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Server:
     """The server of this run."""
-    workerinput = getattr(request.config, "workerinput", None)
-    if workerinput is None:
-        return _start_server(request.config)
-    return Server(**workerinput["postgres"])
+    return server_of_this_run(request.config)
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,7 @@ def running_server(given_url: str | None) -> Iterator[Server]:
     """A server with a migrated template: the given one, or an embedded one in a temporary folder.
 
     given_url: a superuser's, of a server that is for tests alone: its roles get a new password.
+    Where TimescaleDB is preloaded the databases have it.
     """
     with contextlib.ExitStack() as stack:
         url = given_url or stack.enter_context(_embedded())
@@ -127,6 +128,7 @@ def running_server(given_url: str | None) -> Iterator[Server]:
         asyncio.run(_prepare(server))
         stack.callback(server.drop, server.template)
         _migrate(server.url("tg_owner", server.template))
+        _close(server)
         yield server
 
 
@@ -157,6 +159,25 @@ async def _prepare(server: Server) -> None:
             sql.SQL("CREATE DATABASE {} OWNER tg_owner TEMPLATE template0").format(
                 sql.Identifier(server.template)
             )
+        )
+        preloaded = await (await connection.execute("SHOW shared_preload_libraries")).fetchone()
+    if preloaded is not None and "timescaledb" in str(preloaded[0]):
+        url = server.url(None, server.template)
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute("CREATE EXTENSION timescaledb")
+
+
+def _close(server: Server) -> None:
+    """End whoever is in the template, TimescaleDB's workers too: it could not be cloned."""
+    with psycopg.connect(server.url(None, "postgres"), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(
+                sql.Identifier(server.template)
+            )
+        )
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s",
+            (server.template,),
         )
 
 

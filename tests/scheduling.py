@@ -9,6 +9,7 @@ TOGETHER = ("tests/e2e/", "tests/integration/platform/")
 """Folders whose tests share what is too expensive to have twice: a whole platform."""
 ALONE = (
     "tests/integration/platform/test_demo.py",
+    "tests/integration/platform/test_nats.py",
     "tests/integration/platform/test_second_start.py",
 )
 """Files of those folders that start their own."""

@@ -238,6 +238,7 @@ class AgentCore(PackageInputs):
         message = heartbeats.build(
             self.state,
             sample,
+            running=self._desired.runs(self.state),
             boot_id=self._boot_id,
             seq=self._seq,
             sent_at=moment.system,

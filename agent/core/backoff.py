@@ -26,7 +26,10 @@ class Backoff:
 CONNECT = Backoff(first_s=1.0, most_s=300.0)
 # Who was told that it may not connect is not told otherwise a second later: at once up to 256 s.
 REFUSED_ATTEMPT = 8
+# Who decides that says so at once. A NATS server says the same after 5 s of asking nobody.
+REFUSED_WITHIN_S = 3.0
 DOWNLOAD = Backoff(first_s=1.0, most_s=60.0)
 EVENTS = Backoff(first_s=10.0, most_s=60.0, least_s=2.0)
 REQUEST = Backoff(first_s=10.0, most_s=300.0, least_s=3.0)
+REOPEN = Backoff(first_s=60.0, most_s=900.0, least_s=10.0)
 RECOVERY = Backoff(first_s=30.0, most_s=3600.0, least_s=5.0)

@@ -3,8 +3,8 @@
 from enum import IntEnum
 from uuid import UUID
 
-from agent.core.backoff import DOWNLOAD, REQUEST
-from agent.core.effects import Activate, CancelJob, Download, Open, Verify
+from agent.core.backoff import DOWNLOAD, REOPEN, REQUEST
+from agent.core.effects import Activate, CancelJob, Download, Open, SampleTelemetry, Verify
 from agent.core.errors import JobFailure
 from agent.core.state import AgentState, Installed, SeqFloor
 from agent.core.turn import Turn
@@ -25,6 +25,7 @@ MAX_DOWNLOAD_TRIES = 20  # without a byte of progress in between
 UNKNOWN_PUBLISHER = "unknown-publisher"
 MAX_TRUST_TRIES = 5
 MAX_KEY_REQUESTS = 30  # about two hours of back-off
+SOON_REQUESTS = 3  # so many unanswered ones, and a package does not count as about to run
 _TERMINAL: frozenset[AgentProgress | None] = frozenset({None, "succeeded", "failed", "rejected"})
 
 
@@ -42,15 +43,21 @@ class Step(IntEnum):
 class DesiredMachine:
     """Moves what runs towards what is desired; one job at a time, an older job's answers ignored.
 
+    A package that is sealed at rest is closed by every restart. Opening it again is a job like any
+    other, with a grant of its own, of which no deployment is told.
+
     `due_s` is when `tick` has something to do, in monotonic seconds, or None.
     """
 
     __slots__ = (
         "_attempt",
         "_candidate",
+        "_closed",
         "_done_bytes",
         "_fetched_again",
         "_job",
+        "_reopening",
+        "_reopenings",
         "_reported_s",
         "_request_id",
         "_trust_tries",
@@ -71,6 +78,14 @@ class DesiredMachine:
         self._reported_s = 0.0
         self._request_id: UUID | None = None
         self._candidate: Installed | None = None
+        self._closed = False
+        self._reopening = False
+        self._reopenings = 0
+
+    def runs(self, state: AgentState) -> Installed | None:
+        """What runs, or will as soon as the platform has answered the request for its key."""
+        soon = self._reopening and not self._reopenings and self._attempt <= SOON_REQUESTS
+        return None if self._closed and not soon else state.running
 
     def has(self, state: AgentState) -> Position | None:
         """The position to put into the heartbeat; None asks for the document once more."""
@@ -79,9 +94,13 @@ class DesiredMachine:
         return Position(epoch=state.desired.epoch, revision=state.desired.revision)
 
     def resume(self, turn: Turn) -> None:
-        """Take up after a restart what was not finished before it."""
+        """Take up after a restart what was not finished before it, or has ended with it."""
+        running = turn.state.running
+        self._closed = running is not None and running.at_rest == "sealed"
         if turn.state.desired is not None and turn.state.stage not in _TERMINAL:
             self._begin(turn)
+        else:
+            self._reopen(turn)
 
     def accept(self, turn: Turn, desired: Desired) -> bool:
         """Follow a verified document if its (epoch, revision) rises; equal changes nothing.
@@ -102,7 +121,8 @@ class DesiredMachine:
         turn.state.reason = None
         turn.persist()
         running = turn.state.running
-        if desired.package is None or (running and running.digest == desired.package.digest):
+        open_digest = running.digest if running and not self._closed else None
+        if desired.package is None or desired.package.digest == open_digest:
             self._move(turn, None if desired.deployment_id is None else "succeeded")
             return False
         self._move(turn, "notified")
@@ -130,6 +150,8 @@ class DesiredMachine:
         if self.step is Step.GRANT:
             self._attempt = 0
             self._request_key(turn)
+        elif self.step is Step.IDLE:
+            self._reopen(turn)
 
     def tick(self, turn: Turn) -> None:
         """Do what is due."""
@@ -140,6 +162,8 @@ class DesiredMachine:
             self._download(turn)
         elif self.step is Step.GRANT:
             self._request_key(turn)
+        elif self.step is Step.IDLE:
+            self._reopen(turn)
 
     def downloading(self, turn: Turn, job: int, done_bytes: int) -> None:
         """The runtime has so many bytes of the package file."""
@@ -209,12 +233,14 @@ class DesiredMachine:
         turn.record("model.inference", self._describe() | inference)
         if state.running is not None and state.running.digest != new.digest:
             state.last_good = state.running
-        state.running = new
+        state.running, state.reason = new, None
+        self._closed = False
+        self._reopenings = 0
         floor = state.floors.get(new.name)
         if floor is None or new.seq >= floor.seq:
             state.floors[new.name] = SeqFloor(seq=new.seq, digest=new.digest)
-        self._idle()
         self._move(turn, "succeeded")
+        self._idle()
 
     def failed(self, turn: Turn, job: int, failure: JobFailure) -> None:
         """A step did not succeed: try again where that can help, else say why and stay."""
@@ -248,7 +274,7 @@ class DesiredMachine:
             turn.record("decryption.failed", details)
         elif self.step is Step.ACTIVATE:
             turn.record("activation.failed", details | {"reason": failure.reason})
-            if turn.state.running is not None:
+            if turn.state.running is not None and not self._closed:
                 turn.record(
                     "fell-back", {"from": details["digest"], "to": turn.state.running.digest}
                 )
@@ -263,6 +289,15 @@ class DesiredMachine:
             if self.step is Step.DOWNLOAD:
                 self.due_s = turn.mono_s
         self.report(turn)
+
+    def _reopen(self, turn: Turn) -> None:
+        """Open again what this process's start has closed, if it is still the desired package."""
+        desired, running = turn.state.desired, turn.state.running
+        if not self._closed or desired is None or desired.package is None or running is None:
+            return
+        if desired.package.digest == running.digest:
+            self._reopening = True
+            self._begin(turn)
 
     def _begin(self, turn: Turn) -> None:
         self._job += 1
@@ -306,14 +341,24 @@ class DesiredMachine:
         self.due_s = turn.mono_s + REQUEST.delay_s(self._attempt, turn.uniform)
 
     def _move(self, turn: Turn, stage: AgentProgress | None) -> None:
+        if self._reopening:  # the deployment is over, and stays as it ended
+            turn.persist()
+            return
         turn.state.stage = stage
         turn.persist()
         self.report(turn)
 
     def _stop(self, turn: Turn, stage: AgentProgress, failure: JobFailure) -> None:
         turn.state.reason = failure.reason
-        self._idle()
         self._move(turn, stage)
+        reopening = self._reopening
+        self._idle()
+        if reopening:
+            # The platform may think otherwise later: it hears now that nothing runs here.
+            self.due_s = turn.mono_s + REOPEN.delay_s(self._reopenings, turn.uniform)
+            self._reopenings += 1
+            if turn.online:
+                turn.do(SampleTelemetry())
 
     def _cancel(self, turn: Turn) -> None:
         if self.step is not Step.IDLE:
@@ -326,6 +371,7 @@ class DesiredMachine:
         self.link_refused = False
         self._request_id = None
         self._candidate = None
+        self._reopening = False
 
     def _describe(self) -> dict[str, str | int]:
         new = self._candidate

@@ -13,6 +13,7 @@ def build(
     state: AgentState,
     sample: Telemetry,
     *,
+    running: Installed | None,
     boot_id: UUID,
     seq: int,
     sent_at: datetime,
@@ -22,7 +23,7 @@ def build(
     degraded: bool,
 ) -> Heartbeat:
     """Return the heartbeat; `sent_at` is the system clock, whose skew the platform wants to see."""
-    unwell = degraded or state.stage == "failed"
+    unwell = degraded or state.stage == "failed" or running is not state.running
     return Heartbeat(
         boot_id=boot_id,
         boot_count=state.boot_count,
@@ -34,7 +35,7 @@ def build(
         disk_percent=sample.disk_percent,
         temperature_c=sample.temperature_c,
         accelerators=list(sample.accelerators),
-        package=None if state.running is None else _ref(state.running),
+        package=None if running is None else _ref(running),
         agent_version=agent_version,
         metrics=sample.metrics or {},
         has=Has(desired=desired, config=state.config.revision, trust=trust_version),

@@ -10,12 +10,16 @@ from tensorguard.protocol.messages import AgentProgress, Desired, LedgerSeen, Po
 
 
 class Installed(Struct, frozen=True, kw_only=True):
-    """A package that this agent has verified: `digest` is the SHA-256 of its manifest."""
+    """A package that this agent has verified: `digest` is the SHA-256 of its manifest.
+
+    `at_rest` sealed: its files are in memory only, and gone with the process.
+    """
 
     name: str
     version: str
     digest: str
     seq: int
+    at_rest: Literal["plain", "sealed"] = "plain"
 
 
 class SeqFloor(Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent.core.backoff import REFUSED_WITHIN_S
 from agent.core.effects import Publish
 from agent.errors import NotTheServer
 from agent.runtime.https import check_validity
@@ -40,8 +42,8 @@ class Broker:
 class Ended:
     """Why a session has ended, or could not be had.
 
-    `refused`: the broker answered "not authorized". `disbelieved`: its certificate is of no CA that
-    we know.
+    `refused`: the broker answered "not authorized", and at once. `disbelieved`: its certificate is
+    of no CA that we know.
     """
 
     reason: str
@@ -67,6 +69,7 @@ class Connection:
         self._reason = "closed"
         self._closing = threading.Event()
         self._refused = False
+        self._asked_s = time.monotonic()
         self._disbelieved = False
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -109,6 +112,7 @@ class Connection:
     def _run(self) -> None:
         try:
             self._client.connect(self._broker.host, self._broker.port, keepalive=KEEP_ALIVE_S)
+            self._asked_s = time.monotonic()
             self._client.loop_forever(retry_first_connection=False)
         except ssl.SSLCertVerificationError as error:
             self._reason = f"the broker's certificate is not believed: {error.verify_message}"
@@ -128,7 +132,8 @@ class Connection:
     ) -> None:
         if reason.is_failure:
             self._reason = f"the broker refused the connection: {reason}"
-            self._refused = reason == "Not authorized"
+            waited_s = time.monotonic() - self._asked_s
+            self._refused = reason == "Not authorized" and waited_s < REFUSED_WITHIN_S
             return
         if self._closing.is_set():  # what paho was told before it had connected is forgotten
             client.disconnect()

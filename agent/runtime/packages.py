@@ -1,4 +1,4 @@
-"""Packages on disk: files as they came, opened packages beside each other, `current` to the one."""
+"""Packages: files as they came, opened packages beside each other, `current` to the one."""
 
 import os
 import shutil
@@ -42,15 +42,30 @@ class PackageRefused(Exception):
 
 
 class PackageStore:
-    """`packages/<digest>.tgsp`, `packages/<digest>/`, and the symbolic link `current`."""
+    """`packages/<digest>.tgsp`, `packages/<digest>/`, and the symbolic link `current`.
 
-    def __init__(self, state_dir: Path) -> None:
+    What is sealed at rest is opened as `<memory>/<digest>/` instead, and closed by `close`.
+    """
+
+    def __init__(self, state_dir: Path, memory: Path | None = None) -> None:
         self._root = state_dir / "packages"
         self._current = state_dir / "current"
+        self._memory = memory
 
     def prepare(self) -> None:
-        """Make the folder."""
+        """Make the folder, and close what an agent that was killed has left open."""
         self._root.mkdir(mode=0o700, exist_ok=True)
+        if self._memory is not None:
+            self.close()
+            self._memory.mkdir(mode=0o700)
+
+    def close(self) -> None:
+        """Close what is sealed at rest; it takes a grant to open it again."""
+        if self._memory is None:
+            return
+        shutil.rmtree(self._memory, ignore_errors=True)
+        if self._current.is_symlink() and not self._current.exists():
+            self._current.unlink(missing_ok=True)
 
     def file(self, digest: str) -> Path:
         """Where the package file lies."""
@@ -58,6 +73,8 @@ class PackageStore:
 
     def directory(self, digest: str) -> Path:
         """Where its opened files lie."""
+        if self._memory is not None and (self._memory / digest).is_dir():
+            return self._memory / digest
         return self._root / digest
 
     def verify(
@@ -90,8 +107,8 @@ class PackageStore:
                 floor_of(manifest, desired, floors),
                 allow_downgrade=desired.allow_downgrade,
             )
-            if manifest.at_rest == "sealed":
-                raise tgsp.SealedAtRest("this agent keeps opened packages on its disk")
+            if manifest.at_rest == "sealed" and self._memory is None:
+                raise tgsp.SealedAtRest("this device has no file system in memory")
         except (tgsp.TgspError, BundleExpired, OSError) as error:
             path.unlink(missing_ok=True)
             raise refused(error) from error
@@ -100,6 +117,7 @@ class PackageStore:
             version=manifest.version,
             digest=desired.package.digest,
             seq=manifest.seq,
+            at_rest=manifest.at_rest,
         )
 
     def open(
@@ -126,6 +144,8 @@ class PackageStore:
         try:
             with self.file(digest).open("rb") as file:
                 header = reader.read_header(file, os.fstat(file.fileno()).st_size)
+            if header.manifest.at_rest == "sealed" and self._memory is not None:
+                directory = self._memory / digest
             opener.open_package(
                 self.file(digest),
                 directory,
@@ -139,6 +159,7 @@ class PackageStore:
                 agent_version=AGENT_VERSION,
                 allow_downgrade=desired.allow_downgrade,
                 digest=bytes.fromhex(digest),
+                volatile=directory.parent == self._memory,
             )
         except (tgsp.TgspError, BundleExpired, OSError) as error:
             raise refused(error) from error
@@ -149,7 +170,9 @@ class PackageStore:
         partial = self._current.with_name("current.partial")
         try:
             partial.unlink(missing_ok=True)
-            partial.symlink_to(Path("packages") / digest)
+            directory = self.directory(digest)
+            in_memory = directory.parent == self._memory
+            partial.symlink_to(directory if in_memory else Path("packages") / digest)
             partial.rename(self._current)
             descriptor = os.open(self._current.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -168,7 +191,8 @@ class PackageStore:
 
     def prune(self, keep: Collection[str]) -> None:
         """Remove every package but those kept; what cannot be removed stays."""
-        for path in self._root.iterdir():
+        open_in_memory = [] if self._memory is None else self._memory.iterdir()
+        for path in (*self._root.iterdir(), *open_in_memory):
             if path.name.partition(".")[0] in keep:
                 continue
             if path.is_dir() and not path.is_symlink():

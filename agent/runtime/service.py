@@ -22,6 +22,7 @@ from agent.errors import NotEnrolled, StateDamaged, StateNotWritable
 from agent.runtime import keys, renew
 from agent.runtime.connection import Broker, Connection, Ended, Handlers
 from agent.runtime.https import verified_context
+from agent.runtime.memory import find_memory
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.packages import PackageStore
 from agent.runtime.statedir import AGENT_PEM, NEXT_PEM, OUTBOX, TRUST, StateDir
@@ -75,8 +76,9 @@ class AgentService:
             read_trust(directory),
             uniform=random.SystemRandom().random,
         )
-        packages = PackageStore(directory.path)
+        packages = PackageStore(directory.path, find_memory(directory.path))
         packages.prepare()
+        self._packages = packages
         device = Device(
             device_url=self._home.device_url,
             encryption_key=keys.get_or_make_encryption_key(directory),
@@ -101,6 +103,7 @@ class AgentService:
             self._say_goodbye()
         finally:
             self._worker.close()
+            self._packages.close()
             self._outbox.close()
             log.info("agent_stopped", held=len(self.core.outbox))
 

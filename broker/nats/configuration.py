@@ -17,12 +17,23 @@ from typing import Final
 
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.protocol.codec import MAX_PAYLOAD_BYTES
-from tensorguard.protocol.subjects import DOWN, FRONT_UP, UP
+from tensorguard.protocol.subjects import DOWN, FRONT_UP, STREAM, UP
 
 AGENTS: Final = "AGENTS"
 PLATFORM: Final = "PLATFORM"
 SYSTEM: Final = "SYS"
 DEVICE_DOWN: Final = "tg.v1._enroll.*.down.*"
+
+# Where a front asks about the stream that it publishes into.
+STREAM_INFO: Final = f"tgs.{STREAM}.INFO"
+# The server's own: what it keeps of MQTT sessions, and of retained messages (server/mqtt.go).
+SESSIONS: Final = "$MQTT_sess"
+RETAINED: Final = "$MQTT_rmsgs"
+_TIDYING: Final = [
+    (operation, stream)
+    for stream in (SESSIONS, RETAINED)
+    for operation in ("INFO", "UPDATE", "PURGE")
+]
 
 # What the server's log takes on disk: fronts read denied operations from it.
 LOG_BYTES: Final = 16 * 1024**2
@@ -91,6 +102,8 @@ def render(node: Node) -> str:
             "tls": _tls(node.files),
             "stream_replicas": node.replicas,
             "reject_qos2_publish": True,
+            "downgrade_qos2_subscribe": True,
+            "consumer_inactive_threshold": "5m",
         },
         "jetstream": {
             "store_dir": str(node.files.store),
@@ -120,6 +133,11 @@ def render(node: Node) -> str:
     return "".join(f"{name}: {json.dumps(value, indent=2)}\n" for name, value in parts.items())
 
 
+def agents_stream(operation: str, stream: str) -> str:
+    """Return the subject by which a front speaks of a stream of the agents' account."""
+    return f"tgs.{stream.removeprefix('$')}.{operation}"
+
+
 def _tls(files: Files) -> dict[str, object]:
     return {
         "cert_file": str(files.certificate),
@@ -134,7 +152,13 @@ def _agents_account(stored_bytes: int) -> dict[str, object]:
     # Sessions, and QoS 1 towards agents, of which there is none: taken from what hubs read.
     return {
         "jetstream": {"max_mem": _GIB // 4, "max_file": min(_GIB, stored_bytes // 8)},
-        "exports": [{"stream": UP, "accounts": [PLATFORM]}],
+        "exports": [
+            {"stream": UP, "accounts": [PLATFORM]},
+            *(
+                {"service": f"$JS.API.STREAM.{operation}.{stream}", "accounts": [SYSTEM]}
+                for operation, stream in _TIDYING
+            ),
+        ],
         "imports": [{"stream": {"account": PLATFORM, "subject": DOWN}}],
     }
 
@@ -145,6 +169,7 @@ def _platform_account(hub: str) -> dict[str, object]:
         "exports": [
             {"stream": DOWN, "accounts": [AGENTS, SYSTEM]},
             {"service": FRONT_UP, "accounts": [SYSTEM]},
+            {"service": f"$JS.API.STREAM.INFO.{STREAM}", "accounts": [SYSTEM]},
         ],
         "imports": [{"stream": {"account": AGENTS, "subject": UP}}],
         "users": [
@@ -162,6 +187,20 @@ def _system_account(front: str) -> dict[str, object]:
         "imports": [
             {"stream": {"account": PLATFORM, "subject": DEVICE_DOWN}},
             {"service": {"account": PLATFORM, "subject": FRONT_UP}},
+            {
+                "service": {"account": PLATFORM, "subject": f"$JS.API.STREAM.INFO.{STREAM}"},
+                "to": STREAM_INFO,
+            },
+            *(
+                {
+                    "service": {
+                        "account": AGENTS,
+                        "subject": f"$JS.API.STREAM.{operation}.{stream}",
+                    },
+                    "to": agents_stream(operation, stream),
+                }
+                for operation, stream in _TIDYING
+            ),
         ],
         "users": [
             _user(
@@ -176,6 +215,8 @@ def _system_account(front: str) -> dict[str, object]:
                     "$SYS._INBOX.>",  # where a server waits for the callout's answer
                     "_INBOX.>",
                     FRONT_UP,
+                    STREAM_INFO,
+                    *(agents_stream(operation, stream) for operation, stream in _TIDYING),
                 ],
                 subscribe=[
                     "$SYS.REQ.USER.AUTH",

@@ -11,6 +11,11 @@ from broker.nats.sessions import Place
 from broker.reports import Operation, Reports
 from broker.session import End, Session
 
+_REASONS: Final[dict[Operation, str]] = {
+    "publish": "foreign-topic",
+    "subscribe": "foreign-topic",
+    "retain": "retained-message",
+}
 _WINDOW_S: Final = 60.0
 # Clients whose denials are counted at once; those denied last.
 _CLIENTS: Final = 10_000
@@ -55,12 +60,13 @@ class Denials:
         found = self._node.find_own(line.cid)
         if found is None or found[0].agent.agent_id != line.agent_id:
             # Longer gone than is remembered: an agent's id without its fleet names nobody.
-            self._reports.denied(line.operation, "foreign-topic", topic=line.topic)
+            self._reports.denied(line.operation, _REASONS[line.operation], topic=line.topic)
             return
         session, is_live = found
-        # Nobody publishes after the end of a session but its last will.
-        operation: Operation = line.operation if is_live else "will"
-        reason = "foreign-topic" if is_live else "foreign-will"
+        operation, reason = line.operation, _REASONS[line.operation]
+        if operation == "publish" and not is_live:
+            # Nobody publishes after the end of a session but its last will.
+            operation, reason = "will", "foreign-will"
         self._reports.denied(operation, reason, session.agent, topic=line.topic)
         if is_live and self._is_too_many(line):
             self._node.end(self._node.place_of(line.cid), End.FLOODED)

@@ -75,3 +75,10 @@ class BadNodeSettings(NodeError):
 
     code = "bad-nats-settings"
     hint = "docs/nats.md lists the settings of a node."
+
+
+class StreamUnusable(FrontError):
+    """The hubs' stream does not take what a front reports."""
+
+    code = "stream-unusable"
+    hint = "Start a hub with the NATS engine: it makes the stream."

@@ -32,6 +32,7 @@ from broker.nats.log import NodeLog
 from broker.nats.metrics import NatsMetrics
 from broker.nats.responder import QUEUE, SUBJECT, Responder
 from broker.nats.sessions import Place, Sessions
+from broker.nats.tidying import tidy
 from broker.nats.upward import JetStreamRouter
 from broker.nats.watch import list_sessions
 from broker.reports import Bounds, Reports
@@ -41,6 +42,7 @@ _log = structlog.get_logger()
 # Of events that wait to be read; with more the map is made anew from lists.
 _EVENTS_WAITING: Final = 100_000
 _REASONS: Final = 20_000
+_LINK: Final = "node"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,6 @@ class NatsSetup:
     cas: Callable[[], Sequence[x509.Certificate]]
     denied: DenySet
     log: Path | None = None
-    partitions: int = 16
     limits: Limits = field(default_factory=Limits)
     list_every: timedelta = timedelta(seconds=60)
     start_within: timedelta = timedelta(seconds=60)
@@ -74,6 +75,7 @@ class NatsFront:
         # Ids that our node has had: each start of a server gives it another.
         self._owned: deque[str] = deque(maxlen=8)
         self._client: Client | None = None
+        self.is_tidy = self._has_met_agents = False
         self.sessions = Sessions()
         # Why we are about to end sessions; their DISCONNECT says "Kicked" whatever the reason.
         self._reasons: OrderedDict[Place, End] = OrderedDict()
@@ -81,7 +83,7 @@ class NatsFront:
         self._link = Link(
             setup.url, setup.front_id, setup.tls, on_up=self._arrive, on_down=self._leave
         )
-        self.router = JetStreamRouter(lambda: self._link, setup.partitions, setup.limits, metrics)
+        self.router = JetStreamRouter(lambda: self._link, setup.limits, metrics)
         bounds = Bounds(
             setup.limits.report_every, setup.limits.denied_keys, setup.limits.connections
         )
@@ -114,7 +116,7 @@ class NatsFront:
         Raises: NodeUnreachable.
         """
         for name, work in (
-            ("node", self._link.run()),
+            (_LINK, self._link.run()),
             ("responder", self._responder.run()),
             ("reports", self.reports.run()),
             ("stream", self.router.run()),
@@ -135,9 +137,11 @@ class NatsFront:
         if self._stopping:
             return
         self._stopping = True
-        for task in self._tasks:
+        # The connection last: the others may be in the middle of a question.
+        tasks = sorted(self._tasks, key=lambda task: task.get_name() == _LINK)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(task, return_exceptions=True)
         _log.info("front_stopped", front=self._setup.front_id, sessions=len(self.list_own()))
 
     async def apply(self, revocations: Sequence[Revocation]) -> list[int]:
@@ -191,12 +195,15 @@ class NatsFront:
         await self.router.listen(client, DEVICE_DOWN)
         await client.flush()
         await self._list(client)
+        self.is_tidy = False
+        await self._tidy(client)
         await client.subscribe(SUBJECT, QUEUE, cb=self._responder.take)
         await client.flush()
         self._metrics.node_up.set(1)
         self.reports.retell(list(self.list_own().values()))
 
     def _leave(self) -> None:
+        self.router.forget_partitions()
         self._metrics.node_up.set(0)
 
     async def _list(self, client: Client) -> None:
@@ -239,12 +246,21 @@ class NatsFront:
                 self._gone(place, ended, end)
             return
         self.sessions.add(place, session)
+        self._has_met_agents = True
         # It may have been revoked after we admitted it, and before we knew of the session.
         if self._setup.denied.denies_session(session.agent.agent_id, session.serial):
             self.end(place, End.REVOKED)
         elif place.server_id == self._own:
             self._metrics.connects.labels("agent").inc()
             self.reports.connected(session)
+
+    async def _tidy(self, client: Client) -> None:
+        if self.is_tidy:
+            return
+        try:
+            self.is_tidy = await tidy(client)
+        except NodeUnreachable as error:
+            _log.warning("agents_streams_not_bounded", error=error.message)
 
     async def _hear_shutdown(self, message: Msg) -> None:
         server = message.subject.split(".")[2]
@@ -272,9 +288,13 @@ class NatsFront:
             try:
                 client = self._link.client
                 await self._sweep(client)
+                if self._has_met_agents:  # whose first one makes the streams
+                    await self._tidy(client)
                 if loop.time() - listed_at >= self._setup.list_every.total_seconds():
                     listed_at = loop.time()
                     await self._list(client)
+                    self.is_tidy = False
+                    await self._tidy(client)
             except NodeUnreachable:
                 continue  # the link tells, and lists anew when it is back
             except Exception:  # nobody waits for this task; the next round tries again

@@ -120,9 +120,22 @@ async def ask(client: Client, subject: str, body: bytes) -> bytes:
     try:
         answer = await client.request(subject, body, timeout=_ANSWER_WITHIN_S)
     except LOST as error:
+        end_if_cancelled()
         reason = str(error) or type(error).__name__
         raise NodeUnreachable(f"no answer to {subject}: {reason}") from None
+    end_if_cancelled()
     return answer.data
+
+
+def end_if_cancelled() -> None:
+    """End the task that was told to end: while nats-py waits for an answer this may be swallowed.
+
+    Its asyncio.wait_for returns an answer that came at the same moment (Python < 3.12), and where
+    its connection closes it makes an error of its own of a cancellation.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def server_id(client: Client) -> str:

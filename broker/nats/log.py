@@ -28,6 +28,10 @@ _VIOLATION: Final = re.compile(
     rb"(?P<kind>Publish|Subscription) Violation - "
     rb'Subject "(?P<subject>(?:[^"\\]|\\.)*)"(?:, SID \S+)?$'
 )
+_RETAINED: Final = re.compile(
+    rb'^"(?P<agent>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})" - unable to store retained message'
+    rb' for account "AGENTS", subject "(?P<subject>(?:[^"\\]|\\.)*)": '
+)
 _HANDSHAKE: Final = re.compile(rb"^(?:\"\" - )?TLS handshake error: (?P<why>.*)$")
 # crypto/tls and crypto/x509 of Go, as far as they name what a peer did.
 _WHY: Final = (
@@ -74,6 +78,10 @@ def read_line(line: bytes) -> Line | None:
         operation: Operation = "publish" if violation["kind"] == b"Publish" else "subscribe"
         agent_id = UUID(violation["agent"].decode())
         return Denial(int(head["cid"]), agent_id, operation, _topic(violation["subject"]))
+    retained = _RETAINED.match(head["rest"])
+    if retained is not None:
+        agent_id = UUID(retained["agent"].decode())
+        return Denial(int(head["cid"]), agent_id, "retain", _topic(retained["subject"]))
     handshake = _HANDSHAKE.match(head["rest"])
     return FailedHandshake(_reason(handshake["why"])) if handshake is not None else None
 

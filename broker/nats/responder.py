@@ -20,7 +20,12 @@ from broker.nats.link import LOST
 from broker.nats.metrics import NatsMetrics
 from broker.nats.permissions import user_of
 from broker.reports import Operation, Reports
-from broker.rights import IDENTIFIER_REJECTED, NOT_AUTHORIZED, check_standing
+from broker.rights import (
+    IDENTIFIER_REJECTED,
+    NOT_AUTHORIZED,
+    SERVER_UNAVAILABLE,
+    check_standing,
+)
 from tensorguard.pki.errors import PkiError
 from tensorguard.pki.identity import AgentIdentity, Peer, verify_peer
 
@@ -87,7 +92,7 @@ class Responder:
             await asyncio.sleep(0)
 
     def answer(self, sealed: bytes, server_xkey: str | None) -> bytes | None:
-        """Return the sealed answer; None to what is not a request of a server of ours."""
+        """Return the sealed answer; None to what is nobody of ours, or to be tried later."""
         now = self._clock()
         try:
             token = self._keys.open(sealed, server_xkey or "")
@@ -101,6 +106,11 @@ class Responder:
             verdict = admission(self._keys, request, self._admit(request, now), now)
             result = "admitted"
         except ConnectRefused as refused:
+            if refused.return_code == SERVER_UNAVAILABLE:
+                # Its only refusal means "never", said at once; silence ends in the same, but late,
+                # which agents take for what it is: another time.
+                self._metrics.callouts.labels(refused.message).inc()
+                return None
             verdict, result = refusal(self._keys, request, now), refused.message
         self._metrics.callouts.labels(result).inc()
         return self._keys.seal(verdict, request.server_xkey)

@@ -37,7 +37,6 @@ def build(standing: Standing) -> Engine:
             cas=lambda: trust.cas,
             denied=standing.denied,
             log=settings.nats_log,
-            partitions=settings.nats_partitions,
             metrics=NatsMetrics(standing.registry),
             clock=standing.clock,
         )

@@ -6,8 +6,9 @@ It is also the router of the enrollment listener, whose hubs are the same stream
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -17,10 +18,12 @@ from broker.embedded.metrics import FrontMetrics
 from broker.embedded.routing import Router
 from broker.errors import FrontError
 from broker.front import UpMessage
-from broker.nats.link import LOST, Link, ask
+from broker.nats.configuration import STREAM_INFO
+from broker.nats.errors import StreamUnusable
+from broker.nats.link import Link, ask
 from broker.nats.metrics import NatsMetrics
 from tensorguard.protocol.errors import BadTopic
-from tensorguard.protocol.subjects import partition_of, to_subject, to_topic
+from tensorguard.protocol.subjects import PARTITIONS, STREAM, partition_of, to_subject, to_topic
 
 _log = structlog.get_logger()
 # Each speaker has one lane, so that what it says stays in order; a lane waits for its PubAck.
@@ -29,6 +32,23 @@ _IN_LANE: Final = 200
 _RETRY_S: Final = (0.1, 5.0)
 _SAY_EVERY: Final = 20
 _PUT_WITHIN_S: Final = 15.0
+
+
+class _Said(NamedTuple):
+    speaker: str
+    message: UpMessage
+
+
+class _Config(msgspec.Struct):
+    metadata: dict[str, str] = {}
+
+
+class _Answer(msgspec.Struct):
+    error: msgspec.Raw | None = None
+    config: _Config | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
 
 
 class JetStreamRouter(Router):
@@ -40,16 +60,15 @@ class JetStreamRouter(Router):
     def __init__(
         self,
         link: Callable[[], Link],
-        partitions: int,
         limits: Limits,
         metrics: NatsMetrics,
     ) -> None:
         # A registry of its own: this router counts nothing that the embedded one does.
         super().__init__(limits, FrontMetrics())
         self._link = link
-        self._partitions = partitions
+        self._partitions: int | None = None
         self._counted = metrics
-        self._lanes = [asyncio.Queue[tuple[str, bytes]](_IN_LANE) for _ in range(_LANES)]
+        self._lanes = [asyncio.Queue[_Said](_IN_LANE) for _ in range(_LANES)]
         self._failures = 0
         metrics.untold.set_function(lambda: sum(lane.qsize() for lane in self._lanes))
 
@@ -61,7 +80,7 @@ class JetStreamRouter(Router):
     def offer_up(self, speaker: str, message: UpMessage, *, or_drop: bool = True) -> bool:
         """Queue for the stream without waiting; False where there is no room."""
         try:
-            self._lane_of(speaker).put_nowait(self._addressed(speaker, message))
+            self._lane_of(speaker).put_nowait(_Said(speaker, message))
         except asyncio.QueueFull:
             if or_drop:
                 self._counted.dropped.labels("stream-full").inc()
@@ -72,7 +91,7 @@ class JetStreamRouter(Router):
         """Queue for the stream, waiting for room within bounds; False where lost."""
         try:
             async with asyncio.timeout(_PUT_WITHIN_S):
-                await self._lane_of(speaker).put(self._addressed(speaker, message))
+                await self._lane_of(speaker).put(_Said(speaker, message))
         except TimeoutError:
             self._counted.dropped.labels("stream-full").inc()
             return False
@@ -95,35 +114,47 @@ class JetStreamRouter(Router):
 
         await client.subscribe(subject, cb=deliver, pending_msgs_limit=1000)
 
-    def _lane_of(self, speaker: str) -> asyncio.Queue[tuple[str, bytes]]:
+    def forget_partitions(self) -> None:
+        """Ask for them again: the stream behind another connection may be another one."""
+        self._partitions = None
+
+    def _lane_of(self, speaker: str) -> asyncio.Queue[_Said]:
         return self._lanes[partition_of(speaker, _LANES)]
 
-    def _addressed(self, speaker: str, message: UpMessage) -> tuple[str, bytes]:
-        partition = partition_of(speaker, self._partitions)
-        below = to_subject(message.topic).removeprefix("tg.")
-        return f"tgp.{partition}.{below}", message.payload
-
-    async def _empty(self, lane: asyncio.Queue[tuple[str, bytes]]) -> None:
+    async def _empty(self, lane: asyncio.Queue[_Said]) -> None:
         while True:
-            subject, payload = await lane.get()
+            said = await lane.get()
             failures = 0
-            while not await self._publish(subject, payload):
+            while not await self._publish(said):
                 failures += 1
                 first, most = _RETRY_S
                 pause_s = min(most, first * 2.0 ** min(failures, 10))
                 await asyncio.sleep(random.uniform(first / 2, pause_s))  # noqa: S311  spreads load only
 
-    async def _publish(self, subject: str, payload: bytes) -> bool:
+    async def _publish(self, said: _Said) -> bool:
         link = self._link()
         await link.is_up.wait()
         try:
-            answer = await ask(link.client, subject, payload)
-            if b'"error"' in answer:
-                raise FrontError(f"the stream refuses it: {answer[:200]!r}")
-        except (FrontError, *LOST) as error:
+            if self._partitions is None:
+                self._partitions = await _read_partitions(link.client)
+            partition = partition_of(said.speaker, self._partitions)
+            below = to_subject(said.message.topic).removeprefix("tg.")
+            answer = await ask(link.client, f"tgp.{partition}.{below}", said.message.payload)
+            if _decode(answer).error is not None:
+                raise StreamUnusable(f"the stream refuses a report: {answer[:200]!r}")
+        except (FrontError, msgspec.DecodeError) as error:
             self._failures += 1
             if self._failures % _SAY_EVERY == 1:
-                _log.warning("reports_not_taken", error=str(error) or type(error).__name__)
+                _log.warning("reports_not_taken", error=str(error))
             return False
         self._failures = 0
         return True
+
+
+async def _read_partitions(client: Client) -> int:
+    """Return how many partitions the hubs' stream has. Raises: StreamUnusable, NodeUnreachable."""
+    config = _decode(await ask(client, STREAM_INFO, b"")).config
+    number = config.metadata.get(PARTITIONS, "") if config is not None else ""
+    if not number.isdecimal() or int(number) < 1:
+        raise StreamUnusable(f"no hub has made the stream {STREAM} yet")
+    return int(number)

@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from broker.nats.errors import BadEvent, NodeUnreachable
 from broker.nats.events import Page, page_request, read_page
-from broker.nats.link import ask
+from broker.nats.link import ask, end_if_cancelled
 from broker.nats.sessions import Place
 from broker.session import Session
 
@@ -50,9 +50,11 @@ async def _first_pages(client: Client, trust_domain: str) -> AsyncIterator[Page]
         with contextlib.suppress(TimeoutError):
             while True:
                 message = await answers.next_msg(_SILENCE_S)
+                end_if_cancelled()
                 yield read_page(message.data, trust_domain)
     finally:
         await answers.unsubscribe()
+    end_if_cancelled()
 
 
 async def _list_rest(client: Client, first: Page, trust_domain: str) -> dict[Place, Session]:

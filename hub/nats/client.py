@@ -29,6 +29,7 @@ class IntakeClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.takers: dict[int, Taker] = {}
+        self.serves = False
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
@@ -67,6 +68,11 @@ async def connect(
     said: list[str] = []
     for url in random.sample(urls, len(urls)):
         client = IntakeClient()
+
+        async def end(client: IntakeClient = client) -> None:
+            if client.serves:
+                await ended()
+
         try:
             await client.connect(
                 [url],
@@ -75,13 +81,14 @@ async def connect(
                 tls_handshake_first=True,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
+                reconnect_time_wait=0,
                 connect_timeout=_CONNECT_TIMEOUT_S,
                 ping_interval=_PING_EVERY_S,
                 max_outstanding_pings=_PINGS_UNANSWERED,
                 flush_timeout=_CONNECT_TIMEOUT_S,
                 error_cb=_ignore,
-                closed_cb=ended,
-                lame_duck_mode_cb=ended,
+                closed_cb=end,
+                lame_duck_mode_cb=end,
             )
             # Who is hung up on before an answer looks connected until now.
             await client.flush(_CONNECT_TIMEOUT_S)
@@ -89,6 +96,7 @@ async def connect(
             said.append(f"{place_of(url)}: {reason(error)}")
             await client.close()
             continue
+        client.serves = True
         return client
     raise NatsError(
         "; ".join(said) or "no server is known", hint="Check TG_NATS_URL and the servers' logs."

@@ -1,11 +1,13 @@
 """Consumers: one a partition and epoch, made where the one before it has stopped."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
@@ -47,7 +49,10 @@ class Consumer:
 
 
 async def list_consumers(context: JetStreamContext) -> dict[int, list[Consumer]]:
-    """Return the hubs' consumers by partition, the newest epoch last. Raises: nats' errors."""
+    """Return the hubs' consumers by partition, the newest epoch last. Raises: nats' errors.
+
+    In a cluster those are left out that have no leader at the moment: see `find_newest`.
+    """
     found: dict[int, dict[int, Consumer]] = {}
     offset = 0
     for _ in range(_PAGES):
@@ -63,6 +68,27 @@ async def list_consumers(context: JetStreamContext) -> dict[int, list[Consumer]]
         partition: [epochs[epoch] for epoch in sorted(epochs)]
         for partition, epochs in found.items()
     }
+
+
+async def find_newest(client: Client) -> dict[int, int]:
+    """Return the newest epoch of each partition that has a consumer, whether it answers or not.
+
+    Raises: nats' errors.
+    """
+    newest: dict[int, int] = {}
+    offset = 0
+    for _ in range(_PAGES):
+        request = json.dumps({"offset": offset}).encode()
+        message = await client.request(f"$JS.API.CONSUMER.NAMES.{STREAM}", request, timeout=5)
+        page = json.loads(message.data)
+        names = page.get("consumers") or []
+        for found in filter(None, map(_NAME.fullmatch, names)):
+            partition, epoch = int(found[1]), int(found[2])
+            newest[partition] = max(epoch, newest.get(partition, epoch))
+        offset += len(names)
+        if not names or offset >= page.get("total", 0):
+            break
+    return newest
 
 
 async def make_consumer(

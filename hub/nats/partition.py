@@ -57,7 +57,6 @@ class PartitionIntake:
         self._handed_out = 0
         self._unacked: deque[tuple[int, bytes, datetime]] = deque()
         self._closed = False
-        self.behind = 0
         self.heard_s = now_s()
         self.last_ack: bytes | None = None
 
@@ -106,18 +105,17 @@ class PartitionIntake:
             return
         self._asked -= 1
         tokens = reply.split(b".")
-        first = 4 if len(tokens) == 9 else 6  # before it a domain and an account, or neither
-        sequence, delivery, at_ns, behind = map(int, tokens[first + 1 : first + 5])
+        first = 5 if len(tokens) == 9 else 7  # before it a domain and an account, or neither
+        sequence, delivery = int(tokens[first]), int(tokens[first + 1])
         if delivery != self._next_delivery:
             self._break(f"delivery {delivery} instead of {self._next_delivery}")
             return
         self._next_delivery += 1
-        self.behind = behind
         if sequence <= self._last_sequence:
             self._take_again(sequence, reply)
             return
         self._last_sequence = sequence
-        at = datetime.fromtimestamp(at_ns / 1e9, UTC)
+        at = datetime.fromtimestamp(int(tokens[first + 2]) / 1e9, UTC)
         self._unacked.append((sequence, reply, at))
         topic = topic_of_stored(subject.decode(errors="replace"))
         self._deliver(Uplink(topic, data, at, (self.number, self.epoch, sequence)))

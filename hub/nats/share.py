@@ -15,7 +15,13 @@ from nats.js import JetStreamContext
 from hub import metrics
 from hub.nats.buffer import Buffer
 from hub.nats.client import IntakeClient
-from hub.nats.consumers import consumer_name, list_consumers, make_consumer, remove_consumer
+from hub.nats.consumers import (
+    consumer_name,
+    find_newest,
+    list_consumers,
+    make_consumer,
+    remove_consumer,
+)
 from hub.nats.errors import Unreachable
 from hub.nats.leases import Leases, Standing
 from hub.nats.partition import PartitionIntake
@@ -28,6 +34,11 @@ DRAIN_S = 5.0
 _CONFIRM_S = 2.0
 # What a request may bring at most, however large the messages are.
 _PULL_BYTES = 4 * 1024**2
+
+
+def most_unacked(intake_limit: int) -> int:
+    """Return how many messages a consumer lets a hub hold: more than its intake ever asks for."""
+    return 2 * intake_limit
 
 
 class PartitionShare:
@@ -118,22 +129,26 @@ class PartitionShare:
         self, client: IntakeClient, context: JetStreamContext, wanted: Mapping[int, int]
     ) -> None:
         """Read partitions that are held and not read, each in an epoch that no consumer had."""
-        before = await list_consumers(context)
+        before, named = await list_consumers(context), await find_newest(client)
         window = max(1, self._intake_limit // len({*self._open, *wanted}))
         for intake in self._open.values():
             intake.window = window
         begun = []
         for number, held in sorted(wanted.items()):
             newest = before[number][-1].epoch if before.get(number) else -1
+            if named.get(number, -1) > newest:  # where it has stopped is not known, so: later
+                log.warning("consumer_does_not_answer", partition=number, epoch=named[number])
+                continue
             epoch = held if newest < held else await self._leases.raise_epoch(number, newest)
             if epoch is None or self._finished:
                 continue
             name = await make_consumer(
-                context, number, epoch, before, unacked=2 * self._intake_limit
+                context, number, epoch, before, unacked=most_unacked(self._intake_limit)
             )
             await self._read(client, number, epoch, name, window)
             begun.append(number)
-        log.info("partitions_begun", partitions=begun, held=len(self._open))
+        if begun:
+            log.info("partitions_begun", partitions=begun, held=len(self._open))
 
     async def _read(
         self, client: IntakeClient, number: int, epoch: int, consumer: str, window: int

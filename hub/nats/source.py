@@ -239,8 +239,9 @@ async def _pause(error: BaseException, failures: int) -> None:
     ceiling_s = min(_LONGEST_PAUSE_S, 0.25 * 2 ** min(failures, 10))
     wait_s = random.uniform(0.1, ceiling_s)  # noqa: S311 - jitter
     known = error if isinstance(error, NatsError) else NatsError(reason(error))
+    what = "database" if isinstance(error, _DATABASE) else "nats"
     log.error(
-        "nats_not_usable",
+        f"{what}_not_usable",
         code=known.code,
         reason=known.message,
         hint=known.hint,

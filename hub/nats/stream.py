@@ -16,11 +16,10 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NotFoundError
 
 from hub.nats.errors import StreamUnusable, reason
-from tensorguard.protocol.subjects import FRONT_UP, STREAM, UP
+from tensorguard.protocol.subjects import FRONT_UP, PARTITIONS, STREAM, UP
 
 log = structlog.get_logger()
 
-_PARTITIONS = "tensorguard-partitions"
 # Nobody sends message ids: the server's least window costs nothing.
 _DUPLICATES_S = 0.1
 
@@ -45,15 +44,25 @@ async def ensure_stream(context: JetStreamContext, settings: StreamSettings) -> 
         found = (await context.stream_info(STREAM)).config
     except NotFoundError:
         return await _create(context, settings)
-    partitions = int((found.metadata or {}).get(_PARTITIONS, 0))
-    if partitions < 1:
-        raise StreamUnusable(f"the stream {STREAM} was not made by a hub")
+    partitions = _partitions_of(found)
     if partitions != settings.partitions:
         log.warning("stream_keeps_its_partitions", partitions=partitions, set=settings.partitions)
     wanted = _config(settings, partitions)
     if _bounds(found) != _bounds(wanted):
         await context.update_stream(wanted)
         log.info("stream_changed", **_said(settings, partitions))
+    return partitions
+
+
+async def find_partitions(context: JetStreamContext) -> int:
+    """Return how many partitions the stream has. Raises: StreamUnusable, nats' errors."""
+    return _partitions_of((await context.stream_info(STREAM)).config)
+
+
+def _partitions_of(config: StreamConfig) -> int:
+    partitions = int((config.metadata or {}).get(PARTITIONS, 0))
+    if partitions < 1:
+        raise StreamUnusable(f"the stream {STREAM} was not made by a hub")
     return partitions
 
 
@@ -87,7 +96,7 @@ def _config(settings: StreamSettings, partitions: int) -> StreamConfig:
         max_age=settings.max_age.total_seconds(),
         num_replicas=settings.replicas,
         duplicate_window=_DUPLICATES_S,
-        metadata={_PARTITIONS: str(partitions)},
+        metadata={PARTITIONS: str(partitions)},
     )
 
 

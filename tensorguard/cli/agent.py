@@ -166,7 +166,12 @@ def status(state_dir: StateDirOption = None, as_json: Json = False) -> None:
         "config_revision": state.config.revision,
         "package": None
         if running is None
-        else {"name": running.name, "version": running.version, "digest": running.digest},
+        else {
+            "name": running.name,
+            "version": running.version,
+            "digest": running.digest,
+            "at_rest": running.at_rest,
+        },
         "desired": None
         if desired is None
         else {

@@ -1,6 +1,7 @@
 """`tensorguard broker`: the process that agents and the hub connect to."""
 
 import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 import uvloop
 
 from broker.main import run as run_broker
+from broker.nats.errors import NatsServerMissing
 from broker.settings import BrokerSettings
 from tensorguard.cli import lifeline
 from tensorguard.cli.logs import configure_logs
@@ -26,7 +28,10 @@ def broker() -> None:
 def run() -> None:
     """Run the broker front until SIGTERM; settings come from TG_… variables."""
     configure_logs()
-    uvloop.run(_serve(BrokerSettings()))  # type: ignore[call-arg] # pydantic reads the environment
+    settings = BrokerSettings()  # type: ignore[call-arg] # pydantic reads the environment
+    if settings.broker_engine == "nats":
+        _check_installed()
+    uvloop.run(_serve(settings))
 
 
 async def _serve(settings: BrokerSettings) -> None:
@@ -40,7 +45,8 @@ def nats_keys(
     out: Annotated[Path, typer.Option(help="Where to write them; the file must not exist.")],
 ) -> None:
     """Make the keys of the auth callout: every node and front of a platform has the same file."""
-    from broker.nats.keys import CalloutKeys  # the extra `nats`
+    _check_installed()
+    from broker.nats.keys import CalloutKeys
 
     keys = CalloutKeys.generate()
     try:
@@ -53,7 +59,8 @@ def nats_keys(
 @app.command()
 def nats_server() -> None:
     """Run one NATS node until SIGTERM: its certificate, configuration, server and store."""
-    from broker.nats.node import run as run_node  # the extra `nats`
+    _check_installed()
+    from broker.nats.node import run as run_node
     from broker.nats.settings import KeeperSettings
 
     async def serve() -> None:
@@ -73,10 +80,18 @@ def nats_config(
     ] = "tensorguard.local",
 ) -> None:
     """Print the configuration of a NATS server that somebody else runs."""
-    from broker.nats.configuration import render  # the extra `nats`
+    _check_installed()
+    from broker.nats.configuration import render
     from broker.nats.keys import CalloutKeys
     from broker.nats.settings import NodeSettings
 
     settings = NodeSettings()  # type: ignore[call-arg] # pydantic reads the environment
     keys = CalloutKeys.load(settings.nats_keys)
     typer.echo(render(settings.node(keys, trust_domain)), nl=False)
+
+
+def _check_installed() -> None:
+    """Before anything of the extra `nats` is imported. Raises: NatsServerMissing."""
+    for library in ("nats", "nkeys", "nacl"):
+        if find_spec(library) is None:
+            raise NatsServerMissing(f"the NATS engine needs {library}, which is not installed")

@@ -1,6 +1,7 @@
 """`tensorguard tgsp`: make keys, build, inspect, verify and open packages."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,11 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from tensorguard.cli import tgsp_report
 from tensorguard.tgsp import builder, keys, opener, reader
 from tensorguard.tgsp.errors import FileFailed
 from tensorguard.tgsp.manifest import Manifest, Target
 from tensorguard.tgsp.signing import PublisherKey
 from tensorguard.tgsp.target import SeqFloor
+from tensorguard.tgsp.volatile import is_memory_backed
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Make, check and open TGSP packages."
@@ -164,16 +167,21 @@ def build(
 def inspect(file: File, as_json: Json = False) -> None:
     """Show what a package says of itself. Nothing of it is verified."""
     with _file_errors(), file.open("rb") as reading:
-        header = reader.read_header(reading, file.stat().st_size)
-        report = {
-            "verified": False,
-            "digest": header.digest,
-            "size_bytes": file.stat().st_size,
-            "payload_offset": header.payload_offset,
-            "manifest": _describe(header.manifest),
-            "signatures": [msgspec.structs.asdict(entry) for entry in header.signatures],
-            "grants": [msgspec.structs.asdict(entry) for entry in header.grants],
-        }
+        size_bytes = file.stat().st_size
+        header = reader.read_header(reading, size_bytes)
+    if not as_json:
+        typer.echo(tgsp_report.describe_package(file, header, size_bytes, datetime.now(UTC)))
+        return
+    report = {
+        "verified": False,
+        "digest": header.digest,
+        "size_bytes": size_bytes,
+        "payload_offset": header.payload_offset,
+        "at_rest": header.manifest.at_rest,
+        "manifest": _describe(header.manifest),
+        "signatures": [msgspec.structs.asdict(entry) for entry in header.signatures],
+        "grants": [msgspec.structs.asdict(entry) for entry in header.grants],
+    }
     _report(report, as_json)
 
 
@@ -184,6 +192,9 @@ def verify(file: File, publisher: PublisherFiles, as_json: Json = False) -> None
         package = reader.verify(
             file, _load_publishers(publisher), datetime.now(UTC), progress=progress
         )
+    if not as_json:
+        typer.echo(tgsp_report.describe_verified(file, package))
+        return
     _report(
         {
             "verified": True,
@@ -193,6 +204,8 @@ def verify(file: File, publisher: PublisherFiles, as_json: Json = False) -> None
             "seq": package.manifest.seq,
             "size_bytes": package.size_bytes,
             "signers": list(package.signers),
+            "at_rest": package.manifest.at_rest,
+            "checked": list(package.checked),
             "not_checked": list(package.unchecked),
         },
         as_json,
@@ -217,6 +230,8 @@ def open_(
     as_json: Json = False,
 ) -> None:
     """Verify a package and decrypt its files into DIR."""
+    if volatile and sys.platform == "linux" and not is_memory_backed(out.absolute().parent):
+        raise typer.BadParameter("DIR is not on a tmpfs", param_hint="--volatile")
     now = datetime.now(UTC)
     with _file_errors(), _progress("open", as_json) as progress:
         package = opener.open_package(
@@ -239,6 +254,7 @@ def open_(
             "name": package.manifest.name,
             "version": package.manifest.version,
             "seq": package.manifest.seq,
+            "at_rest": package.manifest.at_rest,
             "files": [entry.path for entry in package.manifest.files],
         },
         as_json,

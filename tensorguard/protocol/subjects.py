@@ -6,6 +6,8 @@ from tensorguard.protocol.errors import BadTopic
 
 # The stream that keeps what agents and fronts say until hubs have committed it.
 STREAM: Final = "UPLINKS"
+# In the stream's metadata: how many partitions it was made with.
+PARTITIONS: Final = "tensorguard-partitions"
 UP: Final = "tg.v1.*.*.up.*"
 DOWN: Final = "tg.v1.*.*.down.*"
 # As the stream stores them: by partition, so that one hub at a time has all of an agent.

@@ -31,7 +31,7 @@ from tensorguard.store.tables import (
 PARTIAL_AFTER: Final = timedelta(seconds=10)
 """Fronts that have not confirmed by then are named in the ledger, once."""
 _HUB: Final = Actor("service", "hub")
-_CONFIRMING: Final = 7290431
+_CONFIRMING: Final = 7290434
 _AT_ONCE: Final = 500
 
 

@@ -36,7 +36,7 @@ from tensorguard.vault.provider import KeyProvider
 
 MAX_BIGINT: Final = 2**63 - 1
 # Uploads are rare, and one after the other: no two of them can race for a name or a file.
-_LOCK: Final = 7290430
+_LOCK: Final = 7290435
 
 
 @dataclass(frozen=True, slots=True)

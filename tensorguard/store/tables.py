@@ -683,6 +683,13 @@ uplink_partitions = Table(
     Column("lease_until", Time),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
 )
+fleet_notices = Table(
+    "fleet_notices",
+    metadata,
+    Column("fleet", TextC, ForeignKey("fleets.slug"), primary_key=True),
+    Column("config_revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("checkpoint_at", Time, nullable=False, server_default=text("'-infinity'")),
+)
 heartbeats = Table(
     "heartbeats",
     metadata,

@@ -96,7 +96,8 @@ _KINDS = {
         "policy_refresh_continuous_aggregate",
         "SELECT add_continuous_aggregate_policy(CAST(:relation AS regclass),"
         " start_offset => :start_offset, end_offset => :end_offset,"
-        " schedule_interval => :every, initial_start => now() + :wait)",
+        " schedule_interval => :every, initial_start => now() + :wait,"
+        " buckets_per_batch => 60)",  # an hour of minutes in one transaction, not one or ten
         "SELECT remove_continuous_aggregate_policy(CAST(:relation AS regclass))",
     ),
     "columnstore": (

@@ -1,5 +1,6 @@
 """Building a package from a file or a folder, in one pass."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -16,14 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from tensorguard.tgsp import manifest as manifests
 from tensorguard.tgsp.container import encode_header
-from tensorguard.tgsp.errors import SourceChanged, SourceError
+from tensorguard.tgsp.errors import SourceChanged, SourceError, TooManyFiles
 from tensorguard.tgsp.grants import GRANT_ALG, SEALED_BYTES, Grant, encode_grants, seal_grant
 from tensorguard.tgsp.keys import compute_kid
 from tensorguard.tgsp.manifest import FileEntry, Manifest, Payload, Target
 from tensorguard.tgsp.pipeline import BLOCK_BYTES, Digest, Pipeline, running_pipeline
 from tensorguard.tgsp.signing import SIGNATURE_ALG, Signature, encode_signatures, sign
-from tensorguard.tgsp.staging import staged_file, write_all
+from tensorguard.tgsp.staging import check_space, staged_file, write_all
 
+# A manifest of 1 MiB has room for fewer: each takes 34 bytes of digest, its path, and four keys.
+MAX_FILES = 16_384
 _UNKNOWN = bytes(32)  # stands for a digest until it is known
 
 
@@ -67,7 +70,7 @@ def build(
     Raises:
         SourceError: not a regular file or a folder of such, or changed while it was read.
         BadManifest: what was given breaks a rule of the format.
-        SectionTooLarge: too many files for one manifest.
+        SectionTooLarge: too many files for one manifest; `TooManyFiles` where that shows early.
         OutputError: no space, or `out` is a folder.
     """
     sources = _list_sources(source, out)
@@ -90,6 +93,7 @@ def build(
     # Only digests, a signature and a sealed key are still unknown, all of fixed length: the
     # header's place is left free, and the payload is written once, where it stays.
     header_length = len(_encode_draft_header(draft, publisher, recipient))
+    check_space(out, header_length + draft.payload.ciphertext_size)
     with staged_file(out) as file:
         file.seek(header_length)
         with running_pipeline() as pipeline:
@@ -137,10 +141,10 @@ class _Encryption:
                 if not count:
                     raise SourceChanged(f"{source.location} became shorter while it was read")
                 plain = slot.source[:count]
-                self._pipeline.hash_plaintext(digest, plain, slot)
+                self._pipeline.hash_plaintext(digest, plain)
                 written = self._encryptor.update_into(plain, slot.result)
                 cipher = slot.result[:written]
-                self._pipeline.hash_ciphertext(self._ciphertext, cipher, slot)
+                self._pipeline.hash_ciphertext(self._ciphertext, cipher)
                 write_all(self._file, cipher)
                 left -= count
                 self._done += count
@@ -221,31 +225,39 @@ def _list_sources(source: Path, out: Path) -> list[_Source]:
     if out.resolve().is_relative_to(source.resolve()):
         raise SourceError(f"the package {out} would lie inside its own source {source}")
     found: list[_Source] = []
-    for folder, folders, names in os.walk(source, onerror=_raise):
-        for name in folders:
-            if Path(folder, name).is_symlink():
-                raise SourceError(f"{Path(folder, name)} is a symbolic link")
-        for name in names:
-            location = Path(folder, name)
-            found.append(_describe(location, location.relative_to(source).as_posix()))
+    folders = [source]
+    while folders:
+        # One entry at a time: a folder may have more of them than memory can hold.
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                location = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(location)
+                else:
+                    found.append(_describe(location, location.relative_to(source).as_posix()))
+                if len(found) + len(folders) > MAX_FILES:
+                    raise TooManyFiles(f"{source} has more than {MAX_FILES} files and folders")
     if not found:
         raise SourceError(f"{source} holds no file")
     return sorted(found, key=lambda item: item.path)
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _describe(location: Path, path: str) -> _Source:
     facts = location.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        raise SourceError(f"{location} is a symbolic link")
     if not stat.S_ISREG(facts.st_mode):
         raise SourceError(f"{location} is not a regular file")
     return _Source(location, path, facts.st_size)
 
 
 def _open_source(source: _Source) -> FileIO:
-    descriptor = os.open(source.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(source.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
+            raise SourceChanged(f"{source.location} is no regular file any more") from error
+        raise
     file = FileIO(descriptor)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         file.close()

@@ -65,9 +65,15 @@ class SignatureError(TgspError):
 
 
 class BadSigs(SignatureError):
-    """SIGS is not the list that the format asks for, or names a publisher twice."""
+    """SIGS is not the list that the format asks for."""
 
     code = "bad-sigs"
+
+
+class DuplicateSigner(BadSigs):
+    """SIGS names a publisher twice."""
+
+    code = "duplicate-signer"
 
 
 class Unsigned(SignatureError):
@@ -81,6 +87,13 @@ class UnknownPublisher(SignatureError):
 
     code = "unknown-publisher"
     hint = "Register the publisher's key, or have the package signed by a registered publisher."
+
+
+class UnknownSignatureAlg(SignatureError):
+    """A held publisher key is named with an algorithm that this version does not know."""
+
+    code = "unknown-signature-alg"
+    hint = "Have the package signed with Ed25519, or use a newer version."
 
 
 class BadSignature(SignatureError):
@@ -124,6 +137,13 @@ class UnknownPolicy(BadManifest):
 
     code = "unknown-policy"
     hint = "Use a newer version, or build without this policy."
+
+
+class UnknownPayloadAlg(BadManifest):
+    """The payload is encrypted in a way that this version does not know."""
+
+    code = "unknown-payload-alg"
+    hint = "Build the package with cobblestone-256, or use a newer version."
 
 
 class LengthMismatch(BadManifest):
@@ -204,10 +224,16 @@ class GrantError(TgspError):
 
 
 class BadGrants(GrantError):
-    """GRANTS is not the list that the format asks for, or names a recipient twice."""
+    """GRANTS is not the list that the format asks for."""
 
     code = "bad-grants"
     hint = "The file is damaged: fetch it once more."
+
+
+class DuplicateRecipient(BadGrants):
+    """GRANTS names a recipient twice."""
+
+    code = "duplicate-recipient"
 
 
 class NoGrant(GrantError):
@@ -215,6 +241,12 @@ class NoGrant(GrantError):
 
     code = "no-grant"
     hint = "Use the key that the package was built for, or ask the platform for a grant."
+
+
+class UnknownGrantAlg(GrantError):
+    """The grant for this recipient key is sealed in a way that this version does not know."""
+
+    code = "unknown-grant-alg"
 
 
 class GrantExpired(GrantError):
@@ -236,8 +268,15 @@ class PayloadError(TgspError):
     hint = "The file is damaged: fetch it once more."
 
 
+class WrongDek(PayloadError):
+    """The granted key is not the one that this payload was encrypted with for this manifest."""
+
+    code = "wrong-dek"
+    hint = "Grant and payload are of two packages: fetch it, and ask for a grant, once more."
+
+
 class PayloadRefused(PayloadError):
-    """The payload does not decrypt under the granted key, or was changed."""
+    """A chunk of the payload was changed, moved, taken away or added."""
 
     code = "payload-refused"
 
@@ -287,6 +326,13 @@ class SourceError(TgspError):
 
     code = "source-refused"
     hint = "Name a regular file, or a folder of regular files without links."
+
+
+class TooManyFiles(SourceError):
+    """The source has more files than a manifest can name."""
+
+    code = "too-many-files"
+    hint = "Put the files into one archive, and package that."
 
 
 class SourceChanged(SourceError):

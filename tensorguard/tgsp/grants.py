@@ -6,7 +6,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from tensorguard.tgsp import cbor
-from tensorguard.tgsp.errors import BadGrants, GrantExpired, GrantRefused, NoGrant, NotCanonical
+from tensorguard.tgsp.errors import (
+    BadGrants,
+    DuplicateRecipient,
+    GrantExpired,
+    GrantRefused,
+    NoGrant,
+    NotCanonical,
+    UnknownGrantAlg,
+)
 from tensorguard.tgsp.keys import compute_kid
 
 GRANT_ALG = "hpke-x25519-hkdf-sha256-aes-256-gcm"
@@ -65,7 +73,8 @@ def decode_grants(data: bytes) -> tuple[Grant, ...]:
     """Decode GRANTS, which no signature covers.
 
     Raises:
-        BadGrants: not the list that the format asks for, or a recipient is named twice.
+        BadGrants: not the list that the format asks for.
+        DuplicateRecipient: a recipient is named twice.
     """
     try:
         value = cbor.decode(data)
@@ -79,7 +88,7 @@ def decode_grants(data: bytes) -> tuple[Grant, ...]:
     if any(len(grant.kid) != 32 or grant.exp < 0 for grant in grants):
         raise BadGrants("a grant's kid has not 32 bytes, or its expiry is negative")
     if len({grant.kid for grant in grants}) != len(grants):
-        raise BadGrants("GRANTS names a recipient twice")
+        raise DuplicateRecipient("GRANTS names a recipient twice")
     return grants
 
 
@@ -93,15 +102,17 @@ def open_embedded_grant(
     """Find the recipient's grant among those of a package and give its DEK.
 
     Raises:
-        NoGrant: none is for this key and of a known algorithm.
+        NoGrant: none is for this key.
+        UnknownGrantAlg: it is of an algorithm that this version does not know.
         GrantExpired: its time is over.
         GrantRefused: it does not open.
     """
     kid = compute_kid(recipient.public_key())
-    mine = [grant for grant in grants if grant.kid == kid and grant.alg == GRANT_ALG]
-    if not mine:
+    grant = next((grant for grant in grants if grant.kid == kid), None)
+    if grant is None:
         raise NoGrant(f"the package carries no grant for the key {kid.hex()}")
-    (grant,) = mine
+    if grant.alg != GRANT_ALG:
+        raise UnknownGrantAlg(f"the grant is sealed by {grant.alg[:64]!a}")
     check_expiry(grant.exp, now_s=now_s)
     return open_grant(
         grant.sealed, recipient=recipient, manifest_digest=manifest_digest, exp=grant.exp

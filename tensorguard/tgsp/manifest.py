@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from tensorguard.tgsp import cbor, versions
-from tensorguard.tgsp.errors import BadManifest, NotCanonical, UnknownPolicy
+from tensorguard.tgsp.errors import BadManifest, NotCanonical, UnknownPayloadAlg, UnknownPolicy
 from tensorguard.tgsp.paths import check_paths
 
 MAX_PROVENANCE_BYTES = 256 * 1024
 MANIFEST_TYPE = "application/vnd.tensorguard.tgsp.manifest.v1+cbor"
 AT_REST = ("plain", "sealed")
+PAYLOAD_ALG: Final = "cobblestone-256"
 
 # The payload is 56 bytes of header and one 16-byte tag a chunk of 16 KiB; the last chunk is
 # always shorter than that, empty if need be (c2sp.org/chunked-encryption@v1).
@@ -47,7 +48,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Payload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The encrypted stream: plaintext and ciphertext size in bytes, SHA-256 of the ciphertext."""
 
-    alg: Literal["cobblestone-256"] = "cobblestone-256"
+    alg: Literal["cobblestone-256"] = PAYLOAD_ALG
     size: Uint
     ciphertext_size: Uint
     sha256: Digest
@@ -72,9 +73,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     payload: Payload
 
     @property
-    def at_rest(self) -> str:
+    def at_rest(self) -> Literal["plain", "sealed"]:
         """How the opened files may lie on the device: `plain` or `sealed`."""
-        return str(self.policy.get("at_rest", "plain"))
+        return "sealed" if self.policy.get("at_rest", "plain") == "sealed" else "plain"
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -140,6 +141,10 @@ def _to_cbor(value: object) -> bytes:
 def _convert(value: object) -> Manifest:
     if reason := cbor.find_foreign(value):
         raise BadManifest(f"the manifest holds what the format does not have: {reason}")
+    payload = value.get("payload") if isinstance(value, Mapping) else None
+    alg = payload.get("alg") if isinstance(payload, Mapping) else None
+    if isinstance(alg, str) and alg != PAYLOAD_ALG:
+        raise UnknownPayloadAlg(f"the payload is encrypted by {alg[:64]!a}")
     try:
         return msgspec.convert(value, Manifest, builtin_types=(bytes,))
     except msgspec.ValidationError as error:

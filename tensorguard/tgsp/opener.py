@@ -20,13 +20,14 @@ from tensorguard.tgsp.errors import (
     PayloadRefused,
     SealedAtRest,
     Truncated,
+    WrongDek,
 )
 from tensorguard.tgsp.grants import DEK_BYTES, check_expiry, open_embedded_grant, open_grant
-from tensorguard.tgsp.manifest import FileEntry, Manifest
-from tensorguard.tgsp.pipeline import BLOCK_BYTES, Digest, Pipeline, Slot, running_pipeline
+from tensorguard.tgsp.manifest import STREAM_HEADER_BYTES, FileEntry, Manifest
+from tensorguard.tgsp.pipeline import SEALED_BLOCK_BYTES, Digest, Pipeline, running_pipeline
 from tensorguard.tgsp.reader import PackageHeader, Progress, read_header, verify_header
 from tensorguard.tgsp.signing import Publishers
-from tensorguard.tgsp.staging import staged_directory, write_all
+from tensorguard.tgsp.staging import check_space, staged_directory, write_all
 from tensorguard.tgsp.target import Matches, Opener, SeqFloor, check_seq, check_target
 from tensorguard.tgsp.window import to_seconds
 
@@ -103,6 +104,7 @@ def open_package(
         dek = unwrap(header)
         if len(dek) != DEK_BYTES:
             raise ValueError("a DEK has 32 bytes")
+        check_space(out_dir, manifest.payload.size)
         with (
             staged_directory(out_dir) as partial,
             running_pipeline() as pipeline,
@@ -120,29 +122,42 @@ def _decrypt(
     """Decrypt the payload into files, then compare all digests."""
     file.seek(header.payload_offset)
     ciphertext = hashlib.sha256()
-    done, total = 0, header.payload_length
+    decryptor = _begin_stream(file, header, dek, ciphertext)
+    done, total = STREAM_HEADER_BYTES, header.payload_length
     try:
-        decryptor = Cobblestone256Decryptor(dek, manifests.compute_context(header.manifest))
         while done < total:
             slot = files.pipeline.next_slot()
-            count = file.readinto(slot.source[: min(total - done, BLOCK_BYTES)])
+            count = file.readinto(slot.source[: min(total - done, SEALED_BLOCK_BYTES)])
             if not count:
                 raise Truncated("the file became shorter while it was read")
             block = slot.source[:count]
-            files.pipeline.hash_ciphertext(ciphertext, block, slot)
-            files.write(slot.result[: decryptor.update_into(block, slot.result)], slot)
+            files.pipeline.hash_ciphertext(ciphertext, block)
+            files.write(slot.result[: decryptor.update_into(block, slot.result)])
             done += count
             if progress:
                 progress(done, total)
-        slot = files.pipeline.next_slot()
         last = decryptor.finalize()
     except InvalidTag as error:
-        raise PayloadRefused("the payload does not decrypt with the granted key") from error
-    files.write(memoryview(last), slot)
+        raise PayloadRefused(f"the payload was changed near its byte {done}") from error
+    files.write(memoryview(last))
     files.pipeline.settle()
     if ciphertext.digest() != header.manifest.payload.sha256:
         raise CiphertextMismatch("the payload is not the one that the manifest was signed for")
     files.finish()
+
+
+def _begin_stream(
+    file: FileIO, header: PackageHeader, dek: bytes, ciphertext: Digest
+) -> Cobblestone256Decryptor:
+    """Read the stream's own header, which commits to the key and the context."""
+    front = file.read(STREAM_HEADER_BYTES)
+    ciphertext.update(memoryview(front))
+    decryptor = Cobblestone256Decryptor(dek, manifests.compute_context(header.manifest))
+    try:
+        decryptor.update(front)
+    except InvalidTag as error:
+        raise WrongDek("the granted key is not the one of this payload and manifest") from error
+    return decryptor
 
 
 class _Files:
@@ -157,13 +172,13 @@ class _Files:
         self._left = 0
         self._open_next()
 
-    def write(self, plain: memoryview, slot: Slot) -> None:
-        """Write the next stretch of plaintext, whose bytes the slot keeps."""
+    def write(self, plain: memoryview) -> None:
+        """Write the next stretch of plaintext, whose bytes the present slot keeps."""
         while plain:
             if self._file is None:
                 raise PayloadRefused("the payload holds more than the manifest's files")
             part = plain[: self._left]
-            self.pipeline.hash_plaintext(self._digests[-1], part, slot)
+            self.pipeline.hash_plaintext(self._digests[-1], part)
             write_all(self._file, part)
             plain = plain[len(part) :]
             self._left -= len(part)

@@ -4,17 +4,21 @@ SHA-256 is the slowest step and lets go of the interpreter lock, so that both di
 and ciphertext) cost no more than one on two cores. The ring bounds the memory.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import mmap
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import Semaphore, Thread
 from typing import Protocol
 
-from tensorguard.tgsp.manifest import CHUNK_BYTES
+from tensorguard.tgsp.manifest import CHUNK_BYTES, TAG_BYTES
 
 BLOCK_BYTES = 64 * CHUNK_BYTES  # small enough to stay in a core's cache between two steps
+SEALED_BLOCK_BYTES = 64 * (CHUNK_BYTES + TAG_BYTES)  # whole chunks, so that no cipher keeps a part
 # A cipher may give back what it held from the block before, with the tags of all its chunks.
 RESULT_BYTES = BLOCK_BYTES + 4 * CHUNK_BYTES
-SLOTS = 6
+SLOTS = 8
+_HUGE_PAGE_BYTES = 2 * 1024 * 1024
 
 
 class Digest(Protocol):
@@ -25,55 +29,98 @@ class Digest(Protocol):
 
 
 class Slot:
-    """Two buffers of one turn: what is read into `source`, and what becomes of it in `result`."""
+    """Two buffers of one turn: what is read into `source`, and what becomes of it in `result`.
 
-    def __init__(self) -> None:
-        self.source = memoryview(bytearray(BLOCK_BYTES))
-        self.result = memoryview(bytearray(RESULT_BYTES))
-        self.pending: list[Future[None]] = []
+    `hashed` counts the threads that are through with them.
+    """
+
+    def __init__(self, buffer: memoryview, threads: int) -> None:
+        self.source = buffer[:SEALED_BLOCK_BYTES]
+        self.result = buffer[SEALED_BLOCK_BYTES:]
+        self.hashed = Semaphore(threads)
+
+
+class _Hasher:
+    """A thread that does what it is given, in that order, until it is given None."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: SimpleQueue[tuple[Callable[[memoryview], object], memoryview] | Slot | None]
+        self._queue = SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        self.put = self._queue.put
 
     def settle(self) -> None:
-        """Wait until no thread reads the buffers any more."""
-        for future in self.pending:
-            future.result()
-        self.pending.clear()
+        """Wait until all that was given is done, and end. Raises what went wrong."""
+        self.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Slot):
+                item.hashed.release()
+            elif self._error is None:
+                try:
+                    item[0](item[1])
+                except BaseException as error:
+                    self._error = error
 
 
 class Pipeline:
     """A ring of slots and two hashing threads, which keep the order in which they are fed."""
 
-    def __init__(self, plaintext: ThreadPoolExecutor, ciphertext: ThreadPoolExecutor) -> None:
-        self._plaintext = plaintext
-        self._ciphertext = ciphertext
-        self._slots = [Slot() for _ in range(SLOTS)]
+    def __init__(self) -> None:
+        self._plaintext, self._ciphertext = _Hasher("tgsp-plaintext"), _Hasher("tgsp-ciphertext")
+        self._hashers = [self._plaintext, self._ciphertext]
+        self._slots = [Slot(buffer, len(self._hashers)) for buffer in _allocate(SLOTS)]
         self._turn = 0
 
     def next_slot(self) -> Slot:
-        """Give the slot that was used longest ago, once it is free."""
+        """Give the slot that was used longest ago, once it is free; the one before is done with."""
+        self._hand_over()
         slot = self._slots[self._turn % SLOTS]
         self._turn += 1
-        slot.settle()
+        for _ in self._hashers:
+            slot.hashed.acquire()
         return slot
 
-    def hash_plaintext(self, digest: Digest, view: memoryview, slot: Slot) -> None:
-        """Hash a view of the slot's buffers; the slot is not free until that is done."""
-        slot.pending.append(self._plaintext.submit(digest.update, view))
+    def hash_plaintext(self, digest: Digest, view: memoryview) -> None:
+        """Hash a view of the present slot's buffers, which is not free until that is done."""
+        self._plaintext.put((digest.update, view))
 
-    def hash_ciphertext(self, digest: Digest, view: memoryview, slot: Slot) -> None:
-        """Hash a view of the slot's buffers; the slot is not free until that is done."""
-        slot.pending.append(self._ciphertext.submit(digest.update, view))
+    def hash_ciphertext(self, digest: Digest, view: memoryview) -> None:
+        """Hash a view of the present slot's buffers, which is not free until that is done."""
+        self._ciphertext.put((digest.update, view))
 
     def settle(self) -> None:
-        """Wait until everything that was fed is hashed."""
-        for slot in self._slots:
-            slot.settle()
+        """Wait until everything that was fed is hashed, and end the threads."""
+        while self._hashers:
+            self._hashers.pop().settle()
+
+    def _hand_over(self) -> None:
+        if self._turn:
+            for hasher in self._hashers:
+                hasher.put(self._slots[(self._turn - 1) % SLOTS])
 
 
 @contextmanager
 def running_pipeline() -> Iterator[Pipeline]:
     """Run a pipeline's threads for the time of a with block."""
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="tgsp-plaintext") as plaintext,
-        ThreadPoolExecutor(1, thread_name_prefix="tgsp-ciphertext") as ciphertext,
-    ):
-        yield Pipeline(plaintext, ciphertext)
+    pipeline = Pipeline()
+    try:
+        yield pipeline
+    finally:
+        pipeline.settle()
+
+
+def _allocate(count: int) -> Iterator[memoryview]:
+    """Give buffers in one piece of memory, in huge pages where the system has them."""
+    each = SEALED_BLOCK_BYTES + RESULT_BYTES
+    memory = mmap.mmap(-1, count * each + _HUGE_PAGE_BYTES)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = memoryview(memory)
+    return (whole[number * each : (number + 1) * each] for number in range(count))

@@ -23,12 +23,20 @@ from tensorguard.tgsp.window import check_window, to_seconds
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
+# What `verify` has found good, in words.
+CHECKED = (
+    "a known publisher has signed it, and may sign packages of this name",
+    "its form: canonical, nothing unknown, nothing missing, safe paths",
+    "it is valid now",
+    "the encrypted payload is the one that was signed",
+)
 # What `verify` leaves to whoever opens the package.
 UNCHECKED = (
     "it is meant for the device: fleet, tags, hardware, version of the agent",
     "its sequence number is not below one that the device has accepted",
-    "a grant for the device opens",
-    "the decrypted files have the digests in the manifest",
+    "a grant for the device opens: no key was used",
+    "the decrypted files have the digests in the manifest: nothing was decrypted",
+    "that its publisher is still trusted by the platform, and that nobody has withdrawn it",
 )
 
 
@@ -74,6 +82,7 @@ class VerifiedPackage(msgspec.Struct, frozen=True, kw_only=True):
     signers: tuple[bytes, ...]
     size_bytes: int
     header: PackageHeader
+    checked: tuple[str, ...] = CHECKED
     unchecked: tuple[str, ...] = UNCHECKED
 
 

@@ -11,9 +11,11 @@ from tensorguard.tgsp import cbor
 from tensorguard.tgsp.errors import (
     BadSignature,
     BadSigs,
+    DuplicateSigner,
     NotCanonical,
     PublisherNotAllowed,
     UnknownPublisher,
+    UnknownSignatureAlg,
     Unsigned,
 )
 from tensorguard.tgsp.keys import compute_kid
@@ -71,7 +73,8 @@ def decode_signatures(data: bytes) -> tuple[Signature, ...]:
     """Decode SIGS without believing any of it.
 
     Raises:
-        BadSigs: not the list that the format asks for, or the same kid and alg twice.
+        BadSigs: not the list that the format asks for.
+        DuplicateSigner: the same kid and alg twice.
     """
     try:
         value = cbor.decode(data)
@@ -85,7 +88,7 @@ def decode_signatures(data: bytes) -> tuple[Signature, ...]:
     if any(len(entry.kid) != 32 for entry in signatures):
         raise BadSigs("a signature's kid has not 32 bytes")
     if len({(entry.kid, entry.alg) for entry in signatures}) != len(signatures):
-        raise BadSigs("SIGS names a publisher twice")
+        raise DuplicateSigner("SIGS names a publisher twice")
     return signatures
 
 
@@ -103,6 +106,7 @@ def verify_signatures(
     Raises:
         Unsigned: there is no entry.
         UnknownPublisher: no entry is by a held key.
+        UnknownSignatureAlg: none is, and one names a held key with another algorithm.
         BadSignature: a held key's signature does not verify.
     """
     if not signatures:
@@ -124,6 +128,8 @@ def verify_signatures(
         signers.append(publisher)
     if not signers:
         ignored = ", ".join(f"{entry.alg[:32]!a} by {entry.kid.hex()}" for entry in signatures[:8])
+        if any(entry.kid in known for entry in signatures):
+            raise UnknownSignatureAlg(f"no held publisher key is used with Ed25519: {ignored}")
         raise UnknownPublisher(f"no signature is by a held publisher key: {ignored}")
     return tuple(signers)
 

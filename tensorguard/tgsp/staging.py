@@ -61,6 +61,20 @@ def staged_directory(final: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
+def check_space(final: Path, size_bytes: int) -> None:
+    """Refuse what cannot fit, before the first byte is written.
+
+    Raises:
+        OutOfSpace: the file system has less room.
+    """
+    try:
+        free_bytes = shutil.disk_usage(final.parent).free
+    except OSError:
+        return  # what is wrong with the place is told when something is made there
+    if size_bytes > free_bytes:
+        raise OutOfSpace(f"{final} needs {size_bytes} bytes, {free_bytes} are free")
+
+
 def write_all(file: FileIO, data: memoryview) -> None:
     """Write all of the data; a raw file may take less than it is given at a time."""
     while data:

@@ -106,6 +106,19 @@ class Way:
 
 async def hub_ways(engine: AsyncEngine, folder: Path) -> list[Way]:
     """The hub's own code, with and without decoding."""
+    work = await prepare(engine, folder)
+
+    async def decode_and_store(batch: Sequence[Uplink]) -> None:
+        await work.store(sort(batch))
+
+    async def store(batch: Batch) -> None:
+        await work.store(batch)
+
+    return [Way("hub", list, decode_and_store), Way("work", sort, store)]
+
+
+async def prepare(engine: AsyncEngine, folder: Path) -> Work:
+    """Initialise the platform, with one fleet; return what stores a hub's batches."""
     sessions, kek = session_maker(engine), LocalKeyProvider.open_or_create(folder / "kek.json", now)
     async with sessions.begin() as session:
         await bootstrap(
@@ -120,15 +133,7 @@ async def hub_ways(engine: AsyncEngine, folder: Path) -> list[Way]:
             sa.insert(fleets).values(slug=FLEET, name="A", created_at=START, created_by="bench")
         )
     async with sessions() as session:
-        work = Work(sessions, await Keyring.load(session, kek), kek, now)
-
-    async def decode_and_store(batch: Sequence[Uplink]) -> None:
-        await work.store(sort(batch))
-
-    async def store(batch: Batch) -> None:
-        await work.store(batch)
-
-    return [Way("hub", list, decode_and_store), Way("work", sort, store)]
+        return Work(sessions, await Keyring.load(session, kek), kek, now)
 
 
 def raw_ways(connection: psycopg.AsyncConnection[Any]) -> list[Way]:

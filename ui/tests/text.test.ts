@@ -195,11 +195,19 @@ describe("telemetry", () => {
   const point = (second: number) => ({
     at: new Date(second * 1000).toISOString(),
     heartbeats: 1,
+    degraded: 0,
+    errors: 0,
     cpu_percent: second,
+    cpu_percent_min: second,
     cpu_percent_max: second,
     memory_percent: 0,
+    memory_percent_min: 0,
     memory_percent_max: 0,
     disk_percent: 0,
+    disk_percent_min: 0,
+    disk_percent_max: 0,
+    temperature_c: null,
+    temperature_c_min: null,
     temperature_c_max: null,
   });
 

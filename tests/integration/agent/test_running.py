@@ -130,7 +130,6 @@ def test_a_tampered_package_is_refused_and_what_ran_stays(
         ({"target": Target(selector="gpu=true")}, "selector-mismatch"),
         ({"target": Target(hardware=("cuda",))}, "wrong-hardware"),
         ({"min_agent": "99.0.0"}, "agent-too-old"),
-        ({"policy": {"at_rest": "sealed"}}, "sealed-at-rest"),
     ],
 )
 def test_a_package_that_is_not_meant_for_this_agent_is_rejected(

@@ -92,12 +92,15 @@ async def test_what_a_silent_hub_did_not_ack_is_told_and_kept_for_the_next_run(
     assert hub.conflicts == 0
 
 
-@pytest.mark.parametrize("mode", list(DownloadMode))
+@pytest.mark.parametrize(
+    ("mode", "at_rest"),
+    [*((mode, "plain") for mode in DownloadMode), (DownloadMode.real, "sealed")],
+)
 async def test_a_deployment_reaches_every_simulated_agent(
-    platform: Platform, hub: Hub, mode: DownloadMode
+    platform: Platform, hub: Hub, mode: DownloadMode, at_rest: str
 ) -> None:
     await simulate(plan(platform, agents=4, duration_s=0.3))
-    package = platform.build({"weights.bin": b"w" * 300_000})
+    package = platform.build({"weights.bin": b"w" * 300_000}, policy={"at_rest": at_rest})
     for answer in platform.enrolled.values():
         hub.deploy(platform.desired(answer.agent_id, package, revision=1))
     summary = await simulate(plan(platform, agents=4, duration_s=4.0, download=mode))

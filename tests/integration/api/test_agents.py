@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -150,6 +150,19 @@ async def test_telemetry_is_averaged_over_as_many_points_as_were_asked_for(api: 
         assert sum(point["heartbeats"] for point in answer["points"]) == 600
     by_default = (await api.admin.get(url)).json()
     assert sum(point["heartbeats"] for point in by_default["points"]) == 600
+    assert by_default["resolution"] == "raw"
+    for days, resolution, bucket_s in ((1, "1m", 60), (7, "1h", 3600), (365, "1d", 86400)):
+        params["since"] = (until - timedelta(days=days)).isoformat()
+        answer = (await api.admin.get(url, params=params | {"points": 50})).json()
+        assert answer["resolution"] == resolution
+        assert len(answer["points"]) <= 50
+        assert sum(point["heartbeats"] for point in answer["points"]) == 600
+        assert max(point["cpu_percent_max"] for point in answer["points"]) == 99
+        assert answer["step_s"] % bucket_s == 0
+        start = datetime.fromisoformat(answer["since"])
+        assert start.timestamp() % bucket_s == 0
+        assert start <= datetime.fromisoformat(str(params["since"]))
+        assert datetime.fromisoformat(answer["until"]) >= until
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from broker.denyset import DenySet
 from broker.embedded.front import Front, FrontSetup
 from broker.embedded.limits import Limits
 from broker.embedded.metrics import FrontMetrics
+from broker.session import End
 from tests.integration.broker.certificates import (
     TRUST_DOMAIN,
     AgentCredentials,
@@ -70,6 +71,10 @@ class Site:
         """The code of CONNACK by which this engine refuses: any that MQTT has."""
         return code
 
+    def said(self, end: End) -> End:
+        """The reason by which this engine calls an end: its own."""
+        return end
+
     def context(self, credentials: Credentials) -> ssl.SSLContext:
         return credentials.client_context(self.platform.ca_path)
 
@@ -105,6 +110,10 @@ class Site:
                 while not condition():  # noqa: ASYNC110  the front offers no event to wait for
                     await asyncio.sleep(0.01)
         assert condition(), what
+
+    async def retained(self) -> int:
+        """Messages that are kept for later subscribers: there is no place for any."""
+        return 0
 
     async def present(self, number: int) -> None:
         """Wait until so many agents are live."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from datetime import timedelta
 
 import pytest
 
@@ -64,3 +65,13 @@ async def test_a_full_front_refuses_newcomers_but_not_the_hub_nor_who_is_there(
         assert await late.connect(third.client_id) == UNAVAILABLE
         await site.hub()
         await site.agent(first)
+
+
+async def test_the_fronts_own_clock_decides_when_a_certificate_ends(
+    site: Site, platform: Platform
+) -> None:
+    agent = platform.agent()
+    site.clock.offset = timedelta(days=8).total_seconds()
+    wire = await site.open(agent)
+    assert await wire.connect(agent.client_id) == NOT_AUTHORIZED
+    assert await wire.hear() is None

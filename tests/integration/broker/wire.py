@@ -95,7 +95,7 @@ class Wire:
     async def connect(self, client_id: str, **asked: object) -> int:
         """CONNECT; return the code of CONNACK."""
         await self.say(connect_packet(client_id, **asked))  # type: ignore[arg-type] # passed through
-        answer = await self.hear()
+        answer = await self.hear(10.0)  # NATS takes 5 s where nobody decides
         assert answer is not None
         assert answer.kind == 2
         return answer.body[1]

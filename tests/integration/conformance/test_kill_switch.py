@@ -254,7 +254,7 @@ async def test_an_unreachable_database_makes_the_front_stale(
             now = 5.1
             newcomer = platform.agent()
             late = await site.open(newcomer)
-            assert await late.connect(newcomer.client_id) == 3
+            assert await late.connect(newcomer.client_id) == site.refused(3)
             assert await wire.ping()
         await site.until(lambda: not denied.is_stale(), "the front caught up")
         stop.set()

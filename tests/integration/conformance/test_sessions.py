@@ -11,6 +11,7 @@ from broker.embedded.limits import Limits
 from broker.session import End
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import Platform
+from tests.integration.broker.conftest import Hub
 from tests.integration.broker.wire import packet
 from tests.integration.conformance.conftest import AnySite, OpenSite
 from tests.patience import PATIENCE_S
@@ -61,11 +62,13 @@ async def test_a_down_message_reaches_the_newer_connection_only(
     agent, hub = platform.agent(), await site.hub()
     await site.agent(agent)
     newer = await site.agent(agent)
-    await hub.wire.publish(agent.down("ack"), b"now", qos=0)
+    await hub.publish(agent.down("ack"), b"now")
     heard = await newer.hear()
     assert heard is not None
     assert heard.payload == b"now"
-    assert site.counted("tensorguard_broker_messages_total", direction="out", side="agent") == 1
+    if site.engine == "embedded":  # NATS does not count what it delivers
+        name = "tensorguard_broker_messages_total"
+        assert site.counted(name, direction="out", side="agent") == 1
 
 
 async def test_superseding_a_certificate_ends_its_session_and_not_the_renewed_one(
@@ -86,7 +89,7 @@ async def test_a_lost_connection_lets_the_will_speak(site: AnySite, platform: Pl
     wire.abort()
     heard = await hub.hear()
     assert (heard.topic, heard.payload) == (agent.up("will"), b'{"boot_id": 1}')
-    assert (await hub.report("disconnected")).reason == End.LOST
+    assert (await hub.report("disconnected")).reason == site.said(End.LOST)
 
 
 async def test_a_disconnect_keeps_the_will_silent(site: AnySite, platform: Platform) -> None:
@@ -130,12 +133,12 @@ async def test_silence_beyond_one_and_a_half_keep_alives_ends_the_session(
     site: AnySite, platform: Platform
 ) -> None:
     agent, hub = platform.agent(), await site.hub()
-    wire = await site.agent(agent, keep_alive_s=1, will=(agent.up("will"), b"{}"))
+    wire = await site.agent(agent, keep_alive_s=2, will=(agent.up("will"), b"{}"))
     started = asyncio.get_running_loop().time()
     assert await wire.hear() is None
-    assert asyncio.get_running_loop().time() - started > 1.4
+    assert asyncio.get_running_loop().time() - started > 2.9
     assert (await hub.hear()).topic == agent.up("will")
-    assert (await hub.report("disconnected")).reason == End.IDLE
+    assert (await hub.report("disconnected")).reason == site.said(End.IDLE)
 
 
 async def test_who_was_long_without_the_database_keeps_no_agent_but_its_hubs(
@@ -152,7 +155,8 @@ async def test_who_was_long_without_the_database_keeps_no_agent_but_its_hubs(
         now += 2
         assert await wire.hear() is None
         assert (await hub.report("disconnected")).reason == End.UNCONFIRMED
-        assert await hub.wire.ping()
+        if isinstance(hub, Hub):  # one that is a client of the front
+            assert await hub.wire.ping()
 
 
 async def test_paho_publishes_and_hears_as_an_agent_would(
@@ -178,7 +182,7 @@ async def test_paho_publishes_and_hears_as_an_agent_would(
         published = client.publish(agent.up("heartbeat"), b"{}", qos=1)
         assert (await hub.hear()).topic == agent.up("heartbeat")
         await asyncio.to_thread(published.wait_for_publish, PATIENCE_S)
-        await hub.wire.publish(agent.down("ack"), b"acked", qos=0)
+        await hub.publish(agent.down("ack"), b"acked")
         assert await asyncio.wait_for(heard, PATIENCE_S) == b"acked"
     finally:
         client.disconnect()

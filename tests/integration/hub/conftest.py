@@ -1,6 +1,7 @@
 """A hub of one test alone: its ledger can never be emptied."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hub.work import Work
 from tensorguard.services.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
-from tensorguard.vault.local import LocalKeyProvider
+from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.hub.builders import Clock, Hub, add_fleet
 from tests.postgres import Database
 
@@ -24,19 +25,20 @@ async def sessions(clean_database: Database) -> AsyncIterator[SessionMaker]:
     await engine.dispose()
 
 
-@pytest.fixture
-async def hub(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Hub]:
-    """A hub of an initialised platform with one fleet."""
-    clock = Clock()
-    engine = create_engine(fresh_database.app_url, service="test", pool_size=8)
+@asynccontextmanager
+async def new_hub(
+    database: Database, folder: Path, trust_domain: str, clock: Clock
+) -> AsyncIterator[Hub]:
+    """A hub of an initialised platform with one fleet; its KEK lies in the folder."""
+    engine = create_engine(database.app_url, service="test", pool_size=8)
     made = session_maker(engine)
-    kek = LocalKeyProvider.open_or_create(tmp_path / "kek.json", clock)
+    kek = LocalKeyProvider.open_or_create(folder / KEK_FILE, clock)
     async with made.begin() as session:
         await bootstrap(
             session,
             kek=kek,
-            trust_domain="example.org",
-            root_dir=tmp_path / "root",
+            trust_domain=trust_domain,
+            root_dir=folder / "root",
             now=clock.now,
             hash_with=lambda password: "not-a-hash",
         )
@@ -45,3 +47,10 @@ async def hub(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Hub]:
     await add_fleet(made, clock.now)
     yield Hub(made, keyring, Work(made, keyring, kek, clock), clock)
     await engine.dispose()
+
+
+@pytest.fixture
+async def hub(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Hub]:
+    """A hub of a platform of this test alone."""
+    async with new_hub(fresh_database, tmp_path, "example.org", Clock()) as made:
+        yield made

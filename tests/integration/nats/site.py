@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from nats.aio.client import Client
@@ -17,10 +18,19 @@ from nats.js.errors import BadRequestError
 
 from broker.denyset import DenySet
 from broker.embedded.limits import Limits
+from broker.nats.configuration import RETAINED, agents_stream
 from broker.nats.front import NatsFront, NatsSetup
 from broker.nats.keys import CalloutKeys
 from broker.nats.metrics import NatsMetrics
-from tensorguard.protocol.subjects import FRONT_UP, STREAM, UP, to_subject, topic_of_stored
+from broker.session import End
+from tensorguard.protocol.subjects import (
+    FRONT_UP,
+    PARTITIONS,
+    STREAM,
+    UP,
+    to_subject,
+    topic_of_stored,
+)
 from tests.integration.broker.certificates import (
     TRUST_DOMAIN,
     AgentCredentials,
@@ -28,12 +38,11 @@ from tests.integration.broker.certificates import (
     Platform,
 )
 from tests.integration.broker.clock import Clock
-from tests.integration.broker.wire import Wire
+from tests.integration.broker.wire import Wire, packet
 from tests.integration.nats.server import RunningServer
 from tests.integration.sites import FRONT_ID, REPORTS, Heard, Report
 from tests.patience import PATIENCE_S
 
-PARTITIONS = 4
 _LIMITS = Limits(report_every=timedelta(milliseconds=20), sweep_every=timedelta(milliseconds=20))
 
 
@@ -77,6 +86,10 @@ class NatsSite:
         """The code of CONNACK by which this engine refuses what embedded refuses with `code`."""
         return 5
 
+    def said(self, end: End) -> End:
+        """The reason by which this engine calls an end: NATS does not tell why a socket closed."""
+        return {End.LOST: End.DISCONNECT, End.IDLE: End.LOST}.get(end, end)
+
     def context(self, credentials: Credentials) -> ssl.SSLContext:
         return credentials.client_context(self.platform.ca_path)
 
@@ -116,6 +129,19 @@ class NatsSite:
                 while not condition():  # noqa: ASYNC110  the front offers no event to wait for
                     await asyncio.sleep(0.01)
         assert condition(), what
+
+    async def stored(self, stream: str) -> dict[str, Any]:
+        """The state of a stream of the agents' account."""
+        services = await self.node.server.connect(self.platform.service("broker"))
+        try:
+            answer = await services.request(agents_stream("INFO", stream), b"", timeout=5)
+            return dict(json.loads(answer.data))
+        finally:
+            await services.close()
+
+    async def retained(self) -> int:
+        """Messages that are kept for later subscribers."""
+        return int((await self.stored(RETAINED))["state"]["messages"])
 
     async def present(self, number: int) -> None:
         """Wait until so many agents are live."""
@@ -190,8 +216,9 @@ async def make_stream(node: Node) -> int:
                     subjects=[UP, FRONT_UP],
                     subject_transform=SubjectTransform(
                         src=UP,
-                        dest=f"tgp.{{{{partition({PARTITIONS},2)}}}}.v1.{fleet}.{agent}.up.{kind}",
+                        dest=f"tgp.{{{{partition(4,2)}}}}.v1.{fleet}.{agent}.up.{kind}",
                     ),
+                    metadata={PARTITIONS: "4"},
                 )
             )
         return int((await stream.stream_info(STREAM)).state.last_seq)
@@ -219,7 +246,6 @@ async def nats_site(
             cas=lambda: [node.platform.authority.certificate],
             denied=denied or DenySet(stale_after=None),
             log=node.server.log_path,
-            partitions=PARTITIONS,
             limits=replace(_LIMITS, **limits),  # type: ignore[arg-type] # the test names real ones
             metrics=metrics,
             clock=clock,
@@ -227,6 +253,10 @@ async def nats_site(
     )
     await front.start()
     site = NatsSite(node, front, metrics, clock, after)
+    if not front.is_tidy:  # a new server makes its streams with its first client
+        await (await site.agent(node.platform.agent())).say(packet(0xE0))
+        await site.until(lambda: front.is_tidy, "the agents' streams are bounded")
+        await site.present(0)
     try:
         yield site
     finally:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from nats.aio.client import Client
 
@@ -19,8 +18,6 @@ from tests.integration.broker.certificates import TRUST_DOMAIN, Credentials, Pla
 from tests.integration.nats.cluster import running_cluster
 from tests.integration.nats.server import free_ports, program
 from tests.patience import PATIENCE_S
-
-pytestmark = pytest.mark.xdist_group("nats-cluster")
 
 
 @asynccontextmanager

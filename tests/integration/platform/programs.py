@@ -106,9 +106,9 @@ class Simulator(Program):
             ),
         )
 
-    def finish(self) -> Json:
+    def finish(self, *, within_s: float = 150.0) -> Json:
         """Have it drain and stop; its summary."""
-        status = self.stop(within_s=150.0)
+        status = self.stop(within_s=within_s)
         assert status == 0, self.stderr[-2000:]
         summary: Json = json.loads(self.stdout.splitlines()[-1])
         return summary

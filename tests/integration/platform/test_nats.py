@@ -11,6 +11,7 @@ import pytest
 from tensorguard.cli.database import find_database_url
 from tests.integration.platform.conftest import operator_of
 from tests.integration.platform.device import Device
+from tests.integration.platform.operator import Operator
 from tests.integration.platform.programs import RealAgent, Simulator
 from tests.integration.platform.publishing import Publisher, magika_model
 from tests.integration.platform.running import (
@@ -20,14 +21,15 @@ from tests.integration.platform.running import (
     tensorguard,
 )
 from tests.integration.platform.waiting import wait_until
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.xdist_group("platform-nats"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 NewPlatform = Callable[[], RunningPlatform]
 SIMULATED = 6
 
 
-def test_agents_join_run_a_model_and_one_is_revoked_on_nats_and_on_either_engine_after(
+def test_agents_join_run_a_model_and_one_is_revoked_on_nats(
     new_platform: NewPlatform, tmp_path: Path
 ) -> None:
     platform = new_platform()
@@ -48,7 +50,7 @@ def test_agents_join_run_a_model_and_one_is_revoked_on_nats_and_on_either_engine
             operator.wait_online("lab", SIMULATED + 2)
             began = time.monotonic()
             receipt = operator.post(f"agents/{device.agent_id}/revoke", {"reason": "stolen"})
-            session.ends.get(timeout=10)
+            session.ends.get(timeout=PATIENCE_S)
             print(f"revoked and out after {(time.monotonic() - began) * 1000:.0f} ms")
             assert receipt["state"] == "complete"
             assert receipt["fronts"][0]["disconnected"] == 1
@@ -57,27 +59,50 @@ def test_agents_join_run_a_model_and_one_is_revoked_on_nats_and_on_either_engine
         assert (done["state"], done["counts"]) == ("completed", {"succeeded": SIMULATED + 1})
         assert real.status()["package"]["digest"] == release["package_digest"]
 
-        platform.kill_everything()
-        platform.start()  # the engine is remembered
-        print(f"after kill -9 of everything: ready after {platform.ready_after_s:.1f} s")
-        assert platform.find_service("nats") is not None
-        operator.wait_online("lab", SIMULATED + 1, within_s=90)
-        platform.stop()
-
-        platform.start(*platform.addresses.options(), "--engine", "embedded")
-        print(f"on the embedded engine: ready after {platform.ready_after_s:.1f} s")
-        assert platform.find_service("nats") is None
-        operator.wait_online("lab", SIMULATED + 1, within_s=90)
-        platform.stop()
-
-        platform.start("--engine", "nats")
-        operator.wait_online("lab", SIMULATED + 1, within_s=90)
-        changes = [one for one in platform.log_records() if one["event"] == "engine_changed"]
-        assert [one["now"] for one in changes] == ["embedded", "nats"]
         summary = simulator.finish()
         assert (summary["lost"], summary["not_drained"]) == (0, 0)
     operator.verify_ledger()
     platform.stop()
+
+
+def test_the_engine_is_remembered_and_may_be_changed_and_agents_come_back(
+    new_platform: NewPlatform, tmp_path: Path
+) -> None:
+    platform = new_platform()
+    platform.start(*platform.addresses.options())
+    operator = operator_of(platform)
+    operator.create_fleet("lab")
+    device = Device(tmp_path / "device")
+    assert device.enroll(operator.mint("lab")).status_code == 201
+    comes_back(platform, operator, device, "on the embedded engine")
+    platform.stop()
+
+    platform.start(*platform.addresses.nats_options())
+    assert platform.find_service("nats") is not None
+    comes_back(platform, operator, device, "on NATS")
+    platform.kill_everything()
+
+    platform.start()
+    assert platform.find_service("nats") is not None
+    comes_back(platform, operator, device, "after kill -9 of everything")
+    platform.stop()
+
+    platform.start("--engine", "embedded")
+    assert platform.find_service("nats") is None
+    comes_back(platform, operator, device, "on the embedded engine again")
+    changes = [one for one in platform.log_records() if one.get("event") == "engine_changed"]
+    assert [one["now"] for one in changes] == ["nats", "embedded"]
+    operator.verify_ledger()
+    platform.stop()
+
+
+def comes_back(platform: RunningPlatform, operator: Operator, device: Device, where: str) -> None:
+    """A device connects and is heard."""
+    print(f"{where}: ready after {platform.ready_after_s:.1f} s")
+    device.boot()
+    with device.session() as session:
+        session.publish("heartbeat", device.heartbeat())
+        operator.wait_online("lab", 1)
 
 
 def test_a_server_of_somebody_else_is_waited_for_and_used(
@@ -93,7 +118,7 @@ def test_a_server_of_somebody_else_is_waited_for_and_used(
     }
     platform.launch(*platform.addresses.nats_options(), **known)
     awaited = lambda: [  # noqa: E731  read right here
-        one for one in platform.log_records() if one["event"] == "nats_node_awaited"
+        one for one in platform.log_records() if one.get("event") == "nats_node_awaited"
     ]
     wait_until(awaited, "up says that the node is awaited")
     assert "nats-config" in awaited()[0]["hint"]
@@ -114,7 +139,7 @@ def test_a_server_of_somebody_else_is_waited_for_and_used(
         platform.stop()
     finally:
         node.terminate()
-        assert node.wait(30) == 0
+        assert node.wait(PATIENCE_S) == 0
 
 
 def test_keys_that_are_not_named_and_an_engine_that_contradicts_are_refused(
@@ -130,7 +155,7 @@ def test_keys_that_are_not_named_and_an_engine_that_contradicts_are_refused(
             env=clean_environment() | settings,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE_S,
             check=False,
         )
         error = json.loads(done.stderr.strip().splitlines()[-1])["error"]

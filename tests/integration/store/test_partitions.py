@@ -19,7 +19,7 @@ from tensorguard.store.errors import DatabaseUnreachable, PartitionMissing
 from tensorguard.store.maintenance import maintain
 from tensorguard.store.partitions import drop_expired_partitions
 from tensorguard.store.url import driver_url
-from tests.postgres import Database
+from tests.postgres import Database, Server
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
@@ -27,6 +27,12 @@ INSERT = (
     "INSERT INTO heartbeats (agent_id, received_at, sent_at, boot_count, seq, status, cpu_percent,"
     " memory_percent, disk_percent) VALUES (gen_random_uuid(), %s, now(), 1, 1, 'ok', 1, 1, 1)"
 )
+
+
+@pytest.fixture(scope="session")
+def postgres(native_server: Server) -> Server:
+    """TimescaleDB does all this itself."""
+    return native_server
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,7 @@ from hub.nats.source import JetStreamUplink
 from hub.nats.stream import StreamSettings
 from hub.work import Work
 from tensorguard.protocol import topics
-from tensorguard.protocol.subjects import UP, to_subject
+from tensorguard.protocol.subjects import STREAM, UP, to_subject
 from tensorguard.protocol.topics import UpKind
 from tests.integration.broker.certificates import TRUST_DOMAIN, Platform
 from tests.integration.hub.builders import FLEET, Hub
@@ -181,6 +181,15 @@ class Site:
         yield client.jetstream()
         await client.close()
 
+    async def until_kept(self, messages: int) -> None:
+        """Wait until the stream has so many; a PUBACK, or a flush, does not."""
+        async with self.stream() as stream:
+
+            async def kept() -> bool:
+                return (await stream.stream_info(STREAM)).state.messages >= messages
+
+            await self.until(kept)
+
     async def until(self, condition: Callable[[], Awaitable[bool]], within_s: float = 20) -> None:
         """Wait until something is so; what is in a database or a server does not call us."""
         async with asyncio.timeout(within_s):
@@ -221,11 +230,9 @@ def heartbeat(seq: int, **changes: Any) -> bytes:
 @asynccontextmanager
 async def running_site(folder: Path, hub: Hub, **settings: Any) -> AsyncIterator[Site]:
     """A server and no hub yet; what was started ends with it."""
-    server = NatsServer(folder, Platform(folder))
+    server = NatsServer(folder, Platform(folder, hub.keyring.ca))
     await server.start()
     site = Site(server, hub, StreamSettings(**({"partitions": PARTITIONS} | settings)))
-    # Heartbeats are partitioned by the time at the server, which is today.
-    hub.clock.now = datetime.now(UTC)
     try:
         yield site
     finally:

@@ -18,7 +18,7 @@ from tensorguard.protocol import topics
 from tensorguard.protocol.subjects import STREAM, partition_of, to_subject
 from tensorguard.protocol.topics import DownKind, UpKind
 from tests.integration.hub.builders import FLEET
-from tests.integration.hub.test_ingest import refuse
+from tests.integration.hub.test_ingest import open_again, refuse, shut
 from tests.integration.streaming.hubs import PARTITIONS, Site, event, heartbeat
 from tests.patience import PATIENCE_S
 from tests.postgres import Database
@@ -107,6 +107,7 @@ async def test_a_server_that_is_killed_and_starts_again_is_found_again_and_nothi
     agent_id, log_id = await site.hub.add_agent(), uuid4()
     hub = await site.start_hub()
     await site.publish(agent_id, UpKind.EVENT, *(event(log_id, n) for n in range(1, 301)))
+    await site.until_kept(300)
     with capture_logs() as logs:
         await site.server.kill()
         await site.until(_is_set(hub.source.connected, False))
@@ -118,6 +119,24 @@ async def test_a_server_that_is_killed_and_starts_again_is_found_again_and_nothi
     await hub.end()
 
 
+async def test_while_the_database_is_away_nothing_is_lost_and_then_all_is_stored_once(
+    site: Site, fresh_database: Database
+) -> None:
+    agent_id, log_id = await site.hub.add_agent(), uuid4()
+    hub = await site.start_hub()
+    await site.publish(agent_id, UpKind.EVENT, event(log_id, 1))
+    await site.until_stored(1)
+    with capture_logs() as logs:
+        shut(fresh_database)
+        await site.publish(agent_id, UpKind.EVENT, *(event(log_id, n) for n in range(2, 301)))
+        await site.until(_has(logs, "batch_waits_for_database"))
+        await site.until(_has(logs, "leases_not_renewed"))
+        open_again(fresh_database)
+    await site.until_stored(300)
+    assert hub.source.partitions == list(range(PARTITIONS))
+    await hub.end()
+
+
 async def test_another_ca_is_connected_with_at_once_and_nothing_is_lost(site: Site) -> None:
     agent_id, log_id = await site.hub.add_agent(), uuid4()
     hub = await site.start_hub()
@@ -125,6 +144,7 @@ async def test_another_ca_is_connected_with_at_once_and_nothing_is_lost(site: Si
     for first in range(1, 400, 100):
         payloads = [event(log_id, n) for n in range(first, first + 100)]
         await site.publish(agent_id, UpKind.EVENT, *payloads)
+        await site.until_kept(first + 99)
         hub.source.use(platform.service("hub").client_context(platform.ca_path))
     await site.until_stored(400)
     stranger = CertificateAuthority.create("test.example", datetime.now(UTC))

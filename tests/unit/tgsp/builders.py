@@ -31,19 +31,26 @@ CONTENT = bytes(range(256)) * 160  # 40 960 bytes: two full chunks and a rest
 class Forge:
     """Keys, and packages made with them in a folder of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        publisher: Ed25519PrivateKey | None = None,
+        recipient: X25519PrivateKey | None = None,
+        content: bytes = CONTENT,
+    ) -> None:
         self.folder = folder
-        self.publisher = Ed25519PrivateKey.generate()
-        self.recipient = X25519PrivateKey.generate()
+        self.content = content
+        self.publisher = publisher or Ed25519PrivateKey.generate()
+        self.recipient = recipient or X25519PrivateKey.generate()
         self.publishers = [PublisherKey(self.publisher.public_key())]
         self.path = folder / "model.tgsp"
         self.out = folder / "opened"
 
     def build(self, source: Path | None = None, **changes: Any) -> BuiltPackage:
-        """Build `path` from a source, or from a file with CONTENT."""
+        """Build `path` from a source, or from a file with the content."""
         if source is None:
             source = self.folder / "model.onnx"
-            source.write_bytes(CONTENT)
+            source.write_bytes(self.content)
         given: dict[str, Any] = {
             "name": "model",
             "version": "1.2.3",

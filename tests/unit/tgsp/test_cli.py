@@ -5,11 +5,13 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
 
 from tensorguard.cli.main import main
+from tensorguard.tgsp.volatile import is_memory_backed
 
 
 class Ran(NamedTuple):
@@ -82,7 +84,39 @@ def test_a_package_goes_from_build_to_open(built: Run) -> None:
 def test_people_get_lines_instead_of_json(built: Run) -> None:
     shown = built("inspect", "model.tgsp")
     assert shown.code == 0
-    assert "verified       False" in shown.out
+    assert "NOTHING of this is verified" in shown.out
+    assert "package       model 1.0.0, seq 3" in shown.out
+    assert "for fleets    hospital-a" in shown.out
+    assert "at rest       plain: opened once" in shown.out
+    assert "6.8 KiB" in shown.out
+    assert "valid         now (" in shown.out
+    verified = built("verify", "model.tgsp", "--publisher", "publisher.pub")
+    assert "good, as far as it was checked" in verified.out
+    assert verified.out.count("\nNOT checked") == 5
+    assert built(*BUILD, "--at-rest", "sealed").code == 0
+    assert "at rest       sealed: encrypted" in built("inspect", "model.tgsp").out
+
+
+def test_what_a_package_says_cannot_move_the_terminal(built: Run) -> None:
+    Path("provenance.json").write_text(json.dumps({"\x1b[2J": "\u202egpj.exe", "list": ["\r"]}))
+    assert built(*BUILD, "--provenance", "provenance.json").code == 0
+    shown = built("inspect", "model.tgsp").out
+    assert "'\\x1b[2J' = '\\u202egpj.exe'" in shown
+    assert all(char.isprintable() or char == "\n" for char in shown)
+
+
+def test_a_sealed_package_opens_into_memory_only(built: Run, tmp_path: Path) -> None:
+    assert built(*BUILD, "--at-rest", "sealed").code == 0
+    arguments = [*OPEN, "--fleet", "hospital-a"]
+    assert json.loads(built(*arguments).err)["error"]["code"] == "sealed-at-rest"
+    if not is_memory_backed(tmp_path):
+        assert built(*arguments, "--volatile").code == 2
+    if is_memory_backed(Path("/dev/shm")):
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            arguments[arguments.index("opened")] = f"{folder}/opened"
+            ran = built(*arguments, "--volatile")
+            assert ran.json["at_rest"] == "sealed"
+            assert Path(folder, "opened", "model.onnx").read_bytes() == b"weights" * 1000
 
 
 def test_private_keys_are_for_their_owner_and_never_replaced(built: Run) -> None:

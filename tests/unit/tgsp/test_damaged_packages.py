@@ -104,7 +104,7 @@ def test_a_payload_from_another_package_is_refused(forge: Forge) -> None:
     _, other = forge.read()
     forge.build()
     forge.write(payload=other)
-    assert refusal(forge) == "payload-refused"
+    assert refusal(forge) == "wrong-dek"
     assert refusal_to_verify(forge) == "ciphertext-mismatch"
 
 
@@ -133,7 +133,7 @@ def test_a_payload_moved_under_another_manifest_is_refused(forge: Forge) -> None
     dek = unwrap_embedded(forge.recipient, NOW)(forge.read()[0])
     forge.change_manifest(lambda fields: fields.update(version="9.9.9"))
     verify(forge.path, forge.publishers, NOW)
-    assert refusal(forge, unwrap=lambda _: dek) == "payload-refused"
+    assert refusal(forge, unwrap=lambda _: dek) == "wrong-dek"
 
 
 def _flip_random_bits(forge: Forge, count: int) -> None:

@@ -31,7 +31,7 @@ def _write_grants(forge: Forge, *grants: dict[str, Any]) -> None:
         ({"exp": NOW_S + 1}, "grant-refused"),
         ({"exp": NOW_S - 1}, "grant-expired"),
         ({"kid": bytes(32)}, "no-grant"),
-        ({"alg": "hpke-none"}, "no-grant"),
+        ({"alg": "hpke-none"}, "unknown-grant-alg"),
         ({"sealed": bytes(80)}, "grant-refused"),
         ({"sealed": b""}, "grant-refused"),
         ({"kid": b"short"}, "bad-grants"),
@@ -49,7 +49,7 @@ def test_a_changed_grant_is_refused(forge: Forge, changes: dict[str, Any], code:
 def test_a_recipient_named_twice_is_refused(forge: Forge) -> None:
     forge.build()
     _write_grants(forge, _grant(forge), _grant(forge, exp=5))
-    assert refusal(forge) == "bad-grants"
+    assert refusal(forge) == "duplicate-recipient"
 
 
 @pytest.mark.parametrize("data", [b"", b"\x9f\xff", b"\xa0", b"\x80\x80", b"\x81\xf6"])
@@ -82,7 +82,7 @@ def test_a_grant_with_another_dek_is_refused(forge: Forge) -> None:
         bytes(32), recipient=forge.recipient.public_key(), manifest_digest=built.digest, exp=0
     )
     _write_grants(forge, _grant(forge, sealed=sealed))
-    assert refusal(forge) == "payload-refused"
+    assert refusal(forge) == "wrong-dek"
 
 
 def test_a_detached_grant_opens_for_its_agent_until_it_expires(forge: Forge) -> None:

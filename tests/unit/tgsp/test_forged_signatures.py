@@ -55,7 +55,7 @@ def test_another_algorithm_is_ignored_and_named(forge: Forge, alg: str) -> None:
     forge.write(sigs=cbor2.dumps([entry], canonical=True))
     with pytest.raises(TgspError, match=f"'{alg}' by {entry['kid'].hex()}") as caught:
         forge.open()
-    assert caught.value.code == "unknown-publisher"
+    assert caught.value.code == "unknown-signature-alg"
 
 
 def test_strangers_beside_a_good_signature_do_not_matter(forge: Forge) -> None:
@@ -82,7 +82,7 @@ def test_a_publisher_named_twice_is_refused(forge: Forge) -> None:
     header, _ = forge.read()
     entry = forge.signature(header.manifest_bytes)
     forge.write(sigs=cbor2.dumps([entry, entry | {"sig": bytes(64)}], canonical=True))
-    assert refusal(forge) == "bad-sigs"
+    assert refusal(forge) == "duplicate-signer"
 
 
 def test_a_publisher_may_be_bound_to_names_and_time(forge: Forge) -> None:

@@ -15,7 +15,14 @@ CREATE TABLE uplink_partitions (
     epoch       bigint NOT NULL DEFAULT 0
 );
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON hubs, uplink_partitions TO tg_app;
+-- What a whole fleet was told last, by whichever hub: no other tells it again.
+CREATE TABLE fleet_notices (
+    fleet           text COLLATE "C" PRIMARY KEY REFERENCES fleets,
+    config_revision bigint NOT NULL DEFAULT 0,
+    checkpoint_at   timestamptz NOT NULL DEFAULT '-infinity'
+);
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON hubs, uplink_partitions, fleet_notices TO tg_app;
 
 -- How long heartbeats and their rollups are kept. Late ones are rolled up for as long as
 -- late_heartbeats says: what that reads has to be there still.

@@ -126,13 +126,19 @@ function tooltipText(points: readonly Point[], items: unknown): string {
   const at = (first as { value?: Pair } | undefined)?.value?.[0];
   const point = points.find((one) => Date.parse(one.at) === at);
   if (at === undefined || point === undefined) return at === undefined ? "" : formatTimeOfDay(at);
-  const figure = (value: number): string => `${value.toFixed(1)} %`;
+  const figure = (mean: number, least: number, most: number): string =>
+    least === most
+      ? `${mean.toFixed(1)} %`
+      : `${mean.toFixed(1)} % (${least.toFixed(1)} to ${most.toFixed(1)})`;
   return [
     formatMoment(at),
-    `CPU ${figure(point.cpu_percent)} (at most ${figure(point.cpu_percent_max)})`,
-    `Memory ${figure(point.memory_percent)} (at most ${figure(point.memory_percent_max)})`,
-    `Disk ${figure(point.disk_percent)}`,
+    `CPU ${figure(point.cpu_percent, point.cpu_percent_min, point.cpu_percent_max)}`,
+    `Memory ${figure(point.memory_percent, point.memory_percent_min, point.memory_percent_max)}`,
+    `Disk ${figure(point.disk_percent, point.disk_percent_min, point.disk_percent_max)}`,
     point.temperature_c_max === null ? "" : `At most ${point.temperature_c_max.toFixed(0)} °C`,
+    point.degraded + point.errors === 0
+      ? ""
+      : `${point.degraded + point.errors} of ${point.heartbeats} heartbeats told of trouble`,
   ]
     .filter(Boolean)
     .join("\n");
