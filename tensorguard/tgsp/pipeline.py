@@ -4,7 +4,6 @@ SHA-256 is the slowest step and lets go of the interpreter lock, so that both di
 and ciphertext) cost no more than one on two cores. The ring bounds the memory.
 """
 
-import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -17,8 +16,7 @@ BLOCK_BYTES = 64 * CHUNK_BYTES  # small enough to stay in a core's cache between
 SEALED_BLOCK_BYTES = 64 * (CHUNK_BYTES + TAG_BYTES)  # whole chunks, so that no cipher keeps a part
 # A cipher may give back what it held from the block before, with the tags of all its chunks.
 RESULT_BYTES = BLOCK_BYTES + 4 * CHUNK_BYTES
-SLOTS = 8
-_HUGE_PAGE_BYTES = 2 * 1024 * 1024
+SLOTS = 6  # the first touch of fresh memory costs as much as hashing it: no more than needed
 
 
 class Digest(Protocol):
@@ -34,9 +32,9 @@ class Slot:
     `hashed` counts the threads that are through with them.
     """
 
-    def __init__(self, buffer: memoryview, threads: int) -> None:
-        self.source = buffer[:SEALED_BLOCK_BYTES]
-        self.result = buffer[SEALED_BLOCK_BYTES:]
+    def __init__(self, threads: int) -> None:
+        self.source = memoryview(bytearray(SEALED_BLOCK_BYTES))
+        self.result = memoryview(bytearray(RESULT_BYTES))
         self.hashed = Semaphore(threads)
 
 
@@ -75,7 +73,7 @@ class Pipeline:
     def __init__(self) -> None:
         self._plaintext, self._ciphertext = _Hasher("tgsp-plaintext"), _Hasher("tgsp-ciphertext")
         self._hashers = [self._plaintext, self._ciphertext]
-        self._slots = [Slot(buffer, len(self._hashers)) for buffer in _allocate(SLOTS)]
+        self._slots = [Slot(len(self._hashers)) for _ in range(SLOTS)]
         self._turn = 0
 
     def next_slot(self) -> Slot:
@@ -114,13 +112,3 @@ def running_pipeline() -> Iterator[Pipeline]:
         yield pipeline
     finally:
         pipeline.settle()
-
-
-def _allocate(count: int) -> Iterator[memoryview]:
-    """Give buffers in one piece of memory, in huge pages where the system has them."""
-    each = SEALED_BLOCK_BYTES + RESULT_BYTES
-    memory = mmap.mmap(-1, count * each + _HUGE_PAGE_BYTES)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = memoryview(memory)
-    return (whole[number * each : (number + 1) * each] for number in range(count))
