@@ -72,8 +72,9 @@ async def _connect(url: str, context: ssl.SSLContext) -> Client:
         tls_handshake_first=True,
         allow_reconnect=False,
         connect_timeout=_WITHIN_S,
-        max_reconnect_attempts=0,
-        reconnect_time_wait=0,  # even the first connection sleeps it
+        # 0 would be for ever, without a pause that a cancellation could end.
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0.1,
         error_cb=_ignore,
     )
 

@@ -93,6 +93,8 @@ class Link:
             tls=self._tls(),
             tls_handshake_first=True,
             allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0.1,
             connect_timeout=_CONNECT_WITHIN_S,
             ping_interval=_PING_EVERY_S,
             max_outstanding_pings=2,
