@@ -119,7 +119,8 @@ async def test_another_users_sealed_secret_does_not_open(api: Api, clock: Moving
         await session.execute(
             sa.update(table).where(table.c.id == f"totp:{second.id}").values(values)
         )
-    assert (await second.step_up(first.code())).status_code == 500
+    refused = await second.step_up(first.code())
+    assert (refused.status_code, refused.json()["code"]) == (409, "wrong-context")
     assert (await second.session())["second_factor"] == "active"
 
 
