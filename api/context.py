@@ -117,6 +117,7 @@ async def open_context(
             stop.set()
             await context.feed.close()
             await flushing
+            await kek.close()
     finally:
         await engine.dispose()
 

@@ -5,6 +5,7 @@ import random
 import secrets
 import ssl
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import psycopg
@@ -53,12 +54,14 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
     """
     engine = create_engine(settings.database_url, service="hub", pool_size=10)
     sessions = session_maker(engine)
-    try:
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(engine.dispose)
         await check_schema(engine)
         kek_settings = KekSettings()
         async with sessions() as session:
             opener = kek_settings.opener(settings.data_dir)
             kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
+            closing.push_async_callback(kek.close)
             keyring = await Keyring.load(session, kek)
         certificate = ServiceCertificate(
             keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
@@ -122,8 +125,6 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             await ingest.run(stop)
             ending.set()
             await _tell_the_rest(work)
-    finally:
-        await engine.dispose()
     log.info("hub_stopped")
 
 

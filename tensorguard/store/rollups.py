@@ -23,12 +23,14 @@ BUDGET = timedelta(minutes=5)
 """So long one run may take; what it did not finish the next goes on with."""
 _SETTLE_WITHIN_S = 5.0
 _LOCK = 7290415
-# What one transaction rolls up: minutes of heartbeats in tens, the others one bucket at a time.
+# What one transaction rolls up: minutes in tens, or an hour of them when it is far behind; of the
+# others one bucket.
 _WINDOWS = {
     Resolution.MINUTE: timedelta(minutes=10),
     Resolution.HOUR: timedelta(hours=1),
     Resolution.DAY: timedelta(days=1),
 }
+_FAR_BEHIND = timedelta(hours=3)
 
 
 @dataclass(slots=True)
@@ -61,6 +63,8 @@ def roll_up(
         key = {"key": _LOCK}
         if not connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
             return RolledUp()
+        # What a crash of the server takes back is done again: the watermark goes back with it.
+        connection.execute(sa.text("SET synchronous_commit = off"))
         connection.commit()
         try:
             until = _settle(connection, monotonic)
@@ -74,6 +78,7 @@ def roll_up(
             return run.result
         finally:
             connection.rollback()
+            connection.execute(sa.text("RESET synchronous_commit"))
             connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), key)
             connection.commit()
 
@@ -126,7 +131,9 @@ class _Run:
         """Roll up what has become old enough."""
         since = self.watermark(resolution)
         while since < until and self._has_time():
-            end = min(since + _WINDOWS[resolution], until)
+            far_behind = until - since > _FAR_BEHIND
+            window = _WINDOWS[Resolution.HOUR if far_behind else Resolution.MINUTE]
+            end = min(since + max(window, resolution.bucket), until)
             self._write(resolution, since, end)
             values = {"rollup": resolution, "watermark": end}
             self.connection.execute(_PROCEED, values)

@@ -127,6 +127,7 @@ _CHUNKS = sa.text("""
         WHERE view_name = :relation))
 """)
 _SET_CHUNKS = sa.text("SELECT set_chunk_time_interval(CAST(:relation AS regclass), :length)")
-_REFRESH = sa.text(
-    "CALL refresh_continuous_aggregate(CAST(:relation AS regclass), NULL, now() - :until)"
-)
+_REFRESH = sa.text("""
+    CALL refresh_continuous_aggregate(CAST(:relation AS regclass), NULL, now() - :until,
+        options => '{"buckets_per_batch": 60}')
+""")

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -203,9 +203,10 @@ async def running_front(api: Api) -> AsyncIterator[str]:
     front = f"front-{secrets.token_hex(4)}"
     denied, stop = DenySet(), asyncio.Event()
 
-    def apply(revocation: Revocation) -> int:
-        denied.add(revocation)
-        return 1
+    async def apply(revocations: Sequence[Revocation]) -> list[int]:
+        for revocation in revocations:
+            denied.add(revocation)
+        return [1] * len(revocations)
 
     lease = Lease(api.context.settings.database_url.get_secret_value(), front, denied)
     await lease.load()
@@ -217,6 +218,7 @@ async def running_front(api: Api) -> AsyncIterator[str]:
                 follows = sa.select(table).where(table.c.id == front, table.c.address != "")
                 if (await session.execute(follows)).first():
                     break
+            await asyncio.sleep(0.02)
     try:
         yield front
     finally:

@@ -80,6 +80,7 @@ async def test_a_fleet_is_revoked_by_two_persons_and_its_receipt_says_how_fast(a
                 (receipt,) = (await api.admin.get(url)).json()["items"]
                 if front not in receipt["waiting_for"]:
                     break
+                await asyncio.sleep(0.02)
     assert (receipt["agents"], receipt["disconnected"]) == (5, 5)
     assert (receipt["revoked_by"], receipt["approved_by"]) == (requester.id, decider.id)
     assert receipt["took_ms"] >= 0

@@ -167,10 +167,6 @@ class Machines:
     def start_postgres(self) -> None:
         asyncio.run(_start_again(self.postgres))
 
-    def online(self) -> int:
-        """How many agents are online, as the platform sees it."""
-        return int(self.operator.get("overview")["agents"]["by_presence"].get("online", 0))
-
 
 async def _start_again(postgres: EmbeddedPostgres) -> None:
     await postgres.stop()
