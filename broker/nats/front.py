@@ -17,6 +17,7 @@ import structlog
 from cryptography import x509
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from broker.denyset import DenySet, Revocation
 from broker.embedded.limits import Limits
@@ -75,6 +76,7 @@ class NatsFront:
         # Ids that our node has had: each start of a server gives it another.
         self._owned: deque[str] = deque(maxlen=8)
         self._client: Client | None = None
+        self._asked: Subscription | None = None
         self.is_tidy = self._has_met_agents = False
         self.sessions = Sessions()
         # Why we are about to end sessions; their DISCONNECT says "Kicked" whatever the reason.
@@ -197,10 +199,21 @@ class NatsFront:
         await self._list(client)
         self.is_tidy = False
         await self._tidy(client)
-        await client.subscribe(SUBJECT, QUEUE, cb=self.responder.take)
+        self._asked = None
+        await self._attend(client)
         await client.flush()
         self._metrics.node_up.set(1)
         self.reports.retell(list(self.list_own().values()))
+
+    async def _attend(self, client: Client) -> None:
+        """Be asked, but leave it to other fronts while a revocation may have been missed."""
+        is_stale = self._setup.denied.is_stale()
+        if is_stale and self._asked is not None:
+            asked, self._asked = self._asked, None
+            await asked.unsubscribe()
+            _log.warning("callout_left_to_others", reason="front-is-stale")
+        elif not is_stale and self._asked is None:
+            self._asked = await client.subscribe(SUBJECT, QUEUE, cb=self.responder.take)
 
     def _leave(self) -> None:
         self.router.forget_partitions()
@@ -287,6 +300,7 @@ class NatsFront:
             await asyncio.sleep(self._setup.limits.sweep_every.total_seconds())
             try:
                 client = self._link.client
+                await self._attend(client)
                 await self._sweep(client)
                 if self._has_met_agents:  # whose first one makes the streams
                     await self._tidy(client)

@@ -178,6 +178,12 @@ class StreamHub:
             if heard.topic == f"tg/v1/_front/{FRONT_ID}/up/{kind}":
                 return msgspec.json.decode(heard.payload, type=REPORTS[kind])
 
+    async def enrollment(self) -> bytes:
+        """The next request of a device, as a front vouches for it."""
+        while (heard := await self._next(PATIENCE_S)).topic != f"tg/v1/_front/{FRONT_ID}/up/enroll":
+            pass
+        return heard.payload
+
     async def quiet(self, credentials: AgentCredentials, sentinel: Wire) -> list[str]:
         """Topics of all messages before a sentinel that this agent now publishes."""
         await sentinel.publish(credentials.up("event"), b"sentinel", qos=0)
