@@ -23,6 +23,9 @@ keep_temporary_files_in_memory()
 _SERVER = pytest.StashKey[Server]()
 _CLOSING = pytest.StashKey[contextlib.ExitStack]()
 _UNIT_TESTS = Path(__file__).parent / "unit"
+_ON_UVLOOP = tuple(
+    Path(__file__).parent / "integration" / name for name in ("broker", "conformance")
+)
 
 
 def _start_server(config: pytest.Config) -> Server:
@@ -62,6 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = in_order(items)
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in _ON_UVLOOP):
+            # The usual alarm is an exception, and uvloop swallows it: such a test hung for ever.
+            item.add_marker(pytest.mark.timeout(method="thread"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,6 +1,7 @@
 """Which tests stay together, and which come first, when two workers share a run."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -36,6 +37,16 @@ class Scheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
+
+    def remove_node(self, node: Any) -> str | None:
+        """A test that ends its worker has failed; xdist would try it again, for ever."""
+        for unit in self.assigned_work[node].values():
+            for nodeid, is_done in unit.items():
+                if not is_done:
+                    unit[nodeid] = True
+                    super().remove_node(node)
+                    return nodeid
+        return super().remove_node(node)
 
 
 def in_order(items: Sequence[pytest.Item]) -> list[pytest.Item]:

@@ -88,7 +88,7 @@ class NatsFront:
             setup.limits.report_every, setup.limits.denied_keys, setup.limits.connections
         )
         self.reports = Reports(setup.front_id, self.router, metrics.denied, setup.clock, bounds)
-        self._responder = Responder(
+        self.responder = Responder(
             setup.keys,
             setup.trust_domain,
             setup.cas,
@@ -117,7 +117,7 @@ class NatsFront:
         """
         for name, work in (
             (_LINK, self._link.run()),
-            ("responder", self._responder.run()),
+            ("responder", self.responder.run()),
             ("reports", self.reports.run()),
             ("stream", self.router.run()),
             ("node-log", self._node_log.run()),
@@ -197,7 +197,7 @@ class NatsFront:
         await self._list(client)
         self.is_tidy = False
         await self._tidy(client)
-        await client.subscribe(SUBJECT, QUEUE, cb=self._responder.take)
+        await client.subscribe(SUBJECT, QUEUE, cb=self.responder.take)
         await client.flush()
         self._metrics.node_up.set(1)
         self.reports.retell(list(self.list_own().values()))

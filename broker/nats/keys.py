@@ -7,19 +7,23 @@ are NATS's: an nkey is an Ed25519 key, an xkey a Curve25519 one, in base32 with 
 import base64
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import nkeys
 from nacl.exceptions import CryptoError
 from nacl.public import Box, PrivateKey, PublicKey
+from nacl.signing import SigningKey
 
 from broker.errors import FrontError
 
 _CURVE: Final = 23 << 3  # base32-encodes to `X`
 _SEALED: Final = b"xkv1"
 _KEY_BYTES: Final = 32
+_SERVERS: Final = 256  # whose boxes are kept: each start of a server makes another key
 
 
 class CalloutKeysDamaged(FrontError):
@@ -41,6 +45,29 @@ class CalloutKeys:
 
     _issuer: bytes
     _xkey: bytes
+    # Made once: an answer takes each of them several times.
+    issuer: str = field(init=False)
+    """The public nkey of the account in whose name answers are signed, `A…`."""
+    xkey: str = field(init=False)
+    """The public key that requests are sealed for, `X…`."""
+    _signing: SigningKey = field(init=False, compare=False)
+    _box: Callable[[str], Box] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        signing, sealing = SigningKey(self._issuer), PrivateKey(self._xkey)
+
+        @lru_cache(maxsize=_SERVERS)
+        def box(server_xkey: str) -> Box:
+            return Box(sealing, PublicKey(decode_key(_CURVE, server_xkey)))
+
+        made = {
+            "issuer": _encode(nkeys.PREFIX_BYTE_ACCOUNT, bytes(signing.verify_key)),
+            "xkey": _encode(_CURVE, bytes(sealing.public_key)),
+            "_signing": signing,
+            "_box": box,
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)  # the class is frozen
 
     def __repr__(self) -> str:
         return f"CalloutKeys({self.issuer})"
@@ -68,19 +95,9 @@ class CalloutKeys:
         with os.fdopen(descriptor, "w") as file:
             json.dump({"issuer": self._issuer.hex(), "xkey": self._xkey.hex()}, file)
 
-    @property
-    def issuer(self) -> str:
-        """The public nkey of the account in whose name answers are signed, `A…`."""
-        return str(self._signer().public_key.decode().rstrip("="))
-
-    @property
-    def xkey(self) -> str:
-        """The public key that requests are sealed for, `X…`."""
-        return _encode(_CURVE, bytes(PrivateKey(self._xkey).public_key))
-
     def sign(self, message: bytes) -> bytes:
         """Return the Ed25519 signature, 64 bytes."""
-        return bytes(self._signer().sign(message))
+        return self._signing.sign(message).signature
 
     def open(self, sealed: bytes, server_xkey: str) -> bytes:
         """Return what a server has sealed for us. Raises: NotSealedForUs."""
@@ -94,12 +111,6 @@ class CalloutKeys:
     def seal(self, message: bytes, server_xkey: str) -> bytes:
         """Return the message as only that server can read it. Raises: NotSealedForUs."""
         return _SEALED + bytes(self._box(server_xkey).encrypt(message))
-
-    def _signer(self) -> nkeys.KeyPair:
-        return nkeys.from_seed(nkeys.encode_seed(self._issuer, nkeys.PREFIX_BYTE_ACCOUNT))
-
-    def _box(self, server_xkey: str) -> Box:
-        return Box(PrivateKey(self._xkey), PublicKey(decode_key(_CURVE, server_xkey)))
 
 
 def _encode(prefix: int, raw: bytes) -> str:

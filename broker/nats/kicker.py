@@ -26,7 +26,7 @@ class Kick(StrEnum):
 
 
 class _Answer(msgspec.Struct):
-    error: msgspec.Raw | None = None
+    error: dict[str, object] | None = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode

@@ -44,7 +44,7 @@ class _Config(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    error: msgspec.Raw | None = None
+    error: dict[str, object] | None = None
     config: _Config | None = None
 
 

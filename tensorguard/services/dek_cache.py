@@ -128,8 +128,9 @@ class DekCache:
         # All live equally long, so that the oldest ends first.
         while self._slots and now >= next(iter(self._slots.values()))[1]:
             self._memory.wipe(self._slots.popitem(last=False)[1][0])
-        for place in [key for key, (_, until) in self._errors.items() if now >= until]:
-            del self._errors[place]
+        if self._errors:
+            for place in [key for key, (_, until) in self._errors.items() if now >= until]:
+                del self._errors[place]
 
 
 class DenialLimit:

@@ -25,9 +25,9 @@ import sqlalchemy as sa
 import structlog
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from tensorguard.pki.keys import kid_of, parse_x25519_public
+from tensorguard.pki.keys import kid_of
 from tensorguard.protocol import envelope
 from tensorguard.protocol.messages import Grant, KeyRequest
 from tensorguard.services import key_release, ledger
@@ -169,7 +169,10 @@ async def _parts(stage: Stage) -> dict[str, float]:
     figures = {
         "us_hpke_seal": _time(
             lambda: seal_grant(
-                dek, recipient=parse_x25519_public(raw), manifest_digest=digest, exp=exp
+                dek,
+                recipient=X25519PublicKey.from_public_bytes(raw),
+                manifest_digest=digest,
+                exp=exp,
             )
         ),
         "us_encode_and_sign": _time(lambda: envelope.sign(grant, [signer])),

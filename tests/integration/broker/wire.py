@@ -53,13 +53,16 @@ def connect_packet(
     will: tuple[str, bytes] | None = None,
     will_flags: int = 0,
     protocol: tuple[str, int] = ("MQTT", 4),
+    user: str | None = None,
 ) -> bytes:
     """CONNECT; `will_flags` holds the will's QoS (shifted by 3) and retain (0x20) bits."""
-    flags = (2 if clean else 0) | (4 | will_flags if will else 0)
+    flags = (2 if clean else 0) | (4 | will_flags if will else 0) | (0x80 if user else 0)
     body = field(protocol[0]) + bytes([protocol[1], flags]) + keep_alive_s.to_bytes(2, "big")
     body += field(client_id)
     if will:
         body += field(will[0]) + field(will[1])
+    if user:
+        body += field(user)
     return packet(0x10, body)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from broker import lease as lease_module
 from broker.denyset import DenySet
-from broker.lease import Lease
+from broker.lease import CHANNEL, Lease
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
 from tests.integration.conformance.conftest import AnySite, OpenSite
@@ -61,6 +61,10 @@ async def followed(
             yield site, denied
         finally:
             stop.set()
+            async with await psycopg.AsyncConnection.connect(
+                database.superuser_url, autocommit=True
+            ) as waking:
+                await waking.execute(f"NOTIFY {CHANNEL}")  # its next look may be an hour away
             await task
 
 

@@ -10,9 +10,15 @@ from tests.postgres import Database
 
 
 @pytest.fixture
-async def parts(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Stack]:
+def engine(request: pytest.FixtureRequest) -> str:
+    """The broker engine: embedded, but where a test asks for others by `each_engine`."""
+    return str(getattr(request, "param", "embedded"))
+
+
+@pytest.fixture
+async def parts(fresh_database: Database, tmp_path: Path, engine: str) -> AsyncIterator[Stack]:
     """A platform whose front and hub the test starts."""
-    async with running_stack(fresh_database, tmp_path) as stack:
+    async with running_stack(fresh_database, tmp_path, engine) as stack:
         yield stack
 
 

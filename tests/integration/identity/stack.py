@@ -9,14 +9,15 @@ import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+import pytest
 import sqlalchemy as sa
 from argon2 import PasswordHasher
 from pydantic import SecretStr
@@ -33,12 +34,14 @@ from broker.denyset import DenySet
 from broker.embedded.front import Front, FrontSetup
 from broker.embedded.limits import Limits
 from broker.lease import Lease
+from broker.nats.front import NatsFront
 from hub.ingest import Ingest
 from hub.mqtt_uplink import MqttUplink
 from hub.outbox import Outbox
 from hub.presence import PresenceSweeper
 from hub.settling import Settler
 from hub.upkeep import Upkeep
+from hub.uplink import UplinkSource
 from hub.work import Work
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.protocol.join import parse_join
@@ -50,12 +53,22 @@ from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.store.maintenance import maintain
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.api.clients import Api, new_slug
+from tests.integration.identity.nats_parts import (
+    nats_front,
+    nats_uplink,
+    publish_down,
+    running_node,
+)
+from tests.integration.nats.server import RunningServer
 from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 LONG = timedelta(days=200)
 AGE = timedelta(days=60)
+
+
+each_engine = pytest.mark.parametrize("engine", ["embedded", "nats"], indirect=True)
 
 
 class Clock:
@@ -108,6 +121,7 @@ class Stack:
     context: ApiContext
     api: Api
     agents: list[Running] = field(default_factory=list)
+    node: RunningServer | None = None
     front: Front | None = None
     work: Work | None = None
     _numbers: Iterator[int] = field(default_factory=count)
@@ -117,6 +131,28 @@ class Stack:
     @asynccontextmanager
     async def running_front(self, front_id: str = "front-1") -> AsyncIterator[Front]:
         """A front with its deny set from the database; `crash` in the block is not needed."""
+        denied = DenySet()
+        front: Front | NatsFront
+        if self.node is None:
+            front = self._embedded_front(front_id, denied)
+        else:
+            front = nats_front(self.node, self.keyring, front_id, denied, self.clock)
+        # What only one of them has is asked by tests of that engine alone.
+        self.front = cast("Front", front)
+        lease = Lease(self.database.app_url, front_id, denied, clock=self.clock)
+        await lease.load()
+        await front.start()
+        stop = asyncio.Event()
+        following = asyncio.create_task(lease.run(stop, address="-", apply=front.apply))
+        try:
+            yield self.front
+        finally:
+            stop.set()
+            await following
+            await front.shutdown()
+            self.front = None
+
+    def _embedded_front(self, front_id: str, denied: DenySet) -> Front:
         certificate = ServiceCertificate(
             self.keyring.ca,
             ServiceIdentity(self.keyring.trust_domain, "broker"),
@@ -124,8 +160,7 @@ class Stack:
         )
         cas = [self.keyring.ca.certificate]
         tls = certificate.server_context(cas)
-        denied = DenySet()
-        self.front = front = Front(
+        return Front(
             FrontSetup(
                 front_id=front_id,
                 host="127.0.0.1",
@@ -140,34 +175,44 @@ class Stack:
                 clock=self.clock,
             )
         )
-        lease = Lease(self.database.app_url, front_id, denied, clock=self.clock)
-        await lease.load()
-        await front.start()
-        stop = asyncio.Event()
-        following = asyncio.create_task(lease.run(stop, address="-", apply=front.apply))
-        try:
-            yield front
-        finally:
-            stop.set()
-            await following
-            await front.shutdown()
-            self.front = None
 
-    @asynccontextmanager
-    async def running_hub(self) -> AsyncIterator[Work]:
-        """A hub with the loops that these tests need, connected."""
+    def _uplink_source(self) -> UplinkSource:
         certificate = ServiceCertificate(
             self.keyring.ca, ServiceIdentity(self.keyring.trust_domain, "hub"), lifetime=LONG
         )
-        source = MqttUplink(
+        tls = certificate.client_context([self.keyring.ca.certificate])
+        if self.node is not None:
+            return nats_uplink(self.node, tls, self.sessions)
+        return MqttUplink(
             host="127.0.0.1",
             port=self.settings.mqtt.port,
             client_id="hub-1",
-            tls=certificate.client_context([self.keyring.ca.certificate]),
+            tls=tls,
             clock=self.clock,
             intake_limit=1000,
             downlink_limit=1000,
         )
+
+    async def say_down(self, topic: str, payload: bytes) -> None:
+        """Say something to an agent, in a hub's place."""
+        if self.node is None:
+            assert self.front is not None
+            await self.front.router.deliver_down(topic, payload)
+        else:
+            await publish_down(self.node, self.keyring, topic, payload)
+
+    def live_agents(self) -> set[str]:
+        """The agents that the front holds sessions of."""
+        front: Front | NatsFront | None = self.front
+        if isinstance(front, NatsFront):
+            return {str(one.agent.agent_id) for one in front.list_own().values()}
+        assert front is not None
+        return {one.client_id for one in front.registry.list_all()}
+
+    @asynccontextmanager
+    async def running_hub(self) -> AsyncIterator[Work]:
+        """A hub with the loops that these tests need, connected."""
+        source = self._uplink_source()
         self.work = work = Work(self.sessions, self.keyring, self.kek, self.clock)
         outbox = Outbox(
             self.sessions, source, work, database_url=self.database.app_url, clock=self.clock
@@ -282,7 +327,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(database: Database, folder: Path) -> AsyncIterator[Stack]:
+async def running_stack(
+    database: Database, folder: Path, engine_name: str = "embedded"
+) -> AsyncIterator[Stack]:
     """A platform without front and hub, which a test starts and ends as it likes."""
     clock = Clock()
     data = folder / "data"
@@ -301,22 +348,27 @@ async def running_stack(database: Database, folder: Path) -> AsyncIterator[Stack
         )
     async with sessions() as session:
         keyring = await Keyring.load(session, kek)
+    closing = AsyncExitStack()
+    node = await closing.enter_async_context(running_node(folder, keyring, engine_name))
+    mqtt_port = free_port() if node is None else node.mqtt_port
     settings = ApiSettings(
         database_url=SecretStr(database.app_url),
         data_dir=data,
         http=ListenAddress("127.0.0.1", 0),
         device=ListenAddress("127.0.0.1", free_port()),
-        mqtt=ListenAddress("127.0.0.1", free_port()),
+        mqtt=ListenAddress("127.0.0.1", mqtt_port),
         database_connections=4,
     )
     devices = folder / "devices"
     devices.mkdir()
     async with (
+        closing,
         open_context(settings, clock=clock, hasher=CHEAP) as context,
         serving(context),
         Api(context) as api,
     ):
         stack = Stack(database, devices, clock, keyring, sessions, settings, kek, context, api)
+        stack.node = node
         try:
             yield stack
         finally:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from tests.integration.identity.stack import Stack
+from tests.integration.identity.stack import Stack, each_engine
 from tests.patience import PATIENCE_S
 
 DEADLINE = timedelta(minutes=2, seconds=5)
@@ -57,6 +57,7 @@ async def _not_held(stack: Stack, agent_id: UUID) -> bool:
     return await front_of(stack, agent_id) is None
 
 
+@each_engine
 async def test_a_front_that_starts_anew_gets_its_agents_back_and_they_are_online(
     parts: Stack,
 ) -> None:
@@ -68,7 +69,9 @@ async def test_a_front_that_starts_anew_gets_its_agents_back_and_they_are_online
 
         async def back() -> bool:
             [row] = await parts.rows("SELECT front_id, connected_at FROM agent_status")
-            return row.front_id == "front-1" and row.connected_at > before
+            # Sessions of a NATS node go on while its front is started again.
+            is_new = row.connected_at > before or parts.node is not None
+            return row.front_id == "front-1" and is_new
 
         await parts.until(back, "the new connection is not known")
         await parts.until_presence(running.agent_id, "online")
@@ -76,6 +79,7 @@ async def test_a_front_that_starts_anew_gets_its_agents_back_and_they_are_online
         parts.agents.clear()
 
 
+@each_engine
 async def test_what_happens_without_a_hub_is_right_when_one_is_back(parts: Stack) -> None:
     fleet = await parts.new_fleet()
     async with parts.running_front():
@@ -83,14 +87,9 @@ async def test_what_happens_without_a_hub_is_right_when_one_is_back(parts: Stack
             stays, goes = await asyncio.gather(parts.new_agent(fleet), parts.new_agent(fleet))
         comes = parts.start(*await parts.enroll(fleet))
         await goes.stop()
-        assert parts.front is not None
-        registry = parts.front.registry
 
         async def two_live() -> bool:
-            return {one.client_id for one in registry.list_all()} == {
-                str(stays.agent_id),
-                str(comes.agent_id),
-            }
+            return parts.live_agents() == {str(stays.agent_id), str(comes.agent_id)}
 
         await parts.until(two_live, "the front does not hold those two")
         async with parts.running_hub():

@@ -71,12 +71,14 @@ class RunningServer:
         )
 
 
-def write_server_files(folder: Path, authority: CertificateAuthority) -> Files:
+def write_server_files(
+    folder: Path, authority: CertificateAuthority, trust_domain: str = TRUST_DOMAIN
+) -> Files:
     """A server's certificate of that CA, with its key and the CA, in a folder."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = authority.issue_service(
         key.public_key(),
-        ServiceIdentity(TRUST_DOMAIN, "broker"),
+        ServiceIdentity(trust_domain, "broker"),
         datetime.now(UTC),
         dns_names=["localhost"],
         ip_addresses=[ip_address("127.0.0.1")],
@@ -90,10 +92,13 @@ def write_server_files(folder: Path, authority: CertificateAuthority) -> Files:
 
 @asynccontextmanager
 async def running_server(
-    folder: Path, authority: CertificateAuthority, keys: CalloutKeys
+    folder: Path,
+    authority: CertificateAuthority,
+    keys: CalloutKeys,
+    trust_domain: str = TRUST_DOMAIN,
 ) -> AsyncIterator[RunningServer]:
     """Start one server and wait until it listens; its data is gone with the folder."""
-    serving = serving_node(folder, authority, keys)
+    serving = serving_node(folder, authority, keys, trust_domain)
     try:
         yield await asyncio.to_thread(serving.__enter__)
     finally:
@@ -102,7 +107,10 @@ async def running_server(
 
 @contextmanager
 def serving_node(
-    folder: Path, authority: CertificateAuthority, keys: CalloutKeys
+    folder: Path,
+    authority: CertificateAuthority,
+    keys: CalloutKeys,
+    trust_domain: str = TRUST_DOMAIN,
 ) -> Iterator[RunningServer]:
     """Do the same for a fixture that outlives its event loop."""
     port, mqtt_port = free_ports(2)
@@ -110,10 +118,10 @@ def serving_node(
         name="node-1",
         listen=f"127.0.0.1:{port}",
         mqtt=f"127.0.0.1:{mqtt_port}",
-        trust_domain=TRUST_DOMAIN,
+        trust_domain=trust_domain,
         issuer=keys.issuer,
         xkey=keys.xkey,
-        files=write_server_files(folder, authority),
+        files=write_server_files(folder, authority, trust_domain),
     )
     configuration, log_path = folder / "nats.conf", folder / "nats.log"
     configuration.write_text(render(node))
@@ -133,3 +141,12 @@ def _wait(process: subprocess.Popen[bytes], log_path: Path) -> None:
         assert process.poll() is None, said
         assert time.monotonic() < give_up_at, said
         time.sleep(0.02)  # only its log tells
+
+
+async def answered(server: RunningServer, credentials: Credentials, **options: str) -> None:
+    """Connect, and be answered: the client believes a server that hangs up to be connected."""
+    connection = await server.connect(credentials, allow_reconnect=False, **options)
+    try:
+        await connection.flush(timeout=15)  # who is refused never hears more
+    finally:
+        await connection.close()

@@ -6,17 +6,8 @@ import pytest
 from nats.errors import Error, NoServersError
 
 from broker.nats.keys import CalloutKeys
-from tests.integration.broker.certificates import Credentials, Platform
-from tests.integration.nats.server import RunningServer, running_server
-
-
-async def answered(server: RunningServer, credentials: Credentials, **options: str) -> None:
-    """Connect, and be answered: the client believes a server that hangs up to be connected."""
-    connection = await server.connect(credentials, allow_reconnect=False, **options)
-    try:
-        await connection.flush(timeout=15)  # who is refused never hears more
-    finally:
-        await connection.close()
+from tests.integration.broker.certificates import Platform
+from tests.integration.nats.server import answered, running_server
 
 
 async def test_services_are_known_by_their_certificate_and_agents_are_not_services(
