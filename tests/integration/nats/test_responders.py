@@ -76,9 +76,9 @@ async def test_a_slow_responder_admits_and_refuses_all_the_same(site: NatsSite) 
 async def test_a_failing_responder_lets_nobody_in_and_another_try_finds_one_that_works(
     site: NatsSite, how: Callable[[NatsFront, Msg], Awaitable[None]]
 ) -> None:
-    agents = [site.platform.agent() for _ in range(6)]
+    agents = [site.platform.agent() for _ in range(2)]
     async with responding(site, how):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             for agent in agents:
                 while await try_to_connect(site, agent) != 0:
                     pass  # the server picks a responder by chance
