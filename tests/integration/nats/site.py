@@ -68,6 +68,7 @@ class NatsSite:
     after: int  # the stream's last message before this site
     opened: list[Wire] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
+    has_front: bool = True
 
     @property
     def platform(self) -> Platform:
@@ -147,11 +148,20 @@ class NatsSite:
         """Wait until so many agents are live."""
         await self.until(lambda: self.agents == number, f"{number} agents are live")
 
+    async def stop_front(self) -> None:
+        """Leave the node to itself, or to another front."""
+        self.has_front = False
+        await self.front.shutdown()
+
     async def close(self) -> None:
         for wire in self.opened:
             wire.abort()
         for client in self.clients:
             await client.close()
+        if self.opened and self.has_front:
+            with contextlib.suppress(AssertionError):
+                await self.present(0)  # the next one begins with nobody
+        await self.stop_front()
 
 
 @dataclass
@@ -267,9 +277,6 @@ async def nats_site(
         yield site
     finally:
         await site.close()
-        with contextlib.suppress(AssertionError):
-            await site.present(0)  # the next one begins with nobody
-        await front.shutdown()
 
 
 __all__ = ["NatsSite", "Node", "NothingYet", "StreamHub", "make_stream", "nats_site"]

@@ -66,7 +66,7 @@ async def answer_with_other_keys(front: NatsFront, message: Msg) -> None:
 async def test_a_slow_responder_admits_and_refuses_all_the_same(site: NatsSite) -> None:
     agent, revoked = site.platform.agent(), site.platform.agent()
     await site.front.apply([Revocation(1, revoked.agent_id, None)])
-    await site.front.shutdown()
+    await site.stop_front()
     async with responding(site, answer_slowly):
         codes = await asyncio.gather(try_to_connect(site, agent), try_to_connect(site, revoked))
     assert codes == [0, NOT_AUTHORIZED]
@@ -90,7 +90,7 @@ async def test_without_any_responder_newcomers_are_refused_and_live_sessions_sta
 ) -> None:
     present, newcomer = site.platform.agent(), site.platform.agent()
     hub, wire = await site.hub(), await site.agent(present)
-    await site.front.shutdown()
+    await site.stop_front()
     late = await site.open(newcomer)
     assert await late.connect(newcomer.client_id) == NOT_AUTHORIZED
     assert await hub.quiet(present, wire) == []
@@ -142,7 +142,7 @@ async def test_who_was_admitted_by_another_front_and_is_denied_goes_when_a_front
     agent, bystander = node.platform.agent(), node.platform.agent()
     async with nats_site(node) as first:
         wire, witness = await first.agent(agent), await first.agent(bystander)
-        await first.front.shutdown()
+        await first.stop_front()
         denied = DenySet(stale_after=None)
         denied.add(Revocation(1, agent.agent_id, None))
         async with nats_site(node, denied=denied) as second:
