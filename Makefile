@@ -107,4 +107,5 @@ $(VENV)/.demo: $(VENV)/.created requirements-demo.lock pyproject.toml
 $(VENV)/.dev: $(VENV)/.created requirements-dev.lock pyproject.toml
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements-dev.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q $(SOURCES)
 	@touch $(VENV)/.server $(VENV)/.demo $@

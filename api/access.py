@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 from starlette.routing import BaseRoute
 
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.people.access import Caller, Permission
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from api.errors import TooManyRequests
-from tensorguard.services.enrollment_failures import network_of
+from tensorguard.services.enrollment.enrollment_failures import network_of
 
 FREE_FOR_ACCOUNT: Final = 5
 FREE_FOR_NETWORK: Final = 30

@@ -8,11 +8,11 @@ from starlette.requests import Request
 from api.access import Requirement
 from api.context import ApiContext
 from api.errors import Forbidden, ForeignOrigin, Unauthenticated
-from tensorguard.services import api_keys, sessions
-from tensorguard.services.access import Caller
-from tensorguard.services.event import Event
-from tensorguard.services.events import RequestDenied
-from tensorguard.services.second_factor import require_step_up
+from tensorguard.services.evidence.event import Event
+from tensorguard.services.evidence.events import RequestDenied
+from tensorguard.services.people import api_keys, sessions
+from tensorguard.services.people.access import Caller
+from tensorguard.services.people.second_factor import require_step_up
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

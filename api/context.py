@@ -17,11 +17,11 @@ from api.events.feed import Feed
 from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
-from tensorguard.services.crl import CrlCache
-from tensorguard.services.enrollment_failures import EnrollmentFailures
-from tensorguard.services.kek_providers import KekProviders, KekSettings
-from tensorguard.services.keyring import API_SECRETS, Keyring
-from tensorguard.services.passwords import HASHER
+from tensorguard.services.certificates.crl import CrlCache
+from tensorguard.services.enrollment.enrollment_failures import EnrollmentFailures
+from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
+from tensorguard.services.keys.keyring import API_SECRETS, Keyring
+from tensorguard.services.people.passwords import HASHER
 from tensorguard.store.engine import (
     SessionMaker,
     check_schema,

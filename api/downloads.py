@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tensorguard.services.release_errors import TooManyDownloads
+from tensorguard.services.deployments.release_errors import TooManyDownloads
 
 
 class Downloads:

@@ -21,11 +21,11 @@ import uvloop
 
 from api.errors import Overloaded
 from tensorguard.protocol.messages import MqttAddress
-from tensorguard.services.applicants import Applicant
-from tensorguard.services.enrollment import enroll_all
-from tensorguard.services.enrollment_batch import Answer, Outcome
+from tensorguard.services.enrollment.applicants import Applicant
+from tensorguard.services.enrollment.enrollment import enroll_all
+from tensorguard.services.enrollment.enrollment_batch import Answer, Outcome
 from tensorguard.services.errors import EnrollmentRefused
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker, store_error
 
 log = structlog.get_logger()

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.errors import AnswerNotKept, ApiError, IdempotencyKeyReused
-from tensorguard.services.access import Caller
+from tensorguard.services.people.access import Caller
 from tensorguard.store.tables import idempotency_keys
 
 KEPT: Final = timedelta(hours=24)

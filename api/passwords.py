@@ -8,7 +8,7 @@ from typing import Final
 from argon2 import PasswordHasher
 
 from api.errors import TooManyRequests
-from tensorguard.services.passwords import (
+from tensorguard.services.people.passwords import (
     HASHER,
     generate_password,
     hash_password,

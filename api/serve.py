@@ -17,9 +17,9 @@ from api.context import ApiContext, open_context
 from api.device.app import create_device_app
 from api.settings import ApiSettings, ListenAddress
 from tensorguard.pki.identity import ServiceIdentity
-from tensorguard.services.certificates import ServiceCertificate
-from tensorguard.services.certifier import Certifier
-from tensorguard.services.following import KeyringFollower
+from tensorguard.services.certificates.certificates import ServiceCertificate
+from tensorguard.services.certificates.certifier import Certifier
+from tensorguard.services.keys.following import KeyringFollower
 
 log = structlog.get_logger()
 

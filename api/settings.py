@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tensorguard.protocol.messages import MqttAddress
-from tensorguard.services.service_certificates import allowed_hosts
+from tensorguard.services.certificates.service_certificates import allowed_hosts
 
 
 class ListenAddress(NamedTuple):

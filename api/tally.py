@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from tensorguard.services import ledger
-from tensorguard.services.event import Event
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.event import Event
 from tensorguard.store.engine import SessionMaker, store_error
 
 log = structlog.get_logger()

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.errors import CertificateRefused, FrontError
 from tensorguard.pki.errors import PkiError
 from tensorguard.pki.identity import ServiceIdentity, authority_key_id, verify_peer
-from tensorguard.services.certificates import PresentedCertificate
-from tensorguard.services.following import wait_for_notice
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.service_certificates import ANSWERED, OPEN_FOR, REQUESTED
+from tensorguard.services.certificates.certificates import PresentedCertificate
+from tensorguard.services.certificates.service_certificates import ANSWERED, OPEN_FOR, REQUESTED
+from tensorguard.services.keys.following import wait_for_notice
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import listening
 from tensorguard.store.ids import new_id
 

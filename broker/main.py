@@ -15,8 +15,8 @@ from broker.lease import Lease
 from broker.monitoring import serving_metrics
 from broker.settings import BrokerSettings, split_address
 from broker.trust import Trust
-from tensorguard.services.following import KeyringFollower
-from tensorguard.services.keyring import BROKER_SECRETS, Keyring
+from tensorguard.services.keys.following import KeyringFollower
+from tensorguard.services.keys.keyring import BROKER_SECRETS, Keyring
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable
 

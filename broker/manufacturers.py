@@ -15,8 +15,8 @@ import structlog
 from cryptography import x509
 
 from broker.denyset import DenySet
-from tensorguard.services.certificates import PresentedCertificate
-from tensorguard.services.manufacturers import CHANNEL
+from tensorguard.services.certificates.certificates import PresentedCertificate
+from tensorguard.services.enrollment.manufacturers import CHANNEL
 from tensorguard.store.engine import listening
 
 _log = structlog.get_logger()

@@ -5,7 +5,7 @@ import ssl
 import structlog
 
 from broker.certificate import FrontCertificate
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 
 _log = structlog.get_logger()
 

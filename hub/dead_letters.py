@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.batch import DeadLetter
 from hub.tallies import Tallies, Tally
-from tensorguard.services import ledger
-from tensorguard.services.event import Actor
-from tensorguard.services.events import MessagePoisoned
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.evidence.events import MessagePoisoned
 from tensorguard.store.tables import dead_letters
 
 KEPT_PER_AGENT = 100

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.tallies import Tallies, Tally
 from tensorguard.protocol.messages import FrontDenied
-from tensorguard.services import ledger
-from tensorguard.services.event import Actor
-from tensorguard.services.events import AgentDenied
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.evidence.events import AgentDenied
 
 # Agent, fleet, operation, reason, front.
 DenialKey = tuple[UUID | None, str | None, str, str, str]

@@ -23,10 +23,10 @@ from tensorguard.protocol.messages import (
     MqttAddress,
 )
 from tensorguard.protocol.messages import EnrollmentRefused as Refusal
-from tensorguard.services.device_enrollment import enroll_device
-from tensorguard.services.enrollment_failures import EnrollmentFailures
+from tensorguard.services.enrollment.device_enrollment import enroll_device
+from tensorguard.services.enrollment.enrollment_failures import EnrollmentFailures
 from tensorguard.services.errors import EnrollmentRefused
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import SessionMaker
 
 log = structlog.get_logger()

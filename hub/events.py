@@ -21,9 +21,14 @@ from hub.downlink import Downlinks
 from hub.event_budget import EventBudget
 from tensorguard.protocol.messages import Ack
 from tensorguard.protocol.topics import DownKind
-from tensorguard.services import ledger
-from tensorguard.services.event import Actor, Event
-from tensorguard.services.events import AgentReported, EventConflict, EventMalformed, EventsGap
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.event import Actor, Event
+from tensorguard.services.evidence.events import (
+    AgentReported,
+    EventConflict,
+    EventMalformed,
+    EventsGap,
+)
 from tensorguard.store.ids import new_id
 from tensorguard.store.tables import agent_event_budgets, agent_logs
 

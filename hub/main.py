@@ -29,13 +29,13 @@ from hub.uplink import UplinkSource
 from hub.work import Work
 from tensorguard.ledger.checkpoint import ledger_origin
 from tensorguard.pki.identity import ServiceIdentity
-from tensorguard.services.certificates import ServiceCertificate
-from tensorguard.services.certifier import Certifier
-from tensorguard.services.following import KeyringFollower
-from tensorguard.services.kek_providers import KekProviders, KekSettings
-from tensorguard.services.kek_watch import KekWatch
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.rewrapping import Rewrapper
+from tensorguard.services.certificates.certificates import ServiceCertificate
+from tensorguard.services.certificates.certifier import Certifier
+from tensorguard.services.keys.following import KeyringFollower
+from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
+from tensorguard.services.keys.kek_watch import KekWatch
+from tensorguard.services.keys.keyring import Keyring
+from tensorguard.services.keys.rewrapping import Rewrapper
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
 
 log = structlog.get_logger()

@@ -13,8 +13,9 @@ from hub.downlink import Downlinks
 from hub.fleets import FleetConfigs
 from tensorguard.protocol.messages import Ack, Boot, FrontConnected, Heartbeat
 from tensorguard.protocol.topics import DownKind
-from tensorguard.services import desired, moves
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.deployments import desired
+from tensorguard.services.fleets import moves
+from tensorguard.services.keys.keyring import Keyring
 
 # Never had a desired document: below every (epoch, revision).
 _NOTHING = (-1, -1)

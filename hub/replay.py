@@ -5,8 +5,8 @@ from datetime import datetime
 from hub.errors import HubError
 from hub.settings import HubSettings
 from tensorguard.pki.identity import ServiceIdentity
-from tensorguard.services.certificates import ServiceCertificate
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.certificates.certificates import ServiceCertificate
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 

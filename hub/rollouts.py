@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.presence import pause
 from tensorguard.rollouts.states import DeploymentState
-from tensorguard.services import rollout
-from tensorguard.services.deployments import add_candidates, get_deployment
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.deployments import rollout
+from tensorguard.services.deployments.deployments import add_candidates, get_deployment
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.deployments import Deployment, list_active
 from tensorguard.store.engine import SessionMaker
 

@@ -9,7 +9,7 @@ from random import Random
 import structlog
 
 from tensorguard.ledger.checkpoint import Signer
-from tensorguard.services.sequencing import (
+from tensorguard.services.evidence.sequencing import (
     BATCH_EVENTS,
     CHECKPOINT_EVERY,
     sequence,

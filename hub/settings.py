@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tensorguard.protocol.messages import MqttAddress
-from tensorguard.services.service_certificates import allowed_hosts
+from tensorguard.services.certificates.service_certificates import allowed_hosts
 
 
 class HubSettings(BaseSettings):

@@ -14,9 +14,9 @@ import psycopg
 import sqlalchemy as sa
 import structlog
 
+from tensorguard.services.certificates.superseding import find_unsettled, settle
 from tensorguard.services.errors import ServiceError
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.superseding import find_unsettled, settle
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import SessionMaker
 
 log = structlog.get_logger()

@@ -12,14 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.dead_letters import forget_dead_letters
 from hub.presence import disown_sessions, pause
 from hub.work import Work
-from tensorguard.services import ledger
-from tensorguard.services.approvals import expire_approvals
-from tensorguard.services.confirmations import confirm_revocations
-from tensorguard.services.event import Actor
-from tensorguard.services.events import AgentFlooding
-from tensorguard.services.fleets import get_config_envelope
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.evidence.events import AgentFlooding
+from tensorguard.services.fleets.fleets import get_config_envelope
 from tensorguard.services.hints import forget_hints
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
+from tensorguard.services.people.approvals import expire_approvals
+from tensorguard.services.revocation.confirmations import confirm_revocations
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.tables import agent_requests
 

@@ -24,10 +24,10 @@ from hub.tallies import TOLD_EVERY
 from hub.trust_hints import TrustHints
 from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
-from tensorguard.services.key_release import KeyRelease
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.progress import apply_progress_many, confirm_running
-from tensorguard.services.renewal import renew
+from tensorguard.services.certificates.renewal import renew
+from tensorguard.services.deployments.progress import apply_progress_many, confirm_running
+from tensorguard.services.keys.key_release import KeyRelease
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import SessionMaker, driver_connection
 from tensorguard.store.tables import commands
 from tensorguard.vault.provider import KeyProvider

@@ -16,9 +16,9 @@ from api.agents.views import (
     agent_detail,
 )
 from api.routing import Now, Session, new_router
-from tensorguard.services import admission
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.agents import get_agent
+from tensorguard.services.enrollment import admission
+from tensorguard.services.fleets.agents import get_agent
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.agents import list_certificates
 
 router = new_router("/api/v1/agents", "agents")

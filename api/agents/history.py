@@ -11,9 +11,9 @@ from api.access import Requires
 from api.agents.views import TelemetryPoint, TelemetryView, TimelineEntry, timeline_entry
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Now, Session, new_router
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.agents import get_agent
 from tensorguard.services.errors import Invalid
+from tensorguard.services.fleets.agents import get_agent
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.agents import list_timeline
 from tensorguard.store.history import settings_of, settings_query
 from tensorguard.store.resolutions import choose_resolution

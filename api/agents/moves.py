@@ -6,9 +6,9 @@ from uuid import UUID
 from api.access import Requires
 from api.agents.views import AgentDetail, Move, agent_detail
 from api.routing import Now, Session, new_router
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.agents import get_agent
-from tensorguard.services.moves import cancel_move, order_move
+from tensorguard.services.fleets.agents import get_agent
+from tensorguard.services.fleets.moves import cancel_move, order_move
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.agents import list_certificates
 
 router = new_router("/api/v1/agents/{agent_id}/move", "agents")

@@ -28,11 +28,11 @@ from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
 from api.views import LINE_PATTERN
 from tensorguard.rollouts.selector import MAX_CHARACTERS, parse_selector
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.agents import get_agent as get_agent_row
-from tensorguard.services.approvals import ApprovalKind, ask
-from tensorguard.services.mass_revocation import is_one_too_many
-from tensorguard.services.revocations import Receipt, get_receipt, revoke_agent
+from tensorguard.services.fleets.agents import get_agent as get_agent_row
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.approvals import ApprovalKind, ask
+from tensorguard.services.revocation.mass_revocation import is_one_too_many
+from tensorguard.services.revocation.revocations import Receipt, get_receipt, revoke_agent
 from tensorguard.store.agents import AgentFilter, list_certificates
 from tensorguard.store.agents import list_agents as list_agent_rows
 

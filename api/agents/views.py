@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from api.fleets.views import Slug
 from api.views import Body, Reason, View
-from tensorguard.services.admission import MOST_AT_ONCE
+from tensorguard.services.enrollment.admission import MOST_AT_ONCE
 
 Status = Literal["pending", "active", "rejected", "revoked"]
 Presence = Literal["never", "online", "late", "offline"]

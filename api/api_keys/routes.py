@@ -9,8 +9,8 @@ from api.api_keys.views import ApiKeyCreate, ApiKeyView, NewApiKeyView
 from api.limits import limits
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Now, Session, new_router
-from tensorguard.services import api_keys
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.people import api_keys
+from tensorguard.services.people.access import Caller, Permission
 
 router = new_router("/api/v1/api-keys", "api-keys")
 Admin = Annotated[Caller, Requires(Permission.API_KEYS_ADMIN)]

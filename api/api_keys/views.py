@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import Field
 
 from api.views import Body, Line, View
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 
 
 class ApiKeyCreate(Body):

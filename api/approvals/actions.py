@@ -14,13 +14,14 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
-from tensorguard.services import manufacturers, publishers
-from tensorguard.services.approval import JSON, ApprovalKind, Deciders, Executor
-from tensorguard.services.fleet_revocations import revoke_fleet
-from tensorguard.services.kek_changes import destroy_version
-from tensorguard.services.kek_providers import KekProviders
-from tensorguard.services.revocations import revoke_agent
-from tensorguard.services.trust_publishing import publish
+from tensorguard.services.enrollment import manufacturers
+from tensorguard.services.keys.kek_changes import destroy_version
+from tensorguard.services.keys.kek_providers import KekProviders
+from tensorguard.services.people.approval import JSON, ApprovalKind, Deciders, Executor
+from tensorguard.services.revocation.fleet_revocations import revoke_fleet
+from tensorguard.services.revocation.revocations import revoke_agent
+from tensorguard.services.trust import publishers
+from tensorguard.services.trust.trust_publishing import publish
 
 
 def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:

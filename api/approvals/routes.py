@@ -14,9 +14,9 @@ from api.context import ApiContext
 from api.pages import DEFAULT_LIMIT, Cursor, Page, decode_cursor, encode_cursor
 from api.problems import problem_response
 from api.routing import Context, Now, Session, new_router
-from tensorguard.services import approvals
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.approval import ApprovalNotPending, State
+from tensorguard.services.people import approvals
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.approval import ApprovalNotPending, State
 
 router = new_router("/api/v1/approvals", "approvals")
 Reader = Annotated[Caller, Requires(Permission.APPROVALS_READ)]

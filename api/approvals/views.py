@@ -7,9 +7,9 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.views import Body, Reason, View
-from tensorguard.services.access import Caller
-from tensorguard.services.approval import Approval, ApprovalKind, State
-from tensorguard.services.second_person import find_objection
+from tensorguard.services.people.access import Caller
+from tensorguard.services.people.approval import Approval, ApprovalKind, State
+from tensorguard.services.people.second_person import find_objection
 
 
 class Reject(Body):

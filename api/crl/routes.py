@@ -7,8 +7,8 @@ from fastapi import Response
 from api.access import PUBLIC, Requires
 from api.context import ApiContext
 from api.routing import Context, Now, Session, new_router
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.crl import MEDIA_TYPE, Crl
+from tensorguard.services.certificates.crl import MEDIA_TYPE, Crl
+from tensorguard.services.people.access import Caller, Permission
 
 router = new_router("/api/v1/trust/crl", "trust")
 device_router = new_router("/device/v1/crl", "device")

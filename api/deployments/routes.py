@@ -27,8 +27,8 @@ from api.fleets.views import Slug
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Now, Session, new_router
 from tensorguard.rollouts.states import AgentState, DeploymentState
-from tensorguard.services import deployments
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.deployments import deployments
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.deployments import (
     FAILED,
     Deployment,

@@ -12,7 +12,7 @@ from api.views import Body, Notes, Reason, View
 from tensorguard.rollouts.selector import MAX_CHARACTERS
 from tensorguard.rollouts.states import AgentState, DeploymentState
 from tensorguard.rollouts.strategy import parse_strategy
-from tensorguard.services.deployments import Plan, Preview
+from tensorguard.services.deployments.deployments import Plan, Preview
 from tensorguard.store.deployments import Deployment, DeploymentAgent, Failure, StageRow
 
 

@@ -11,8 +11,8 @@ from api.limits import KIB, check_json, limits
 from api.routing import Context, Now, Session, new_router
 from tensorguard.protocol import codec
 from tensorguard.protocol.messages import EnrollmentPending, EnrollRequest
-from tensorguard.services.applicants import check_request
-from tensorguard.services.trust import get_bundle_envelope
+from tensorguard.services.enrollment.applicants import check_request
+from tensorguard.services.trust.trust import get_bundle_envelope
 
 router = new_router("/device/v1", "device")
 MAX_ENROLL_BYTES = 64 * KIB

@@ -13,8 +13,8 @@ from api.access import PUBLIC
 from api.downloads import Downloads
 from api.problems import problem_response
 from api.routing import Context, Now, Session, new_router
-from tensorguard.services.downloads import Download, admit_download
-from tensorguard.services.release_errors import PackageFileMissing, TooManyDownloads
+from tensorguard.services.deployments.downloads import Download, admit_download
+from tensorguard.services.deployments.release_errors import PackageFileMissing, TooManyDownloads
 
 log = structlog.get_logger()
 

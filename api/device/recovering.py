@@ -7,8 +7,8 @@ from api.limits import KIB, check_json, limits
 from api.routing import Context, Now, Session, new_router
 from tensorguard.protocol import codec
 from tensorguard.protocol.recovery import RecoverRequest, RecoveryPending
-from tensorguard.services.recovery import new_challenge
-from tensorguard.services.recovery import recover as recover_agent
+from tensorguard.services.certificates.recovery import new_challenge
+from tensorguard.services.certificates.recovery import recover as recover_agent
 
 router = new_router("/device/v1/recover", "device")
 MAX_RECOVER_BYTES = 32 * KIB

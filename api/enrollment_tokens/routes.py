@@ -12,9 +12,9 @@ from api.fleets.views import FleetPath
 from api.limits import limits
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
-from tensorguard.services import tokens
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.enrollment import tokens
 from tensorguard.services.errors import FleetNotFound
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.fleets import find_fleet
 
 router = new_router("/api/v1/fleets/{fleet}/enrollment-tokens", "enrollment-tokens")

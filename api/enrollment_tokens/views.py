@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from api.views import Body, View
-from tensorguard.services.tokens import MOST_TAGS, MOST_USES
+from tensorguard.services.enrollment.tokens import MOST_TAGS, MOST_USES
 
 _LONGEST_TTL_S = 365 * 86_400
 TagKey = Annotated[

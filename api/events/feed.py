@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.errors import NotReady, TooManyRequests
 from api.events.subscription import Interest, Subscription, Told, reset_at
-from tensorguard.services.access import Caller
-from tensorguard.services.standing import find_standing
+from tensorguard.services.people.access import Caller
+from tensorguard.services.people.standing import find_standing
 from tensorguard.store import stream
 from tensorguard.store.engine import SessionMaker, store_error
 

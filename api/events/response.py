@@ -11,7 +11,7 @@ from api.connection import ABORT
 from api.events.feed import Feed
 from api.events.subscription import Interest, Subscription, keep_alive_at
 from api.problems import problem_response
-from tensorguard.services.access import Caller
+from tensorguard.services.people.access import Caller
 
 log = structlog.get_logger()
 

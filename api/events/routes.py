@@ -8,8 +8,8 @@ from api.access import Requires
 from api.events.response import EventStream
 from api.events.subscription import Interest
 from api.routing import Context, new_router
-from tensorguard.services.access import Caller, Permission
 from tensorguard.services.hints import HintKind
+from tensorguard.services.people.access import Caller, Permission
 
 router = new_router("/api/v1/events", "events")
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from tensorguard.services.access import Caller, Permission
 from tensorguard.services.hints import HintKind
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.stream import StoredHint
 
 MAX_PENDING_BYTES: Final = 256 * 1024

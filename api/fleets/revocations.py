@@ -10,10 +10,10 @@ from api.fleets.views import FleetPath
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Now, Session, new_router
 from api.views import Body, Reason, View
-from tensorguard.services import approvals
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.approval import ApprovalKind
-from tensorguard.services.fleet_revocations import (
+from tensorguard.services.people import approvals
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.approval import ApprovalKind
+from tensorguard.services.revocation.fleet_revocations import (
     check_fleet,
     get_fleet_receipt,
     list_fleet_receipts,

@@ -10,9 +10,9 @@ from api.etags import require_match, revision_etag
 from api.fleets.views import FleetCreate, FleetPath, FleetUpdate, FleetView
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
-from tensorguard.services import fleets
-from tensorguard.services.access import Caller, Permission
 from tensorguard.services.errors import FleetNotFound
+from tensorguard.services.fleets import fleets
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.fleets import find_fleet, lock_config
 from tensorguard.store.fleets import list_fleets as list_summaries
 

@@ -26,10 +26,11 @@ from api.keys.views import (
 from api.limits import limits
 from api.pages import Page
 from api.routing import Context, Now, Session, new_router
-from tensorguard.services import approvals, kek_changes, rewrap_jobs
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.approvals import ApprovalKind
-from tensorguard.services.keks import get_kek, list_keks
+from tensorguard.services.keys import kek_changes, rewrap_jobs
+from tensorguard.services.keys.keks import get_kek, list_keks
+from tensorguard.services.people import approvals
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.approvals import ApprovalKind
 from tensorguard.vault.reference import KekReference
 
 router = new_router("/api/v1/keys", "keys")

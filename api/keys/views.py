@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.views import Body, Line, View
 from tensorguard.protocol.topics import FLEET_PATTERN
-from tensorguard.services import rewrap_jobs
-from tensorguard.services.keks import Kek, count_all_secrets, list_versions
+from tensorguard.services.keys import rewrap_jobs
+from tensorguard.services.keys.keks import Kek, count_all_secrets, list_versions
 
 VERSION_PATTERN = r"^[A-Za-z0-9-]{1,128}$"
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[!-~]+$")]

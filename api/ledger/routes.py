@@ -12,12 +12,12 @@ from api.ledger.views import EntryView, entry_view
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from api.routing import Context, Session, new_router
 from tensorguard.ledger.checkpoint import ledger_origin
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.ledger_queries import (
+from tensorguard.services.evidence.ledger_queries import (
     get_latest_checkpoint,
     list_verifier_keys,
 )
-from tensorguard.services.ledger_queries import list_entries as list_ledger_entries
+from tensorguard.services.evidence.ledger_queries import list_entries as list_ledger_entries
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.names import find_names
 
 router = new_router("/api/v1/ledger", "ledger")

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 
 from api.views import View
-from tensorguard.services.ledger_queries import LedgerEntry
+from tensorguard.services.evidence.ledger_queries import LedgerEntry
 from tensorguard.store.names import Thing
 
 

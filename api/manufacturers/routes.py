@@ -18,9 +18,9 @@ from api.manufacturers.views import (
 )
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
-from tensorguard.services import manufacturers
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.enrollment import manufacturers
 from tensorguard.services.errors import FleetNotFound
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.fleets import find_fleet
 
 router = new_router("/api/v1/fleets/{fleet}/manufacturer-cas", "manufacturer-cas")

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from api.enrollment_tokens.views import TagKey, TagValue
 from api.views import LINE_PATTERN, Body, Line, View
 from tensorguard.pki.manufacturer import PEM_LIMIT_BYTES, SERIAL_LIMIT
-from tensorguard.services.manufacturers import MOST_AGENTS, MOST_SERIALS, MOST_TAGS
+from tensorguard.services.enrollment.manufacturers import MOST_AGENTS, MOST_SERIALS, MOST_TAGS
 
 CertificatePem = Annotated[
     str, StringConstraints(max_length=PEM_LIMIT_BYTES), Field(description="One certificate, PEM.")

@@ -9,7 +9,7 @@ from fastapi import Response
 from api.access import PUBLIC, Requires
 from api.routing import Session, new_router
 from api.views import View
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.people.access import Caller, Permission
 
 router = new_router("", "operations")
 

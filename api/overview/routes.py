@@ -6,7 +6,7 @@ from typing import Annotated
 from api.access import Requires
 from api.routing import Now, Session, new_router
 from api.views import View
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store import overview
 
 router = new_router("/api/v1/overview", "overview")

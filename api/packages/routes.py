@@ -14,9 +14,9 @@ from api.packages.views import PackageDetail, PackageView, package_detail, packa
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
 from tensorguard.rollouts.errors import RolloutError
-from tensorguard.services import packages
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.deployments import packages
 from tensorguard.services.errors import ServiceError
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.package_files import FileTooLarge, IncomingFile
 from tensorguard.store.packages import list_packages as list_package_rows
 from tensorguard.tgsp.errors import TgspError

@@ -15,10 +15,11 @@ from api.approvals.views import ApprovalView, approval_view
 from api.pages import Page
 from api.routing import Now, Session, new_router
 from api.views import Body, Line, Reason, View
-from tensorguard.services import approvals, publishers
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.approvals import ApprovalKind
-from tensorguard.services.release_errors import PublisherIsRevoked
+from tensorguard.services.deployments.release_errors import PublisherIsRevoked
+from tensorguard.services.people import approvals
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.approvals import ApprovalKind
+from tensorguard.services.trust import publishers
 from tensorguard.store.packages import list_publishers as list_publisher_rows
 
 router = new_router("/api/v1/publishers", "publishers")

@@ -10,8 +10,8 @@ from api.access import Requires
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.recoveries.views import RecoveryApprove, RecoveryReject, RecoveryState, RecoveryView
 from api.routing import Now, Session, new_router
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.recovery import decide_recovery, get_recovery
+from tensorguard.services.certificates.recovery import decide_recovery, get_recovery
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.recoveries import list_recoveries as list_recovery_rows
 
 router = new_router("/api/v1/recoveries", "recoveries")

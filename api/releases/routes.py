@@ -11,8 +11,8 @@ from api.access import Requires
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Now, Session, new_router
 from api.views import LINE_PATTERN, Body, Notes, View
-from tensorguard.services import releases
-from tensorguard.services.access import Caller, Permission
+from tensorguard.services.deployments import releases
+from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.packages import Release
 from tensorguard.store.packages import list_releases as list_release_rows
 

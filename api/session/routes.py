@@ -10,12 +10,12 @@ from api.errors import BadCredentials
 from api.limits import limits
 from api.routing import Context, Now, Session, new_router
 from api.session.views import SessionView, SignIn, session_view
-from tensorguard.services import sessions, users
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.enrollment_failures import network_of
-from tensorguard.services.event import SYSTEM, Actor, Event
-from tensorguard.services.events import SessionFailed
-from tensorguard.services.second_factor import find_stepped_up_until
+from tensorguard.services.enrollment.enrollment_failures import network_of
+from tensorguard.services.evidence.event import SYSTEM, Actor, Event
+from tensorguard.services.evidence.events import SessionFailed
+from tensorguard.services.people import sessions, users
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.second_factor import find_stepped_up_until
 
 router = new_router("/api/v1/session", "session")
 Own = Annotated[Caller, Requires(Permission.SESSION_OWN)]

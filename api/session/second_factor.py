@@ -20,10 +20,10 @@ from api.session.views import (
     SteppedUpView,
     session_view,
 )
-from tensorguard.services import second_factor, users
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.event import Event
-from tensorguard.services.events import SecondFactorFailed
+from tensorguard.services.evidence.event import Event
+from tensorguard.services.evidence.events import SecondFactorFailed
+from tensorguard.services.people import second_factor, users
+from tensorguard.services.people.access import Caller, Permission
 
 router = new_router("/api/v1/session", "session")
 Own = Annotated[Caller, Requires(Permission.SESSION_OWN)]

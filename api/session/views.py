@@ -8,8 +8,8 @@ from pydantic import SecretStr, StringConstraints
 
 from api.users.views import Email, UserView
 from api.views import Body, View
-from tensorguard.services.access import ROLE_PERMISSIONS, Caller, Permission, Role
-from tensorguard.services.users import MAX_PASSWORD_LENGTH, SecondFactor, User
+from tensorguard.services.people.access import ROLE_PERMISSIONS, Caller, Permission, Role
+from tensorguard.services.people.users import MAX_PASSWORD_LENGTH, SecondFactor, User
 
 _Password = Annotated[SecretStr, StringConstraints(min_length=1, max_length=MAX_PASSWORD_LENGTH)]
 

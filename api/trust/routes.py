@@ -10,11 +10,11 @@ from api.limits import KIB, limits
 from api.routing import Now, Session, new_router
 from api.trust.views import BundlePublish, TrustView
 from tensorguard.pki.changes import describe_changes
-from tensorguard.services import approvals
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.approvals import ApprovalKind
-from tensorguard.services.trust_overview import get_trust_overview
-from tensorguard.services.trust_publishing import check_bundle
+from tensorguard.services.people import approvals
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.approvals import ApprovalKind
+from tensorguard.services.trust.trust_overview import get_trust_overview
+from tensorguard.services.trust.trust_publishing import check_bundle
 
 router = new_router("/api/v1/trust", "trust")
 Reader = Annotated[Caller, Requires(Permission.TRUST_READ)]

@@ -12,9 +12,9 @@ from api.limits import limits
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
 from api.users.views import PasswordReset, UserCreate, UserUpdate, UserView, UserWithPassword
-from tensorguard.services import second_factor, users
-from tensorguard.services.access import Caller, Permission
-from tensorguard.services.passwords import generate_password
+from tensorguard.services.people import second_factor, users
+from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.passwords import generate_password
 
 router = new_router("/api/v1/users", "users")
 Admin = Annotated[Caller, Requires(Permission.USERS_ADMIN)]

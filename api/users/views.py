@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import SecretStr, StringConstraints
 
 from api.views import Body, Line, View
-from tensorguard.services.access import Role
-from tensorguard.services.users import (
+from tensorguard.services.people.access import Role
+from tensorguard.services.people.users import (
     EMAIL_PATTERN,
     MAX_PASSWORD_LENGTH,
     MIN_PASSWORD_LENGTH,

@@ -31,7 +31,7 @@ from tensorguard.pki.manufacturer import verify_device
 from tensorguard.protocol.codec import encode
 from tensorguard.protocol.messages import FrontEnroll
 from tensorguard.protocol.topics import FrontKind, FrontTopic
-from tensorguard.services.certificates import PresentedCertificate
+from tensorguard.services.certificates.certificates import PresentedCertificate
 from tensorguard.store.errors import DatabaseUnreachable
 
 # A device asks once and waits; one that an operator has to approve comes back later.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tensorguard.protocol.codec import MAX_PAYLOAD_BYTES
-from tensorguard.services.fronts import SESSIONS_END_AFTER
+from tensorguard.services.fleets.fronts import SESSIONS_END_AFTER
 
 # Topic, its length, packet id: what a PUBLISH carries beside its payload.
 _PUBLISH_HEADER_BYTES = 512
@@ -61,7 +61,7 @@ class Limits:
     held: int = 2000
 
     # Without the database for so long, nobody who is connected is known to be unrevoked. The
-    # kill switch's receipt counts on it (tensorguard/services/fronts.py).
+    # kill switch's receipt counts on it (tensorguard/services/fleets/fronts.py).
     unconfirmed: timedelta = SESSIONS_END_AFTER
 
     hub_in_flight: int = 2000

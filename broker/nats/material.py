@@ -12,7 +12,7 @@ from broker.certificate import FrontCertificate
 from broker.nats.configuration import Files
 from broker.nats.errors import NodeError
 from tensorguard.pki.issuer import certificate_pem
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.vault.errors import VaultError
 from tensorguard.vault.private_file import replace_private
 

@@ -27,8 +27,8 @@ from broker.nats.material import NodeCertificate, write_cas, write_configuration
 from broker.nats.server import NatsServer, find_program
 from broker.nats.settings import KeeperSettings
 from broker.settings import split_address
-from tensorguard.services.following import KeyringFollower
-from tensorguard.services.keyring import BROKER_SECRETS, Keyring
+from tensorguard.services.keys.following import KeyringFollower
+from tensorguard.services.keys.keyring import BROKER_SECRETS, Keyring
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable
 

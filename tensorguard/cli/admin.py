@@ -16,9 +16,9 @@ from tensorguard.cli.admissions import app as agents
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
 from tensorguard.cli.publisher import app as publisher
 from tensorguard.cli.revocation import app as revocation
-from tensorguard.services import api_keys, second_factor, users
-from tensorguard.services.access import Role
-from tensorguard.services.passwords import generate_password, hash_password
+from tensorguard.services.people import api_keys, second_factor, users
+from tensorguard.services.people.access import Role
+from tensorguard.services.people.passwords import generate_password, hash_password
 from tensorguard.services.platform import ADMIN_EMAIL
 
 app = typer.Typer(no_args_is_help=True, help="Manage users and secrets on the platform's machine.")

@@ -12,8 +12,8 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
-from tensorguard.services import admission
-from tensorguard.services.admission import Decisions
+from tensorguard.services.enrollment import admission
+from tensorguard.services.enrollment.admission import Decisions
 from tensorguard.store.agents import AgentFilter, list_agents
 
 app = typer.Typer(no_args_is_help=True, help="Devices that wait for a decision.")

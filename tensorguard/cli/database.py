@@ -9,7 +9,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.cli.supervisor.place import default_data_directory
-from tensorguard.services.event import Actor
+from tensorguard.services.evidence.event import Actor
 from tensorguard.store.embedded.running import find_app_url
 from tensorguard.store.engine import check_schema, create_engine, session_maker
 from tensorguard.store.errors import DatabaseUnreachable

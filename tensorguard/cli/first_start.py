@@ -5,7 +5,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tensorguard.services.kek_providers import KekProviders, KekSettings
+from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
 from tensorguard.services.platform import bootstrap
 from tensorguard.store import tables
 from tensorguard.store.engine import create_engine, session_maker

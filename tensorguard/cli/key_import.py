@@ -21,9 +21,9 @@ from tensorguard.cli.key_platform import (
     run_on_platform,
     utc_now,
 )
-from tensorguard.services import kek_changes
 from tensorguard.services.errors import Invalid
-from tensorguard.services.kek_providers import KekProviders
+from tensorguard.services.keys import kek_changes
+from tensorguard.services.keys.kek_providers import KekProviders
 from tensorguard.store.engine import SessionMaker
 from tensorguard.vault.errors import ImportRefused
 from tensorguard.vault.private_file import create_private, read_private

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.cli.database import find_database_url
 from tensorguard.cli.supervisor.place import default_data_directory
-from tensorguard.services.kek_providers import KekProviders, KekSettings
-from tensorguard.services.keks import Kek, get_active_kek, get_kek
+from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
+from tensorguard.services.keys.keks import Kek, get_active_kek, get_kek
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
 
 T = TypeVar("T")

@@ -19,16 +19,16 @@ from tensorguard.cli.key_platform import (
     utc_now,
 )
 from tensorguard.cli.telling import new_teller
-from tensorguard.services import kek_changes, rewrap_jobs
-from tensorguard.services.kek_providers import KekProviders
-from tensorguard.services.keks import (
+from tensorguard.services.keys import kek_changes, rewrap_jobs
+from tensorguard.services.keys.kek_providers import KekProviders
+from tensorguard.services.keys.keks import (
     count_all_secrets,
     get_kek,
     list_keks,
     list_versions,
 )
-from tensorguard.services.rewrap_jobs import DEFAULT_PER_SECOND, MAX_PER_SECOND, RewrapJob
-from tensorguard.services.rewrapping import Rewrapper
+from tensorguard.services.keys.rewrap_jobs import DEFAULT_PER_SECOND, MAX_PER_SECOND, RewrapJob
+from tensorguard.services.keys.rewrapping import Rewrapper
 from tensorguard.store.engine import SessionMaker
 from tensorguard.vault.errors import VaultError
 from tensorguard.vault.reference import KekReference

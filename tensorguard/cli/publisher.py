@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
 from tensorguard.cli.first_start import ROOT_KEYS_DIRECTORY
 from tensorguard.cli.supervisor.place import default_data_directory
-from tensorguard.services import publishers
-from tensorguard.services.rootkeys import load_root_directory
-from tensorguard.services.trust_publishing import publish_next
+from tensorguard.services.trust import publishers
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust_publishing import publish_next
 from tensorguard.store.packages import Publisher
 
 app = typer.Typer(no_args_is_help=True, help="Keys that may sign packages.")

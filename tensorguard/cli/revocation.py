@@ -16,8 +16,8 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.cli.database import OPERATOR, DataDir, Json, find_database_url, in_transaction
-from tensorguard.services.fleet_revocations import FleetReceipt, revoke_fleet
-from tensorguard.services.revocations import Receipt, revoke_agent
+from tensorguard.services.revocation.fleet_revocations import FleetReceipt, revoke_fleet
+from tensorguard.services.revocation.revocations import Receipt, revoke_agent
 
 app = typer.Typer(no_args_is_help=True, help="Pull the kill switch, without a second person.")
 

@@ -10,7 +10,7 @@ from tensorguard.cli.database import DataDir, Json
 from tensorguard.cli.first_start import ROOT_KEYS_DIRECTORY
 from tensorguard.cli.supervisor.place import default_data_directory
 from tensorguard.services.errors import RootKeysUnusable
-from tensorguard.services.rootkeys import (
+from tensorguard.services.trust.rootkeys import (
     KEY_PATTERN,
     SealedRootKey,
     find_passphrase,

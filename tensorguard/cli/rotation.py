@@ -14,8 +14,8 @@ from tensorguard.pki.bundle import TrustStore
 from tensorguard.pki.changes import describe_differences
 from tensorguard.pki.draft import Draft
 from tensorguard.pki.keys import Ed25519Signer
-from tensorguard.services.authorities import Authority, list_holders
-from tensorguard.services.ca_rotation import (
+from tensorguard.services.certificates.authorities import Authority, list_holders
+from tensorguard.services.certificates.ca_rotation import (
     Rotation,
     begin_rotation,
     count_open_tokens,
@@ -33,10 +33,10 @@ from tensorguard.services.errors import (
     RootKeysUnusable,
     Unready,
 )
-from tensorguard.services.kek_providers import KekProviders, KekSettings
-from tensorguard.services.rootkeys import load_root_directory
-from tensorguard.services.trust import draft_next, lock_publication
-from tensorguard.services.trust_publishing import in_use_message, publish
+from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust import draft_next, lock_publication
+from tensorguard.services.trust.trust_publishing import in_use_message, publish
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
 
 _LOOK_EVERY_S = 0.5

@@ -21,10 +21,10 @@ from tensorguard.pki.changes import describe_changes
 from tensorguard.pki.draft import Draft
 from tensorguard.services.errors import Invalid
 from tensorguard.services.platform import KEY_LIFETIME
-from tensorguard.services.rootkeys import load_root_key, read_root_public
-from tensorguard.services.trust import Roots, draft_next, get_latest_bundle
-from tensorguard.services.trust_overview import TrustOverview, get_trust_overview
-from tensorguard.services.trust_publishing import publish as publish_bundle
+from tensorguard.services.trust.rootkeys import load_root_key, read_root_public
+from tensorguard.services.trust.trust import Roots, draft_next, get_latest_bundle
+from tensorguard.services.trust.trust_overview import TrustOverview, get_trust_overview
+from tensorguard.services.trust.trust_publishing import publish as publish_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Root keys, trust bundles and the platform's CA.")
 app.add_typer(root, name="root")

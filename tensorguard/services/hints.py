@@ -12,8 +12,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.services.event import Event
-from tensorguard.services.events import (
+from tensorguard.services.evidence.event import Event
+from tensorguard.services.evidence.events import (
     AgentDenied,
     AgentEnrollmentFailed,
     AgentFlooding,

@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.ledger.checkpoint import VerifierKey, ledger_origin
 from tensorguard.pki.bundle import KEY_ROLES, KeyRole, TrustStore, sign_bundle, trusted_key
 from tensorguard.pki.keys import Ed25519Signer, kid_of
-from tensorguard.services import ledger
-from tensorguard.services.authorities import make_authority
+from tensorguard.services.certificates.authorities import make_authority
 from tensorguard.services.errors import TrustDomainMismatch
-from tensorguard.services.events import (
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.events import (
     SYSTEM,
     Event,
     KeyCreated,
@@ -26,11 +26,11 @@ from tensorguard.services.events import (
     PlatformInitialised,
     UserCreated,
 )
-from tensorguard.services.keks import enter_kek
-from tensorguard.services.passwords import generate_password, hash_password
-from tensorguard.services.rootkeys import ROOT_THRESHOLD, ensure_root_keys
-from tensorguard.services.sealed_rows import store_secret
-from tensorguard.services.trust import Roots, draft_bundle, get_latest_bundle, store_bundle
+from tensorguard.services.keys.keks import enter_kek
+from tensorguard.services.keys.sealed_rows import store_secret
+from tensorguard.services.people.passwords import generate_password, hash_password
+from tensorguard.services.trust.rootkeys import ROOT_THRESHOLD, ensure_root_keys
+from tensorguard.services.trust.trust import Roots, draft_bundle, get_latest_bundle, store_bundle
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 from tensorguard.vault.provider import KeyProvider

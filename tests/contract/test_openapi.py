@@ -22,9 +22,9 @@ from schemathesis.specs.openapi.checks import (
 
 from api.app import ROUTERS, create_app
 from api.settings import ApiSettings
-from tensorguard.services.access import Role
-from tensorguard.services.api_keys import create_api_key
-from tensorguard.services.event import SYSTEM
+from tensorguard.services.evidence.event import SYSTEM
+from tensorguard.services.people.access import Role
+from tensorguard.services.people.api_keys import create_api_key
 from tensorguard.store.engine import create_engine, session_maker
 from tests.integration.api.process import running_api
 

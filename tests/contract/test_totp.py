@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tensorguard.services.totp import compute_code, provisioning_uri, secret_text, step_at
+from tensorguard.services.people.totp import compute_code, provisioning_uri, secret_text, step_at
 
 # RFC 6238 appendix B, the rows of SHA-1. Its codes have 8 digits: a shorter code is the last ones,
 # because a code is a number modulo 10^digits (RFC 4226 section 5.3).

@@ -38,7 +38,7 @@ from broker.embedded.limits import Limits
 from tensorguard.pki.identity import AgentIdentity, Identity, ServiceIdentity
 from tensorguard.pki.issuer import CertificateAuthority, certificate_pem
 from tensorguard.protocol import topics
-from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certificates.certificates import ServiceCertificate
 
 TRUST_DOMAIN = "bench.example"
 FLEET = "bench"

@@ -29,11 +29,11 @@ from api.settings import ApiSettings
 from tensorguard.pki.identity import AgentIdentity
 from tensorguard.pki.issuer import certificate_pem
 from tensorguard.protocol import codec
-from tensorguard.services.event import SYSTEM
-from tensorguard.services.fleets import create_fleet
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.enrollment.tokens import TokenTerms, create_token
+from tensorguard.services.evidence.event import SYSTEM
+from tensorguard.services.fleets.fleets import create_fleet
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
-from tensorguard.services.tokens import TokenTerms, create_token
 from tensorguard.store.embedded.server import EmbeddedPostgres
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.store.migrate import upgrade

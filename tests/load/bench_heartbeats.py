@@ -34,7 +34,7 @@ from hub.uplink import Uplink
 from hub.work import Work
 from tensorguard.protocol import topics
 from tensorguard.protocol.topics import UpKind
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.embedded.server import EmbeddedPostgres
 from tensorguard.store.engine import create_engine, session_maker

@@ -35,7 +35,7 @@ from hub.nats.stream import StreamSettings, ensure_stream
 from hub.uplink import Uplink
 from hub.work import Fence, Outcome, Work
 from tensorguard.protocol.subjects import STREAM, to_subject
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.embedded.server import EmbeddedPostgres
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.store.migrate import upgrade

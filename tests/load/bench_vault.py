@@ -30,12 +30,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from tensorguard.pki.keys import kid_of
 from tensorguard.protocol import envelope
 from tensorguard.protocol.messages import Grant, KeyRequest
-from tensorguard.services import key_release, ledger
-from tensorguard.services.event import SYSTEM
-from tensorguard.services.events import GrantIssued
-from tensorguard.services.kek_providers import KekProviders
-from tensorguard.services.key_release import KeyRelease
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.event import SYSTEM
+from tensorguard.services.evidence.events import GrantIssued
+from tensorguard.services.keys import key_release
+from tensorguard.services.keys.kek_providers import KekProviders
+from tensorguard.services.keys.key_release import KeyRelease
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store import tables
 from tensorguard.store.embedded.server import EmbeddedPostgres

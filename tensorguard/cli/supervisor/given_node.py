@@ -8,8 +8,8 @@ from pathlib import Path
 from tensorguard.cli.supervisor.broker import GivenNode
 from tensorguard.cli.supervisor.output import Output
 from tensorguard.pki.identity import ServiceIdentity
-from tensorguard.services.certificates import ServiceCertificate
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.certificates.certificates import ServiceCertificate
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from api.app import create_app
 from api.context import ApiContext
 from api.device.app import create_device_app
-from tensorguard.services.access import Role
-from tensorguard.services.api_keys import create_api_key
-from tensorguard.services.event import SYSTEM
+from tensorguard.services.evidence.event import SYSTEM
+from tensorguard.services.people.access import Role
+from tensorguard.services.people.api_keys import create_api_key
 from tensorguard.store import tables
 
 BASE_URL = "http://127.0.0.1:8080"

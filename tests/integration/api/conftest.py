@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from api.context import ApiContext, open_context
 from api.serve import Listening, serving
 from api.settings import ApiSettings, ListenAddress
-from tensorguard.services.passwords import hash_password
+from tensorguard.services.people.passwords import hash_password
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from tensorguard.services.access import Role
-from tensorguard.services.event import Actor
-from tensorguard.services.totp import STEP_S, compute_code, step_at
-from tensorguard.services.users import create_user
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people.access import Role
+from tensorguard.services.people.totp import STEP_S, compute_code, step_at
+from tensorguard.services.people.users import create_user
 from tests.integration.api.clients import Api
 
 SESSION = "/api/v1/session"

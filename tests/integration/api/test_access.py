@@ -13,7 +13,7 @@ from api.access import Requires, UndeclaredRoute, requirement_of, walk_routes
 from api.app import ROUTERS
 from api.device.app import ROUTERS as DEVICE_ROUTERS
 from api.routing import Route, new_router
-from tensorguard.services.access import ROLE_PERMISSIONS, Caller, Permission, Role
+from tensorguard.services.people.access import ROLE_PERMISSIONS, Caller, Permission, Role
 from tests.integration.api.clients import Api
 
 PUBLIC_ROUTES = {

@@ -13,7 +13,7 @@ from api.attempts import Budget
 from api.context import ApiContext
 from api.enrollments import Enrollments
 from tensorguard.protocol import codec
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tensorguard.store import tables
 from tests.integration.api.clients import Api
 from tests.integration.api.devices import ENROLL, JSON, enroll, join_string

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from api.context import utc_now
 from broker.denyset import DenySet, Revocation
 from broker.lease import Lease
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tensorguard.store import tables
 from tests.integration.api.clients import Api, new_slug
 from tests.integration.api.devices import enroll, join_string

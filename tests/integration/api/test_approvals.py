@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from api.context import ApiContext, utc_now
-from tensorguard.services.access import Role
-from tensorguard.services.event import Actor
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people.access import Role
 from tests.integration.api.clients import Api
 from tests.integration.api.people import MovingClock, Person, new_person, second_person
 

@@ -22,8 +22,8 @@ from api.events import feed, response
 from api.serve import Listening, serving
 from api.settings import ListenAddress
 from tensorguard.services import hints
-from tensorguard.services.access import Role
 from tensorguard.services.hints import Hint, HintKind, forget_hints, tell
+from tensorguard.services.people.access import Role
 from tensorguard.store import tables
 from tests.integration.api.clients import Api, new_slug
 from tests.patience import PATIENCE_S

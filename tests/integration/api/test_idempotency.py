@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tests.integration.api.clients import Api, new_slug
 
 

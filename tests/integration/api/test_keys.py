@@ -6,9 +6,9 @@ from typing import Any
 
 from api.approvals.actions import executors_of
 from api.context import ApiContext
-from tensorguard.services.access import Role
-from tensorguard.services.approval import ApprovalKind, Deciders
-from tensorguard.services.event import Actor
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people.access import Role
+from tensorguard.services.people.approval import ApprovalKind, Deciders
 from tensorguard.vault.provider import ImportParameters
 from tensorguard.vault.wrapping import wrap_material
 from tests.integration.api.clients import Api

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tensorguard.protocol import codec
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tests.integration.api.clients import Api
 from tests.integration.api.devices import ENROLL, JSON, enroll, join_string
 from tests.integration.api.people import new_person, second_person

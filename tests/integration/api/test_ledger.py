@@ -11,8 +11,8 @@ from tensorguard.ledger.checkpoint import (
     verify_checkpoint,
 )
 from tensorguard.ledger.tree import Frontier, leaf_hash
-from tensorguard.services.access import Role
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
+from tensorguard.services.people.access import Role
 from tests.integration.api.clients import Api, new_slug
 
 LEDGER = "/api/v1/ledger"

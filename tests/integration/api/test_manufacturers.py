@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tests.integration.api.clients import Api
 from tests.integration.api.people import second_person
 from tests.manufacturer import Manufacturer

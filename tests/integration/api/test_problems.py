@@ -147,7 +147,7 @@ async def test_every_answer_forbids_sniffing_framing_scripts_and_caching(api: Ap
 
 
 def test_every_error_of_a_use_case_has_a_status_for_the_caller() -> None:
-    for module in pkgutil.iter_modules(tensorguard.services.__path__, "tensorguard.services."):
+    for module in pkgutil.walk_packages(tensorguard.services.__path__, "tensorguard.services."):
         importlib.import_module(module.name)
     todo = [ServiceError]
     while todo:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from api.attempts import FREE_FOR_ACCOUNT
 from api.context import ApiContext, utc_now
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tensorguard.store import tables
 from tests.integration.api.clients import Api
 from tests.integration.api.people import (

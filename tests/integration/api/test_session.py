@@ -9,7 +9,7 @@ import pytest
 
 from api.attempts import FREE_FOR_ACCOUNT
 from api.context import ApiContext, utc_now
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tensorguard.services.platform import ADMIN_EMAIL
 from tests.integration.api.clients import BASE_URL, Api
 

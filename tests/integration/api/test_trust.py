@@ -9,11 +9,11 @@ import pytest
 from api.approvals.actions import executors_of
 from api.context import ApiContext
 from tensorguard.pki.errors import BundleNotNext
-from tensorguard.services.access import Role
-from tensorguard.services.approval import ApprovalKind, Deciders
-from tensorguard.services.event import Actor
-from tensorguard.services.rootkeys import load_root_directory
-from tensorguard.services.trust import draft_next
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people.access import Role
+from tensorguard.services.people.approval import ApprovalKind, Deciders
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust import draft_next
 from tests.integration.api.clients import Api
 from tests.integration.api.devices import enroll
 

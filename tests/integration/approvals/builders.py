@@ -11,11 +11,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.services import api_keys, approvals
-from tensorguard.services.access import Caller, Role
-from tensorguard.services.approvals import Approval, ApprovalKind, Deciders, Executor
 from tensorguard.services.errors import Conflict
-from tensorguard.services.event import Actor
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people import api_keys, approvals
+from tensorguard.services.people.access import Caller, Role
+from tensorguard.services.people.approvals import Approval, ApprovalKind, Deciders, Executor
 from tensorguard.store import tables
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.ids import new_id

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import rfc8785
 
-from tensorguard.services import approvals
-from tensorguard.services.approval import (
+from tensorguard.services.errors import Invalid, Unready
+from tensorguard.services.people import approvals
+from tensorguard.services.people.approval import (
     ApprovalKind,
     ApprovalNotFound,
     ApprovalNotPending,
     TooManyApprovals,
     request_digest,
 )
-from tensorguard.services.errors import Invalid, Unready
 from tensorguard.store.ids import new_id
 from tests.integration.approvals.builders import KIND, NOW, Office, new_slug
 

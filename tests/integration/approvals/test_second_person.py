@@ -4,16 +4,16 @@ from datetime import timedelta
 
 import pytest
 
-from tensorguard.services import approvals, users
-from tensorguard.services.access import Permission, Role
-from tensorguard.services.approval import PERMISSIONS, ApprovalKind
 from tensorguard.services.errors import Denied
-from tensorguard.services.second_factor import (
+from tensorguard.services.people import approvals, users
+from tensorguard.services.people.access import Permission, Role
+from tensorguard.services.people.approval import PERMISSIONS, ApprovalKind
+from tensorguard.services.people.second_factor import (
     PersonRequired,
     SecondFactorMissing,
     StepUpRequired,
 )
-from tensorguard.services.second_person import MayNotDecide, NotASecondPerson
+from tensorguard.services.people.second_person import MayNotDecide, NotASecondPerson
 from tests.integration.approvals.builders import MACHINE, NOW, Caller, Office, new_slug
 
 HOUR_AGO = NOW - timedelta(hours=1)

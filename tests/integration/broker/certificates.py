@@ -15,7 +15,7 @@ from uuid6 import uuid7
 
 from tensorguard.pki.identity import AgentIdentity, ServiceIdentity
 from tensorguard.pki.issuer import CertificateAuthority
-from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certificates.certificates import ServiceCertificate
 
 TRUST_DOMAIN = "test.example"
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tensorguard.services.certifier import Certifier
-from tensorguard.services.following import KeyringFollower
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.service_certificates import allowed_hosts
+from tensorguard.services.certificates.certifier import Certifier
+from tensorguard.services.certificates.service_certificates import allowed_hosts
+from tensorguard.services.keys.following import KeyringFollower
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 

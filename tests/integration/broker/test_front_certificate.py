@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.certificate import FrontCertificate
 from broker.errors import CertificateRefused
 from tensorguard.pki.identity import ServiceIdentity, identity_from_certificate
-from tensorguard.services.keyring import BROKER_SECRETS, Keyring
-from tensorguard.services.platform import bootstrap
-from tensorguard.services.service_certificates import (
+from tensorguard.services.certificates.service_certificates import (
     ANSWERS_A_MINUTE,
     HostsNotAllowed,
     allowed_hosts,
     answer_requests,
     check_hosts,
 )
+from tensorguard.services.keys.keyring import BROKER_SECRETS, Keyring
+from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.store.ids import new_id
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from broker.embedded.listener import listening_socket
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider

@@ -18,12 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.rollouts import RolloutController
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Desired, Progress
-from tensorguard.services import deployments, fleets, packages, publishers, releases
-from tensorguard.services.deployments import Plan
-from tensorguard.services.events import Actor
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.packages import Uploaded
-from tensorguard.services.progress import Applied, apply_progress_many, confirm_running
+from tensorguard.services.deployments import deployments, packages, releases
+from tensorguard.services.deployments.deployments import Plan
+from tensorguard.services.deployments.packages import Uploaded
+from tensorguard.services.deployments.progress import Applied, apply_progress_many, confirm_running
+from tensorguard.services.evidence.events import Actor
+from tensorguard.services.fleets import fleets
+from tensorguard.services.keys.keyring import Keyring
+from tensorguard.services.trust import publishers
 from tensorguard.store import tables
 from tensorguard.store.deployments import Deployment, count_states
 from tensorguard.store.engine import SessionMaker

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from api.context import ApiContext, open_context
 from api.settings import ApiSettings, ListenAddress
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.store.package_files import PackageFiles

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tests.integration.api.clients import Api
 from tests.integration.api.people import second_person
 from tests.integration.deployments.builders import Platform, target

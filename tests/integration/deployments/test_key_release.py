@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.errors import UnknownSigner
 from tensorguard.protocol.messages import Grant, KeyRequest
-from tensorguard.services import publishers
-from tensorguard.services.key_release import KeyRelease
+from tensorguard.services.keys.key_release import KeyRelease
+from tensorguard.services.trust import publishers
 from tensorguard.store import tables
 from tensorguard.store.deployments import Deployment
 from tensorguard.store.ids import new_id

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tensorguard.pki.bundle import TrustStore, accept_next
-from tensorguard.services.trust import get_latest_bundle
+from tensorguard.services.trust.trust import get_latest_bundle
 from tensorguard.store.packages import list_publishers
 from tensorguard.tgsp.keys import compute_kid
 from tests.integration.deployments.builders import Platform, public_pem

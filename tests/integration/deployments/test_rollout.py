@@ -7,11 +7,11 @@ import sqlalchemy as sa
 
 from tensorguard.rollouts.errors import IllegalMove
 from tensorguard.rollouts.strategy import Strategy
-from tensorguard.services import deployments, desired
-from tensorguard.services.deployments import Plan, Preview
-from tensorguard.services.packages import get_package
-from tensorguard.services.publishers import revoke_publisher
-from tensorguard.services.release_errors import NoEligibleAgents, PackageWithdrawn
+from tensorguard.services.deployments import deployments, desired
+from tensorguard.services.deployments.deployments import Plan, Preview
+from tensorguard.services.deployments.packages import get_package
+from tensorguard.services.deployments.release_errors import NoEligibleAgents, PackageWithdrawn
+from tensorguard.services.trust.publishers import revoke_publisher
 from tensorguard.store.deployments import list_deployment_agents
 from tests.integration.deployments.builders import OPERATOR, Platform, target
 

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tensorguard.rollouts.errors import BadSelector
-from tensorguard.services import packages, publishers, releases
-from tensorguard.services.packages import record_refusal
-from tensorguard.services.release_errors import (
+from tensorguard.services.deployments import packages, releases
+from tensorguard.services.deployments.packages import record_refusal
+from tensorguard.services.deployments.release_errors import (
     BadPublisher,
     BadRelease,
     PackageSeqTaken,
@@ -25,7 +25,8 @@ from tensorguard.services.release_errors import (
     PublisherExists,
     ReleaseExists,
 )
-from tensorguard.services.sealed_rows import open_stored
+from tensorguard.services.keys.sealed_rows import open_stored
+from tensorguard.services.trust import publishers
 from tensorguard.store import tables
 from tensorguard.store.package_files import FilesFull, FileTooLarge, PackageFiles
 from tensorguard.tgsp import errors as tgsp

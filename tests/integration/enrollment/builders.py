@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tensorguard.protocol.join import parse_join
 from tensorguard.protocol.messages import Enrolled, EnrollmentPending, EnrollRequest, MqttAddress
-from tensorguard.services.enrollment import enroll
-from tensorguard.services.event import Actor
-from tensorguard.services.fleets import create_fleet
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.enrollment.enrollment import enroll
+from tensorguard.services.enrollment.tokens import CreatedToken, TokenTerms, create_token
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.fleets.fleets import create_fleet
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import Bootstrapped, bootstrap
-from tensorguard.services.tokens import CreatedToken, TokenTerms, create_token
 from tensorguard.store.engine import SessionMaker
 from tensorguard.vault.local import LocalKeyProvider
 from tests.postgres import Database

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tensorguard.services.fleets import create_fleet
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.fleets.fleets import create_fleet
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.vault.local import LocalKeyProvider
 from tests.integration.enrollment.builders import FLEET, NOW, OPERATOR, Platform, start_platform

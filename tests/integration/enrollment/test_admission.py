@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tensorguard.pki.identity import key_sha256
 from tensorguard.protocol.messages import Enrolled, EnrollmentPending
-from tensorguard.services import enrollment_batch
-from tensorguard.services.admission import (
+from tensorguard.services.enrollment import enrollment_batch
+from tensorguard.services.enrollment.admission import (
     MOST_AT_ONCE,
     AgentNotPending,
     AgentNotReleasable,
@@ -20,9 +20,9 @@ from tensorguard.services.admission import (
     reject_agent,
     release_agent,
 )
-from tensorguard.services.agents import AgentNotFound
-from tensorguard.services.applicants import check_request
-from tensorguard.services.enrollment import enroll_all
+from tensorguard.services.enrollment.applicants import check_request
+from tensorguard.services.enrollment.enrollment import enroll_all
+from tensorguard.services.enrollment.tokens import revoke_token
 from tensorguard.services.errors import (
     EnrollmentRejected,
     Invalid,
@@ -31,8 +31,8 @@ from tensorguard.services.errors import (
     TooManyPending,
     UnknownToken,
 )
-from tensorguard.services.revocations import revoke_agent
-from tensorguard.services.tokens import revoke_token
+from tensorguard.services.fleets.agents import AgentNotFound
+from tensorguard.services.revocation.revocations import revoke_agent
 from tests.integration.enrollment.builders import MQTT, NOW, OPERATOR, PEER, Device, Platform
 
 

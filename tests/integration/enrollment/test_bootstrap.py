@@ -26,14 +26,14 @@ from tensorguard.services.errors import (
     TrustBundleNotFound,
     TrustDomainMismatch,
 )
-from tensorguard.services.fleets import create_fleet, get_config_envelope, set_config
-from tensorguard.services.keyring import API_SECRETS, BROKER_SECRETS, Keyring
-from tensorguard.services.passwords import verify_password
+from tensorguard.services.fleets.fleets import create_fleet, get_config_envelope, set_config
+from tensorguard.services.keys.keyring import API_SECRETS, BROKER_SECRETS, Keyring
+from tensorguard.services.keys.sealed_rows import open_stored
+from tensorguard.services.people.passwords import verify_password
 from tensorguard.services.platform import bootstrap
-from tensorguard.services.rootkeys import load_root_directory
-from tensorguard.services.sealed_rows import open_stored
-from tensorguard.services.trust import get_bundle_envelope, get_latest_bundle
-from tensorguard.services.trust_publishing import publish_next
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust import get_bundle_envelope, get_latest_bundle
+from tensorguard.services.trust.trust_publishing import publish_next
 from tensorguard.store.engine import SessionMaker
 from tensorguard.vault.errors import KeyMissing, PermissionDenied, WrongContext
 from tensorguard.vault.local import LocalKeyProvider

@@ -21,6 +21,7 @@ from tensorguard.pki.identity import AgentIdentity, verify_peer
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.join import parse_join
 from tensorguard.protocol.messages import Enrolled, EnrollmentPending, EnrollRequest, FleetConfig
+from tensorguard.services.enrollment.tokens import list_tokens, revoke_token
 from tensorguard.services.errors import (
     BadFacts,
     EnrollmentRejected,
@@ -35,7 +36,6 @@ from tensorguard.services.errors import (
     TokenWrongNetwork,
     UnknownToken,
 )
-from tensorguard.services.tokens import list_tokens, revoke_token
 from tests.integration.enrollment.builders import (
     DEVICE_URL,
     FLEET,

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from tensorguard.services.enrollment_failures import OVERFLOW, EnrollmentFailures
+from tensorguard.services.enrollment.enrollment_failures import OVERFLOW, EnrollmentFailures
 from tests.integration.enrollment.builders import NOW, Platform
 
 LATER = NOW + timedelta(minutes=1)

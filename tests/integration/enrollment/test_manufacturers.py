@@ -15,18 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from tensorguard.pki.errors import PkiError, WrongIssuer
 from tensorguard.protocol.messages import DeviceEnrollRequest, Enrolled, EnrollmentPending
-from tensorguard.services.access import Caller, Role
-from tensorguard.services.admission import approve_agent, reject_agent, release_agent
-from tensorguard.services.approval import Approval
-from tensorguard.services.device_enrollment import enroll_device
-from tensorguard.services.errors import (
-    EnrollmentRefused,
-    EnrollmentRejected,
-    FleetNotFound,
-    KeyAlreadyEnrolled,
-)
-from tensorguard.services.event import Actor
-from tensorguard.services.manufacturer_errors import (
+from tensorguard.services.enrollment.admission import approve_agent, reject_agent, release_agent
+from tensorguard.services.enrollment.device_enrollment import enroll_device
+from tensorguard.services.enrollment.manufacturer_errors import (
     BadManufacturerCa,
     BadProof,
     ChallengeExpired,
@@ -38,14 +29,23 @@ from tensorguard.services.manufacturer_errors import (
     OperationalKeyNotNew,
     SerialNotListed,
 )
-from tensorguard.services.manufacturers import (
+from tensorguard.services.enrollment.manufacturers import (
     ManufacturerTerms,
     activate_manufacturer,
     prove_manufacturer,
     register_manufacturer,
     revoke_manufacturer,
 )
-from tensorguard.services.revocations import revoke_agent
+from tensorguard.services.errors import (
+    EnrollmentRefused,
+    EnrollmentRejected,
+    FleetNotFound,
+    KeyAlreadyEnrolled,
+)
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people.access import Caller, Role
+from tensorguard.services.people.approval import Approval
+from tensorguard.services.revocation.revocations import revoke_agent
 from tests.integration.enrollment.builders import (
     DEVICE_URL,
     FLEET,

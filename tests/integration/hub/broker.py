@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.pki.issuer import CA_LIFETIME, CertificateAuthority, certificate_pem
-from tensorguard.services.certificates import ServiceCertificate
+from tensorguard.services.certificates.certificates import ServiceCertificate
 
 TRUST_DOMAIN = "example.org"
 

@@ -20,7 +20,7 @@ from hub.work import Work
 from tensorguard.protocol import codec, topics
 from tensorguard.protocol.messages import Ack
 from tensorguard.protocol.topics import DownKind, FrontKind, FrontTopic, UpKind
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store import tables
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.ids import new_id

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hub.work import Work
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider

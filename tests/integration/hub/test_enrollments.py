@@ -12,13 +12,13 @@ from hub.work import Work
 from tensorguard.protocol import codec
 from tensorguard.protocol.messages import FrontEnroll, MqttAddress
 from tensorguard.protocol.topics import FrontKind, FrontTopic
-from tensorguard.services.event import Actor
-from tensorguard.services.fleets import create_fleet
-from tensorguard.services.manufacturers import (
+from tensorguard.services.enrollment.manufacturers import (
     ManufacturerTerms,
     activate_manufacturer,
     register_manufacturer,
 )
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.fleets.fleets import create_fleet
 from tensorguard.vault.local import LocalKeyProvider
 from tests.integration.enrollment.builders import Device
 from tests.integration.hub.builders import Hub

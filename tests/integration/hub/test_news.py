@@ -9,8 +9,13 @@ import sqlalchemy as sa
 from hub.news import News, Newscaster
 from hub.presence import PresenceSweeper
 from tensorguard.services import hints
-from tensorguard.services.event import SYSTEM
-from tensorguard.services.events import AgentRevoked, FleetCreated, GrantDenied, TokenRevoked
+from tensorguard.services.evidence.event import SYSTEM
+from tensorguard.services.evidence.events import (
+    AgentRevoked,
+    FleetCreated,
+    GrantDenied,
+    TokenRevoked,
+)
 from tensorguard.services.hints import Hint, HintKind, hints_of
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.store.tables import stream_events

@@ -17,9 +17,9 @@ from tensorguard.pki.keys import Ed25519Verifier
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import CertificateIssued, CsrRequest
 from tensorguard.protocol.topics import DownKind, UpKind
-from tensorguard.services.event import Actor
-from tensorguard.services.renewal import renew
-from tensorguard.services.revocations import revoke_agent
+from tensorguard.services.certificates.renewal import renew
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.revocation.revocations import revoke_agent
 from tensorguard.store import tables
 from tests.integration.hub.builders import FLEET, Hub, uplink
 

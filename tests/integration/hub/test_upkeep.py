@@ -1,10 +1,10 @@
 """Chores of the hub that nobody asks for."""
 
 from hub.upkeep import Upkeep
-from tensorguard.services import approvals
-from tensorguard.services.access import Caller, Role
-from tensorguard.services.approvals import ApprovalKind
-from tensorguard.services.event import Actor
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people import approvals
+from tensorguard.services.people.access import Caller, Role
+from tensorguard.services.people.approvals import ApprovalKind
 from tests.integration.hub.builders import Hub
 
 

@@ -16,8 +16,8 @@ from hub.nats.source import JetStreamUplink
 from hub.nats.stream import StreamSettings
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.protocol.subjects import to_subject
-from tensorguard.services.certificates import ServiceCertificate
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.certificates.certificates import ServiceCertificate
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import SessionMaker
 from tests.integration.nats.server import RunningServer, running_server
 

@@ -45,9 +45,9 @@ from hub.uplink import UplinkSource
 from hub.work import Work
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.protocol.join import parse_join
-from tensorguard.services.certificates import ServiceCertificate
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.passwords import hash_password
+from tensorguard.services.certificates.certificates import ServiceCertificate
+from tensorguard.services.keys.keyring import Keyring
+from tensorguard.services.people.passwords import hash_password
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.store.maintenance import maintain

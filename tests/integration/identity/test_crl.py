@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from cryptography import x509
 
 from agent.runtime.statedir import StateDir
-from tensorguard.services.access import Role
-from tensorguard.services.crl import make_crl
+from tensorguard.services.certificates.crl import make_crl
+from tensorguard.services.people.access import Role
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 from tests.integration.identity.stack import Stack

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.runtime import keys
 from agent.runtime.statedir import StateDir
 from tensorguard.protocol.messages import CsrRequest
-from tensorguard.services.access import Role
-from tensorguard.services.renewal import renew
+from tensorguard.services.certificates.renewal import renew
+from tensorguard.services.people.access import Role
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 from tests.integration.identity.stack import Running, Stack

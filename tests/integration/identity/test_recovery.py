@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from agent.runtime import keys
 from agent.runtime.statedir import StateDir
 from tensorguard.pki.issuer import certificate_pem
-from tensorguard.services.access import Role
+from tensorguard.services.people.access import Role
 from tests.integration.identity.stack import Stack
 
 PATH = "/device/v1/recover"

@@ -16,9 +16,9 @@ from hub.settling import NewConnections, Settler
 from tensorguard.pki.keys import Ed25519Verifier
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import CertificateIssued, CsrRequest
-from tensorguard.services.event import Actor
-from tensorguard.services.renewal import renew
-from tensorguard.services.revocations import revoke_agent
+from tensorguard.services.certificates.renewal import renew
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.revocation.revocations import revoke_agent
 from tests.integration.broker.wire import Wire
 from tests.integration.identity.stack import Running, Stack, each_engine
 

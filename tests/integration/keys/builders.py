@@ -12,13 +12,13 @@ from botocore.config import Config
 
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Grant, KeyRequest
-from tensorguard.services import kek_changes, rewrap_jobs
-from tensorguard.services.kek_providers import KekProviders
-from tensorguard.services.kek_watch import KekWatch
-from tensorguard.services.keks import Kek, find_active_kek, get_kek, list_keks
-from tensorguard.services.key_release import KeyRelease
-from tensorguard.services.rewrap_jobs import RewrapJob
-from tensorguard.services.rewrapping import Rewrapper
+from tensorguard.services.keys import kek_changes, rewrap_jobs
+from tensorguard.services.keys.kek_providers import KekProviders
+from tensorguard.services.keys.kek_watch import KekWatch
+from tensorguard.services.keys.keks import Kek, find_active_kek, get_kek, list_keks
+from tensorguard.services.keys.key_release import KeyRelease
+from tensorguard.services.keys.rewrap_jobs import RewrapJob
+from tensorguard.services.keys.rewrapping import Rewrapper
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 from tensorguard.store.packages import Release

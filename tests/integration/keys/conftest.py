@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tensorguard.services.kek_providers import KekProviders
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.kek_providers import KekProviders
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.store.package_files import PackageFiles

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from tensorguard.services import kek_changes
-from tensorguard.services.key_errors import KekInUse
+from tensorguard.services.keys import kek_changes
+from tensorguard.services.keys.key_errors import KekInUse
 from tensorguard.store import tables
 from tensorguard.store.packages import Release
 from tensorguard.vault.errors import KeyDisabled

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from tensorguard.services import kek_changes
-from tensorguard.services.kek_providers import KekProviders
-from tensorguard.services.key_errors import KekMismatch, RewrapUnderWay
-from tensorguard.services.keyring import Keyring
-from tensorguard.services.sealed_rows import open_stored, store_secret
+from tensorguard.services.keys import kek_changes
+from tensorguard.services.keys.kek_providers import KekProviders
+from tensorguard.services.keys.key_errors import KekMismatch, RewrapUnderWay
+from tensorguard.services.keys.keyring import Keyring
+from tensorguard.services.keys.sealed_rows import open_stored, store_secret
 from tensorguard.store import tables
 from tensorguard.vault.errors import KeyDisabled, KeyMissing, KeyVersionInUse
 from tests.integration.keys.builders import Vault

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hub.sequencer import Sequencer
 from tensorguard.ledger.checkpoint import VerifierKey
-from tensorguard.services.events import Actor, AgentReported, FleetCreated
+from tensorguard.services.evidence.events import Actor, AgentReported, FleetCreated
 
 ORIGIN = "example.org/ledger/1"
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 
 from hub.sequencer import Sequencer
-from tensorguard.services import ledger
+from tensorguard.services.evidence import ledger
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.ids import new_id
 from tensorguard.store.tables import ledger_entries, ledger_events, ledger_unsequenced

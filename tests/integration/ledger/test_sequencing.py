@@ -26,8 +26,8 @@ from tensorguard.ledger.tree import (
     verify_consistency,
     verify_inclusion,
 )
-from tensorguard.services import ledger
-from tensorguard.services.ledger_queries import (
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.ledger_queries import (
     NoCheckpoint,
     find_latest_checkpoint,
     get_latest_checkpoint,
@@ -35,7 +35,7 @@ from tensorguard.services.ledger_queries import (
     get_size,
     list_entries,
 )
-from tensorguard.services.sequencing import sequence
+from tensorguard.services.evidence.sequencing import sequence
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.tables import ledger_checkpoints, ledger_events, ledger_unsequenced
 from tests.integration.ledger.builders import (

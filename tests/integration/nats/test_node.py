@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
 from broker.nats.configuration import STREAM
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.keys.keyring import Keyring
 from tests.integration.broker.certificates import Platform
 from tests.integration.broker.signer import running_signer
 from tests.integration.nats.keeping import (

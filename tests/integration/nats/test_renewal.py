@@ -23,10 +23,10 @@ from broker.nats.settings import KeeperSettings
 from tensorguard.cli.rotation import Plan, Rotator
 from tensorguard.cli.telling import Teller
 from tensorguard.pki.issuer import CertificateAuthority
-from tensorguard.services.authorities import PURPOSE_CA, list_authorities
-from tensorguard.services.following import KeyringFollower
-from tensorguard.services.keyring import BROKER_SECRETS, Keyring
-from tensorguard.services.sealed_rows import open_stored
+from tensorguard.services.certificates.authorities import PURPOSE_CA, list_authorities
+from tensorguard.services.keys.following import KeyringFollower
+from tensorguard.services.keys.keyring import BROKER_SECRETS, Keyring
+from tensorguard.services.keys.sealed_rows import open_stored
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.broker.certificates import Platform

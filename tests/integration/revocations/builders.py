@@ -9,12 +9,12 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from tensorguard.services.access import Caller
-from tensorguard.services.confirmations import confirm_revocations
-from tensorguard.services.event import Actor
-from tensorguard.services.fleet_revocations import FleetReceipt, revoke_fleet
-from tensorguard.services.mass_revocation import is_one_too_many
-from tensorguard.services.revocations import Receipt, get_receipt, revoke_agent
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.people.access import Caller
+from tensorguard.services.revocation.confirmations import confirm_revocations
+from tensorguard.services.revocation.fleet_revocations import FleetReceipt, revoke_fleet
+from tensorguard.services.revocation.mass_revocation import is_one_too_many
+from tensorguard.services.revocation.revocations import Receipt, get_receipt, revoke_agent
 from tensorguard.store import tables
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.ids import new_id

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tensorguard.services.access import Caller
+from tensorguard.services.people.access import Caller
 from tests.integration.approvals.builders import MACHINE, Office
 from tests.integration.revocations.builders import NOW, Site
 

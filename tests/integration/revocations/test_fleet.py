@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from tensorguard.services.errors import FleetNotFound
-from tensorguard.services.fleet_revocations import FleetReceipt, list_fleet_receipts
+from tensorguard.services.revocation.fleet_revocations import FleetReceipt, list_fleet_receipts
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
 from tests.integration.revocations.builders import ANOTHER, NOW, SOMEBODY, Site

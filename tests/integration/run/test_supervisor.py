@@ -11,7 +11,7 @@ import psutil
 import psycopg
 import pytest
 
-from tensorguard.services.passwords import verify_password
+from tensorguard.services.people.passwords import verify_password
 from tensorguard.store.embedded.server import DATABASE
 from tensorguard.vault.local import KEK_FILE
 from tests.integration.run.stack import Stack

@@ -16,8 +16,8 @@ from hub.settings import HubSettings
 from tensorguard.protocol import topics
 from tensorguard.protocol.subjects import to_topic
 from tensorguard.protocol.topics import DownKind, UpKind
-from tensorguard.services.event import Actor
-from tensorguard.services.fleets import create_fleet, set_config
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.fleets.fleets import create_fleet, set_config
 from tensorguard.store.tables import fleets
 from tests.integration.hub.builders import FLEET
 from tests.integration.nats.server import free_ports

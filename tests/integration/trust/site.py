@@ -29,13 +29,13 @@ from simulators.simulation import Plan as SimulationPlan
 from simulators.simulation import Simulation
 from tensorguard.cli.main import ExplainedError, find_explained
 from tensorguard.protocol.join import Join, parse_join
-from tensorguard.services.event import Actor
-from tensorguard.services.fleets import create_fleet
-from tensorguard.services.keyring import Keyring
+from tensorguard.services.enrollment.tokens import TokenTerms, create_token
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.fleets.fleets import create_fleet
+from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
-from tensorguard.services.rootkeys import load_root_directory
-from tensorguard.services.tokens import TokenTerms, create_token
-from tensorguard.services.trust_publishing import publish_next
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust_publishing import publish_next
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.patience import PATIENCE_S

@@ -21,10 +21,10 @@ from tensorguard.pki.bundle import TrustStore, trusted_key
 from tensorguard.pki.draft import Draft
 from tensorguard.pki.identity import authority_key_id
 from tensorguard.pki.keys import Ed25519Signer
-from tensorguard.services.ca_rotation import begin_rotation, get_rotation, promote
-from tensorguard.services.rootkeys import load_root_directory
-from tensorguard.services.trust import Roots, draft_next
-from tensorguard.services.trust_publishing import publish
+from tensorguard.services.certificates.ca_rotation import begin_rotation, get_rotation, promote
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust import Roots, draft_next
+from tensorguard.services.trust.trust_publishing import publish
 from tests.integration.agent.platform import issue_service
 from tests.integration.broker.conftest import run_program
 from tests.integration.trust.site import BY, TRUST_DOMAIN, Site

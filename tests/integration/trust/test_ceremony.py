@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.pki.draft import Draft
-from tensorguard.services.rootkeys import load_root_directory
+from tensorguard.services.trust.rootkeys import load_root_directory
 from tests.integration.trust.site import Site, invoke
 
 

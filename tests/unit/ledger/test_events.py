@@ -7,8 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from tensorguard.ledger.entry import MAX_ENTRY_BYTES, Entry
-from tensorguard.services import agent_events, certificate_events, events
-from tensorguard.services.events import SYSTEM, Actor, AgentReported, Event, Subject
+from tensorguard.services.certificates import certificate_events
+from tensorguard.services.evidence import agent_events, events
+from tensorguard.services.evidence.events import SYSTEM, Actor, AgentReported, Event, Subject
 
 AT = datetime(2026, 3, 4, tzinfo=UTC)
 AGENT = UUID("01900000-0000-7000-8000-00000000000a")

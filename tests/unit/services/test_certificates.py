@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tensorguard.pki.errors import CannotIssue
 from tensorguard.pki.identity import AgentIdentity, ServiceIdentity, load_certificate, verify_peer
 from tensorguard.pki.issuer import CertificateAuthority
-from tensorguard.services.certificates import ServiceCertificate, split_hosts
+from tensorguard.services.certificates.certificates import ServiceCertificate, split_hosts
 from tests.patience import PATIENCE_S
 from tests.unit.pki.builders import AGENT_ID, TRUST_DOMAIN, der, openssl, p256
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tensorguard.services.dek_cache import DEK_LIFETIME, DekCache, DekPlace
+from tensorguard.services.keys.dek_cache import DEK_LIFETIME, DekCache, DekPlace
 from tensorguard.vault.errors import KeyDisabled, Throttled, VaultError
 from tensorguard.vault.secret_memory import SecretMemory
 

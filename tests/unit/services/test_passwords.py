@@ -1,6 +1,6 @@
 from argon2 import PasswordHasher
 
-from tensorguard.services.passwords import (
+from tensorguard.services.people.passwords import (
     generate_password,
     hash_password,
     needs_rehash,

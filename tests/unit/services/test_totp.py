@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tensorguard.services.totp import SECRET_BYTES, compute_code, find_step, step_at
+from tensorguard.services.people.totp import SECRET_BYTES, compute_code, find_step, step_at
 
 SECRET = bytes(range(SECRET_BYTES))
 NOW = datetime(2026, 3, 4, 12, 0, 7, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""The platform's CAs and every certificate they issue, renew, replace or list as revoked."""

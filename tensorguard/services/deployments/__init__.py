@@ -1,0 +1,1 @@
+"""Packages, releases, deployments and the controller that rolls them out."""

@@ -1,0 +1,235 @@
+"""Packages: verified before anybody can see them, stored once under their digest."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import sqlalchemy as sa
+from cryptography.cobblestone import Cobblestone256Decryptor
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tensorguard.rollouts.selector import parse_selector
+from tensorguard.services.deployments.release_errors import (
+    PackageNotFound,
+    PackageSeqTaken,
+    PackageUnusable,
+    PackageVersionTaken,
+)
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.events import Actor, PackageRefused, PackageUploaded
+from tensorguard.services.keys.fleet_deks import PURPOSE_DEK as PURPOSE_DEK
+from tensorguard.services.keys.sealed_rows import store_secret
+from tensorguard.store.package_files import IncomingFile, PackageFiles
+from tensorguard.store.packages import Package, find_package, list_valid_publishers
+from tensorguard.store.tables import packages
+from tensorguard.tgsp import manifest as manifests
+from tensorguard.tgsp import reader
+from tensorguard.tgsp.grants import open_embedded_grant
+from tensorguard.tgsp.signing import PublisherKey
+from tensorguard.tgsp.window import to_seconds
+from tensorguard.vault.provider import KeyProvider
+
+MAX_BIGINT: Final = 2**63 - 1
+# Uploads are rare, and one after the other: no two of them can race for a name or a file.
+_LOCK: Final = 7290435
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The package's row; `created` False: the same package was here before."""
+
+    package: Package
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedUpload:
+    """A file that was found good, what it is, and its DEK."""
+
+    file: IncomingFile
+    package: reader.VerifiedPackage
+    dek: bytes = field(repr=False)
+
+
+async def list_signing_keys(session: AsyncSession, now: datetime) -> list[PublisherKey]:
+    """Return the keys whose signature makes an upload believable at `now`."""
+    return [
+        PublisherKey(
+            Ed25519PublicKey.from_public_bytes(publisher.public),
+            names=publisher.names,
+            not_after=int(publisher.not_after.timestamp()),
+        )
+        for publisher in await list_valid_publishers(session, now)
+    ]
+
+
+async def verify_upload(
+    incoming: IncomingFile,
+    publishers: Sequence[PublisherKey],
+    recipient: X25519PrivateKey,
+    now: datetime,
+) -> VerifiedUpload:
+    """Accept a package that a publisher has signed, that is whole, and that opens with our key.
+
+    Needs no database, because hashing gigabytes must not hold a transaction open.
+    Raises: TgspError, BadSelector, PackageUnusable.
+    """
+    return await asyncio.to_thread(_verify, incoming, publishers, recipient, now)
+
+
+async def admit_package(
+    session: AsyncSession,
+    kek: KeyProvider,
+    files: PackageFiles,
+    upload: VerifiedUpload,
+    *,
+    by: Actor,
+    now: datetime,
+) -> Uploaded:
+    """Make a verified upload visible: file under its final name, sealed DEK, row and event.
+
+    The caller commits; when that fails the file stays, unknown to all, until the next upload of
+    the package replaces it. After an error the caller calls `record_refusal` in a transaction
+    of its own.
+    Raises: PackageUnusable, PackageSeqTaken, PackageVersionTaken, VaultError.
+    """
+    await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    digest = upload.package.digest
+    existing = await find_package(session, digest)
+    if existing is not None:
+        return Uploaded(existing, created=False)
+    signer = await _find_signer(session, upload, now)
+    await _check_unique(session, upload.package.manifest)
+    secret_id = await store_secret(
+        session, kek, upload.dek, purpose=PURPOSE_DEK, owner=digest.hex(), now=now
+    )
+    key = await asyncio.to_thread(files.keep, upload.file, digest)
+    package = _row(upload, signer, key, secret_id, by, now)
+    await session.execute(
+        sa.insert(packages).values(
+            {column.name: getattr(package, column.name) for column in packages.c}
+        )
+    )
+    await ledger.record(
+        session,
+        PackageUploaded(
+            by=by,
+            digest=digest,
+            size_bytes=package.size_bytes,
+            publisher_kid=signer,
+            package=package.name,
+            version=package.version,
+        ),
+        now=now,
+    )
+    return Uploaded(package, created=True)
+
+
+async def record_refusal(
+    session: AsyncSession, incoming: IncomingFile | None, code: str, *, by: Actor, now: datetime
+) -> None:
+    """Write that an upload was refused, and why; what it claimed to be is not believed."""
+    event = PackageRefused(
+        by=by,
+        digest=None,
+        reason=code,
+        size_bytes=None if incoming is None else incoming.size_bytes,
+        file_sha256=None if incoming is None else incoming.sha256,
+    )
+    await ledger.record(session, event, now=now)
+
+
+async def get_package(session: AsyncSession, digest: bytes) -> Package:
+    """Return the package with this digest. Raises: PackageNotFound."""
+    package = await find_package(session, digest)
+    if package is None:
+        raise PackageNotFound(f"there is no package {digest.hex()}")
+    return package
+
+
+def _verify(
+    incoming: IncomingFile,
+    publishers: Sequence[PublisherKey],
+    recipient: X25519PrivateKey,
+    now: datetime,
+) -> VerifiedUpload:
+    package = reader.verify(incoming.path, publishers, now)
+    if package.manifest.seq > MAX_BIGINT:
+        raise PackageUnusable("the package's seq is larger than any database can hold")
+    parse_selector(package.manifest.target.selector)
+    dek = open_embedded_grant(
+        package.header.grants,
+        recipient=recipient,
+        manifest_digest=package.digest,
+        now_s=to_seconds(now),
+    )
+    # The stream begins with a commitment to its key: this one and no other opens it.
+    decryptor = Cobblestone256Decryptor(dek, manifests.compute_context(package.manifest))
+    with incoming.path.open("rb") as file:
+        file.seek(package.header.payload_offset)
+        head = file.read(manifests.STREAM_HEADER_BYTES)
+    try:
+        decryptor.update(head)
+    except InvalidTag:
+        raise PackageUnusable("the granted key is not the one that the payload is under") from None
+    return VerifiedUpload(incoming, package, dek)
+
+
+async def _find_signer(session: AsyncSession, upload: VerifiedUpload, now: datetime) -> str:
+    """Return the publisher who answers for the package; once more, as time has passed."""
+    for key in await list_signing_keys(session, now):
+        if key.kid in upload.package.signers and key.may_sign(upload.package.manifest.name):
+            return key.kid.hex()
+    raise PackageUnusable("the publisher was revoked while the upload was verified")
+
+
+async def _check_unique(session: AsyncSession, manifest: manifests.Manifest) -> None:
+    query = sa.select(packages.c.seq, packages.c.version).where(
+        packages.c.name == manifest.name,
+        (packages.c.seq == manifest.seq) | (packages.c.version == manifest.version),
+    )
+    for seq, version in await session.execute(query):
+        if seq == manifest.seq:
+            raise PackageSeqTaken(f"{manifest.name} has another package with seq {seq}")
+        raise PackageVersionTaken(f"{manifest.name} has another package {version}")
+
+
+def _row(
+    upload: VerifiedUpload,
+    publisher_kid: str,
+    store_key: str,
+    dek_secret_id: str,
+    by: Actor,
+    now: datetime,
+) -> Package:
+    manifest = upload.package.manifest
+    return Package(
+        digest=upload.package.digest,
+        name=manifest.name,
+        version=manifest.version,
+        seq=manifest.seq,
+        publisher_kid=publisher_kid,
+        manifest=upload.package.header.manifest_bytes,
+        size_bytes=upload.file.size_bytes,
+        file_sha256=upload.file.sha256,
+        store_key=store_key,
+        dek_secret_id=dek_secret_id,
+        not_before=datetime.fromtimestamp(manifest.not_before, UTC),
+        not_after=_end(manifest.not_after),
+        uploaded_at=now,
+        uploaded_by=by.id,
+        withdrawn_at=None,
+    )
+
+
+def _end(seconds: int) -> datetime | None:
+    """Return the end of a validity window; one beyond the year 9999 is none."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds else None
+    except (OverflowError, ValueError, OSError):
+        return None

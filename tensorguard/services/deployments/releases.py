@@ -1,0 +1,100 @@
+"""Releases: a name and version that stand for one package for ever."""
+
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tensorguard.services.deployments.packages import get_package
+from tensorguard.services.deployments.release_errors import (
+    BadRelease,
+    PackageWithdrawn,
+    ReleaseExists,
+    ReleaseNotFound,
+)
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.events import Actor, ReleaseCreated
+from tensorguard.store.ids import new_id
+from tensorguard.store.packages import Release, find_publisher, find_release
+from tensorguard.store.tables import releases
+from tensorguard.tgsp.versions import is_version
+
+MAX_NAME_CHARACTERS = 64
+MAX_NOTES_CHARACTERS = 4000
+
+
+async def create_release(
+    session: AsyncSession,
+    *,
+    package_digest: bytes,
+    name: str | None = None,
+    version: str | None = None,
+    notes: str = "",
+    by: Actor,
+    now: datetime,
+) -> Release:
+    """Make a release of a package, called as the package is unless told otherwise.
+
+    Raises: PackageNotFound, PackageWithdrawn, BadRelease, ReleaseExists.
+    """
+    package = await get_package(session, package_digest)
+    await check_deployable(session, package_digest)
+    release = Release(
+        id=new_id(),
+        name=package.name if name is None else name,
+        version=package.version if version is None else version,
+        package_digest=package_digest,
+        notes=notes,
+        created_at=now,
+        created_by=by.id,
+        withdrawn_at=None,
+    )
+    _check(release)
+    statement = (
+        sa.dialects.postgresql.insert(releases)
+        .values({column.name: getattr(release, column.name) for column in releases.c})
+        .on_conflict_do_nothing(index_elements=["name", "version"])
+        .returning(releases.c.id)
+    )
+    if (await session.execute(statement)).first() is None:
+        raise ReleaseExists(f"{release.name} {release.version} exists already")
+    event = ReleaseCreated(
+        by=by,
+        release_id=release.id,
+        release=release.name,
+        version=release.version,
+        package_digest=package_digest,
+    )
+    await ledger.record(session, event, now=now)
+    return release
+
+
+async def get_release(session: AsyncSession, release_id: UUID) -> Release:
+    """Return the release with this id. Raises: ReleaseNotFound."""
+    release = await find_release(session, release_id)
+    if release is None:
+        raise ReleaseNotFound(f"there is no release {release_id}")
+    return release
+
+
+async def check_deployable(session: AsyncSession, package_digest: bytes) -> None:
+    """Accept a package that is not withdrawn, by a publisher who is not revoked.
+
+    Raises: PackageNotFound, PackageWithdrawn.
+    """
+    package = await get_package(session, package_digest)
+    if package.withdrawn_at is not None:
+        raise PackageWithdrawn(f"package {package_digest.hex()} was withdrawn")
+    publisher = await find_publisher(session, package.publisher_kid)
+    if publisher is None or publisher.revoked_at is not None:
+        raise PackageWithdrawn(f"publisher {package.publisher_kid} of the package was revoked")
+
+
+def _check(release: Release) -> None:
+    if not 1 <= len(release.name) <= MAX_NAME_CHARACTERS or not release.name.isprintable():
+        raise BadRelease(f"a release's name has 1 to {MAX_NAME_CHARACTERS} printable characters")
+    if len(release.version) > MAX_NAME_CHARACTERS or not is_version(release.version):
+        raise BadRelease(f"{release.version[:80]!r} is not a semantic version of 64 characters")
+    if len(release.notes) > MAX_NOTES_CHARACTERS:
+        raise BadRelease(f"notes have at most {MAX_NOTES_CHARACTERS} characters")

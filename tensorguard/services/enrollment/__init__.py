@@ -1,0 +1,1 @@
+"""How a device becomes an agent: by token, by its maker's certificate, by admission."""

@@ -1,0 +1,1 @@
+"""The ledger: every event there is, how it is written, sequenced and read."""

@@ -1,0 +1,1 @@
+"""Fleets, their agents and configuration, moves between them, and the fronts that hold sessions."""

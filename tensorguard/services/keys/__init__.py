@@ -1,0 +1,1 @@
+"""KEKs and what they seal: rotation, rewrap, the keyring, and key release to agents."""

@@ -1,0 +1,1 @@
+"""Who may do what: users, sessions, second factors and persons, API keys, permissions."""

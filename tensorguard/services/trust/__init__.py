@@ -1,0 +1,1 @@
+"""What agents believe: trust bundles, root keys and publishers."""

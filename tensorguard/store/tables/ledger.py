@@ -1,0 +1,50 @@
+"""The ledger: events, their tree, and its checkpoints."""
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, SmallInteger, Table, Text, Uuid
+
+from tensorguard.store.tables.columns import TextC, Time, metadata
+
+ledger_events = Table(
+    "ledger_events",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("entry", LargeBinary, nullable=False),
+    Column("time", Time, nullable=False),
+    Column("type", TextC, nullable=False),
+    Column("actor_kind", TextC, nullable=False),
+    Column("actor_id", TextC, nullable=False),
+    Column("subject_kind", TextC, nullable=False),
+    Column("subject_id", TextC, nullable=False),
+    Column("fleet", TextC),
+    Column("outcome", TextC, nullable=False),
+)
+ledger_unsequenced = Table(
+    "ledger_unsequenced",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+)
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("leaf_index", BigInteger, primary_key=True),
+    Column("event_id", Uuid, nullable=False, unique=True),
+    Column("leaf_hash", LargeBinary, nullable=False),
+)
+ledger_hashes = Table(
+    "ledger_hashes",
+    metadata,
+    Column("level", SmallInteger, primary_key=True),
+    Column("index", BigInteger, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+)
+ledger_checkpoints = Table(
+    "ledger_checkpoints",
+    metadata,
+    Column("tree_size", BigInteger, primary_key=True),
+    Column("root_hash", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("signed_at", Time, nullable=False),
+)
+Index("ledger_events_time_idx", ledger_events.c.time, ledger_events.c.id)
+Index("ledger_events_type_idx", ledger_events.c.type, ledger_events.c.id)
+Index("ledger_events_subject_idx", ledger_events.c.subject_id, ledger_events.c.id)
