@@ -34,6 +34,14 @@ from tensorguard.services.evidence.event import Digest as Digest
 from tensorguard.services.evidence.event import Event as Event
 from tensorguard.services.evidence.event import Outcome as Outcome
 from tensorguard.services.evidence.event import Subject as Subject
+from tensorguard.services.evidence.ledger_events import KeyCreated as KeyCreated
+from tensorguard.services.evidence.ledger_events import LedgerEpochBegan as LedgerEpochBegan
+from tensorguard.services.evidence.ledger_events import LedgerExported as LedgerExported
+from tensorguard.services.evidence.ledger_events import LedgerForkSeen as LedgerForkSeen
+from tensorguard.services.evidence.ledger_events import LedgerKeyCreated as LedgerKeyCreated
+from tensorguard.services.evidence.ledger_events import LedgerKeyRetired as LedgerKeyRetired
+from tensorguard.services.evidence.ledger_events import PrivateRead as PrivateRead
+from tensorguard.services.evidence.ledger_events import SubjectErased as SubjectErased
 from tensorguard.services.keys.key_events import KekAdded as KekAdded
 from tensorguard.services.keys.key_events import KekExpiring as KekExpiring
 from tensorguard.services.keys.key_events import KekImported as KekImported
@@ -102,22 +110,6 @@ class PlatformInitialised(Event, frozen=True, kw_only=True):
     TYPE = "platform.initialised"
     SUBJECT = ("platform", "trust_domain")
     trust_domain: str
-
-
-class KeyCreated(Event, frozen=True, kw_only=True):
-    """A CA, signing or recipient key; for the ledger's own key see LedgerKeyCreated."""
-
-    TYPE = "key.created"
-    SUBJECT = ("key", "kid")
-    kid: str
-    purpose: str
-
-
-class LedgerKeyCreated(Event, frozen=True, kw_only=True):
-    TYPE = "ledger.key-created"
-    SUBJECT = ("key", "kid")
-    kid: str
-    verifier_key: str
 
 
 class TrustBundlePublished(Event, frozen=True, kw_only=True):

@@ -6,11 +6,11 @@ import random
 from api.context import utc_now
 from hub.sequencer import Sequencer
 from tensorguard.ledger.checkpoint import (
-    ledger_origin,
+    parse_checkpoint,
     parse_verifier_key,
     verify_checkpoint,
 )
-from tensorguard.ledger.tree import Frontier, leaf_hash
+from tensorguard.ledger.tree import Frontier, leaf_hash, verify_consistency, verify_inclusion
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.people.access import Role
 from tests.integration.api.clients import Api, new_slug
@@ -24,8 +24,8 @@ async def _sequence(api: Api) -> None:
         keyring = await Keyring.load(session, context.kek, only={"ledger"})
     sequencer = Sequencer(
         context.sessions,
-        origin=ledger_origin(keyring.trust_domain),
-        signers=[keyring.signer("ledger").private_key],
+        trust_domain=keyring.trust_domain,
+        signers=lambda: keyring.ledger_signers,
         clock=utc_now,
         random=random.Random(1),
     )
@@ -115,3 +115,32 @@ async def test_the_newest_entries_come_first_when_asked_and_pages_lead_back(api:
     found = [base64.b64decode(item["entry"]) for item in items]
     assert other.encode() in found[0]
     assert fleet.encode() in found[1]
+
+
+async def test_proofs_over_http_lead_to_the_signed_root(api: Api) -> None:
+    await api.new_fleet()
+    await _sequence(api)
+    note = (await api.admin.get(f"{LEDGER}/checkpoint")).text
+    signed = parse_checkpoint(note)
+    items = (await api.admin.get(f"{LEDGER}/entries", params={"start": 3, "end": 4})).json()
+    (item,) = items["items"]
+    params = {"index": 3, "size": signed.size}
+    proof = (await api.admin.get(f"{LEDGER}/proof/inclusion", params=params)).json()
+    path = [bytes.fromhex(one) for one in proof["audit_path"]]
+    leaf = leaf_hash(base64.b64decode(item["entry"]))
+    verify_inclusion(3, signed.size, leaf, path, signed.root)
+    assert proof["root_hash"] == signed.root.hex()
+    sizes = {"first": 4, "second": signed.size}
+    answer = (await api.admin.get(f"{LEDGER}/proof/consistency", params=sizes)).json()
+    old = (await api.admin.get(f"{LEDGER}/proof/inclusion", params={"index": 0, "size": 4})).json()
+    verify_consistency(
+        4,
+        signed.size,
+        bytes.fromhex(old["root_hash"]),
+        signed.root,
+        [bytes.fromhex(one) for one in answer["consistency_path"]],
+    )
+    beyond = {"index": 0, "size": signed.size + 1}
+    refused = await api.admin.get(f"{LEDGER}/proof/inclusion", params=beyond)
+    assert (refused.status_code, refused.json()["code"]) == (404, "no-such-proof")
+    assert (await api.admin.get(f"{LEDGER}/forks")).json() == []

@@ -168,7 +168,7 @@ async def test_no_secret_is_readable_in_the_database(platform: Platform) -> None
         b"".join(bytes(value) for value in row)
         for row in platform.rows("SELECT wrapped, nonce, ciphertext, context FROM secrets")
     )
-    assert len(platform.rows("SELECT id FROM secrets")) == 8
+    assert len(platform.rows("SELECT id FROM secrets")) == 9
     assert not any(secret[-32:] in stored for secret in secrets)
 
 

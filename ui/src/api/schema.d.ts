@@ -1079,6 +1079,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/ledger/forks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Forks
+         * @description List checkpoints that devices have seen and that this ledger cannot extend: alarms.
+         */
+        get: operations["list_forks_api_v1_ledger_forks_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/ledger/key": {
         parameters: {
             query?: never;
@@ -1091,6 +1111,46 @@ export interface paths {
          * @description Return the keys that verify checkpoints, one a line, the newest first.
          */
         get: operations["get_key_api_v1_ledger_key_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/proof/consistency": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Consistency
+         * @description Prove that the tree of one size extends that of another (RFC 9162 §2.1.4).
+         */
+        get: operations["get_consistency_api_v1_ledger_proof_consistency_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/proof/inclusion": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Inclusion
+         * @description Prove that an entry stands in the tree of a size (RFC 9162 §2.1.3).
+         */
+        get: operations["get_inclusion_api_v1_ledger_proof_inclusion_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -2078,6 +2138,18 @@ export interface components {
             superseded_at: string | null;
         };
         /**
+         * ConsistencyProofView
+         * @description That the tree of `second` entries begins with that of `first`; hashes in hex.
+         */
+        ConsistencyProofView: {
+            /** Consistency Path */
+            consistency_path: string[];
+            /** First */
+            first: number;
+            /** Second */
+            second: number;
+        };
+        /**
          * Decide
          * @description The same decision about several agents; only a rejection has a reason.
          */
@@ -2351,6 +2423,8 @@ export interface components {
             actor_name: string | null;
             /** Entry */
             entry: string;
+            /** Epoch */
+            epoch: number;
             /** Leaf Hash */
             leaf_hash: string;
             /** Leaf Index */
@@ -2517,6 +2591,32 @@ export interface components {
             slug: string;
         };
         /**
+         * ForkView
+         * @description A checkpoint that a device has seen and that this ledger cannot extend.
+         *
+         *     `reason`: `newer-epoch`, `larger` (more entries than there are) or `other-root`.
+         */
+        ForkView: {
+            /**
+             * Agent Id
+             * Format: uuid
+             */
+            agent_id: string;
+            /** Epoch */
+            epoch: number;
+            /** Reason */
+            reason: string;
+            /** Root Hash */
+            root_hash: string;
+            /**
+             * Seen At
+             * Format: date-time
+             */
+            seen_at: string;
+            /** Tree Size */
+            tree_size: number;
+        };
+        /**
          * FrontView
          * @description What one broker front did, and after how long.
          */
@@ -2585,6 +2685,20 @@ export interface components {
              * Format: date-time
              */
             valid_until: string;
+        };
+        /**
+         * InclusionProofView
+         * @description That an entry stands in the tree of `tree_size`; hashes in hex, the leaf's sibling first.
+         */
+        InclusionProofView: {
+            /** Audit Path */
+            audit_path: string[];
+            /** Leaf Index */
+            leaf_index: number;
+            /** Root Hash */
+            root_hash: string;
+            /** Tree Size */
+            tree_size: number;
         };
         /**
          * KekAdd
@@ -6061,7 +6175,10 @@ export interface operations {
     };
     get_checkpoint_api_v1_ledger_checkpoint_get: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -6095,6 +6212,8 @@ export interface operations {
                 cursor?: string | null;
                 /** @description Exclusive. */
                 end?: number | null;
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
                 fleet?: string | null;
                 /** @description How many items at most. */
                 limit?: number;
@@ -6131,6 +6250,35 @@ export interface operations {
             };
         };
     };
+    list_forks_api_v1_ledger_forks_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ForkView"][];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_key_api_v1_ledger_key_get: {
         parameters: {
             query?: never;
@@ -6147,6 +6295,74 @@ export interface operations {
                 };
                 content: {
                     "text/plain": string;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_consistency_api_v1_ledger_proof_consistency_get: {
+        parameters: {
+            query: {
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+                first: number;
+                second: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConsistencyProofView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_inclusion_api_v1_ledger_proof_inclusion_get: {
+        parameters: {
+            query: {
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+                index: number;
+                size: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InclusionProofView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
