@@ -1,9 +1,10 @@
 """`/api/v1/ledger`: entries, the signed checkpoint, its key, proofs, and what contradicts them."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from fastapi import Query
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import StringConstraints
 
 from api.access import Requires
@@ -17,8 +18,11 @@ from api.ledger.views import (
     fork_view,
 )
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
-from api.routing import Context, Session, new_router
+from api.routing import Context, Now, Session, new_router
 from tensorguard.ledger.checkpoint import ledger_origin
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.exporting import ExportRequest, export_compressed
+from tensorguard.services.evidence.ledger_events import LedgerExported
 from tensorguard.services.evidence.ledger_queries import list_entries as list_ledger_entries
 from tensorguard.services.evidence.tree_queries import (
     get_consistency_proof,
@@ -126,6 +130,60 @@ async def get_consistency(
     proof = await get_consistency_proof(session, wanted, first, second)
     path = [item.hex() for item in proof]
     return ConsistencyProofView(first=first, second=second, consistency_path=path)
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zstd": {}}}},
+)
+async def export(
+    caller: Reader,
+    context: Context,
+    session: Session,
+    now: Now,
+    epoch: Epoch = None,
+    start: Index = 0,
+    end: Annotated[int | None, Query(ge=0, lt=2**53, description="Exclusive.")] = None,
+    type: Annotated[list[TypePrefix] | None, Query(max_length=50)] = None,
+    fleet: Annotated[Slug | None, Query()] = None,
+    subject: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._:/ -]{1,200}$")] = None,
+    since: Annotated[
+        int | None,
+        Query(ge=1, lt=2**53, description="Prove consistency with the tree of this size, too."),
+    ] = None,
+) -> StreamingResponse:
+    """Export entries with the signed checkpoint and proofs: zstd NDJSON for `ledger verify`."""
+    signed = await get_latest_checkpoint(session, epoch)
+    if since is not None:  # now, while there still is an answer to refuse with
+        await get_consistency_proof(session, signed.epoch, since, signed.tree_size)
+    request = ExportRequest(
+        epoch=signed.epoch,
+        start=start,
+        end=end,
+        type_prefixes=type or (),
+        fleet=fleet,
+        subject_id=subject,
+        since=since,
+    )
+    last = signed.tree_size if end is None else min(end, signed.tree_size)
+    exported = LedgerExported(
+        by=caller.actor,
+        epoch=signed.epoch,
+        start=min(start, last),
+        end=last,
+        filtered=request.is_filtered,
+    )
+    await ledger.record(session, exported, now=now)
+
+    async def stream() -> AsyncIterator[bytes]:
+        async with context.sessions() as reading:
+            async for chunk in export_compressed(reading, request):
+                yield chunk
+
+    name = f"ledger-{signed.epoch}-{min(start, last)}-{last}.ndjson.zst"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(stream(), media_type="application/zstd", headers=headers)
 
 
 @router.get("/forks")

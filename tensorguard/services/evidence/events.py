@@ -9,6 +9,26 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from tensorguard.services.certificates.certificate_events import (
+    AgentMoveCancelled as AgentMoveCancelled,
+)
+from tensorguard.services.certificates.certificate_events import AgentMoved as AgentMoved
+from tensorguard.services.certificates.certificate_events import (
+    AgentMoveOrdered as AgentMoveOrdered,
+)
+from tensorguard.services.certificates.certificate_events import AgentRecovered as AgentRecovered
+from tensorguard.services.certificates.certificate_events import (
+    CertificateSuperseded as CertificateSuperseded,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryApproved as RecoveryApproved,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryRejected as RecoveryRejected,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryRequested as RecoveryRequested,
+)
 from tensorguard.services.enrollment.manufacturer_events import (
     ManufacturerCaActivated as ManufacturerCaActivated,
 )

@@ -202,9 +202,9 @@ async def test_a_checkpoint_in_the_bucket_is_locked_and_holds_a_restored_ledger_
         await witness_of(sessions, tmp_path / "a", bucket=bucket).step()
         keys = [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
         assert keys == [f"tg/checkpoints/{1:010d}/{size:020d}" for size in (4, 7)]
-        lock = client.get_object_retention(Bucket=BUCKET, Key=keys[-1])["Retention"]
-        assert lock["Mode"] == "COMPLIANCE"
-        assert lock["RetainUntilDate"] > now() + timedelta(days=3649)
+        stored = client.head_object(Bucket=BUCKET, Key=keys[-1])
+        assert stored["ObjectLockMode"] == "COMPLIANCE"
+        assert stored["ObjectLockRetainUntilDate"] > now() + timedelta(days=3649)
         version = client.list_object_versions(Bucket=BUCKET)["Versions"][0]["VersionId"]
         with pytest.raises(ClientError, match="AccessDenied"):
             client.delete_object(Bucket=BUCKET, Key=keys[-1], VersionId=version)

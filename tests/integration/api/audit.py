@@ -1,0 +1,55 @@
+"""Watches the transactions of routes: one that changes data without an event is caught."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+SILENT = "/api/v1/silent"  # the route that the test of this watch makes up
+# Not data of the platform: what is derived from it, or says when somebody was here.
+NOT_DATA = frozenset(
+    {"stream_events", "idempotency_keys", "sessions", "ledger_unsequenced", "subject_keys"}
+)
+_WRITE = re.compile(r"\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+([a-z_]+)\b(?!\s+OF\b)")
+_NOT_A_TABLE = frozenset({"set", "of", "skip", "nowait"})
+
+
+@contextmanager
+def watching_routes() -> Iterator[list[str]]:
+    """Yield a list that gets a line for each route that commits changes and no event."""
+    found: list[str] = []
+    written: dict[int, set[str]] = {}
+    watched: dict[int, int] = {}  # a connection of a route's session, by id
+
+    def began(session: Session, _transaction: object, connection: sa.Connection) -> None:
+        if "route" in session.info:
+            watched[id(connection)] = id(session)
+            written[id(session)] = set()
+
+    def ran(connection: sa.Connection, _cursor: object, statement: str, *_: Any) -> None:
+        session = watched.get(id(connection))
+        if session is not None:
+            tables = set(_WRITE.findall(statement)) - _NOT_A_TABLE
+            written[session] |= tables
+
+    def committed(session: Session) -> None:
+        tables = written.pop(id(session), set())
+        if tables - NOT_DATA and "ledger_events" not in tables:
+            found.append(f"{session.info['route']} changed {sorted(tables - NOT_DATA)}")
+
+    listeners: list[tuple[Any, str, Any]] = [
+        (Session, "after_begin", began),
+        (sa.Engine, "after_cursor_execute", ran),
+        (Session, "before_commit", committed),
+    ]
+    for target, name, listener in listeners:
+        event.listen(target, name, listener)
+    try:
+        yield found
+    finally:
+        for target, name, listener in listeners:
+            event.remove(target, name, listener)
