@@ -32,6 +32,7 @@ class Benchmark:
 BENCHMARKS = (
     Benchmark("heartbeats", "Committed heartbeats a second, every row another agent", 70),
     Benchmark("nats", "Committed heartbeats a second from NATS, with one hub and two", 120),
+    Benchmark("callouts", "TLS connects/s to NATS with our responder, beside static users", 90),
     Benchmark("broker", "Embedded front beside bare amqtt", 100),
     Benchmark("enrollment", "Enrollments by the HTTPS listener", 90),
     Benchmark("simulators", "What a simulated agent costs", 35),
