@@ -32,6 +32,6 @@ def test_a_customer_s_key_is_imported_rotated_taken_away_and_ended_and_the_platf
     )
     entries = operator.entries(type="kek", fleet=fleet)
     assert [entry["type"].removeprefix("kek.") for entry in entries] == [
-        *("added", "imported", "rotated", "version-disabled", "version-enabled"),
+        *("added", "imported", "expiring", "rotated", "version-disabled", "version-enabled"),
         *("version-destroyed", "unusable", "usable", "retired", "replaced"),
     ]

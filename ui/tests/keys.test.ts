@@ -1,7 +1,13 @@
 import { describe, expect, it } from "vitest";
 
 import { relevanceOf } from "@/live/hint";
-import { whyNot, whyNotVersion } from "@/pages/keys/actions";
+import {
+  canEver,
+  doneElsewhere,
+  type VersionAction,
+  whyNot,
+  whyNotVersion,
+} from "@/pages/keys/actions";
 import { matches, ordered, passes } from "@/pages/keys/filtering";
 import { endOf, parametersFile, parseWrapped, wrapCommands } from "@/pages/keys/importing";
 import {
@@ -11,6 +17,7 @@ import {
   progressOf,
   type RewrapJob,
   standingOf,
+  summaryOf,
   textOfUse,
   timeLeft,
   troubleOf,
@@ -144,6 +151,14 @@ describe("how a key stands", () => {
       "1 signing key for deployments",
       "2 sink secret",
     ]);
+    const signing = ["grant", "ledger"].map((role) => ({
+      purpose: `signing-key-${role}`,
+      secrets: 1,
+    }));
+    expect(summaryOf([{ purpose: "dek", secrets: 2 }, ...signing])).toEqual([
+      "2 package keys",
+      "2 signing keys",
+    ]);
   });
 });
 
@@ -195,25 +210,32 @@ describe("what cannot be done to a key now", () => {
     expect(whyNot("migrate", kek({ fleet: null }), NOW, others)).toContain("has to end first");
   });
 
-  const all = { disables_versions: true, destroys_versions: true };
   it.each([
-    ["disable", { is_current: true, secrets: 3 }, all, "Rotate first"],
-    ["disable", { is_current: false, secrets: 1 }, all, "1 secret is under it. Rewrap"],
-    ["destroy", { is_current: false, secrets: 20 }, all, "20 secrets are under it"],
-    ["destroy", { is_current: false, secrets: 0 }, all, ""],
-    ["destroy", { is_current: false, secrets: 0 }, { ...all, destroys_versions: false }, "AWS KMS destroys whole"],
-    ["disable", { is_current: false, secrets: 0 }, { ...all, disables_versions: false }, "AWS KMS disables whole"],
-    ["enable", { is_current: true, secrets: 3 }, all, ""],
-    ["disable", { is_current: false, secrets: 0 }, undefined, ""],
-  ] as const)("%s a version %j: %j", (action, version, provider, why) => {
-    const reason = whyNotVersion(action, kek(), version, provider);
-    expect(reason).toMatch(saying(why));
+    ["disable", { is_current: true, secrets: 3 }, "Rotate first"],
+    ["disable", { is_current: false, secrets: 1 }, "1 secret is under it. Rewrap"],
+    ["destroy", { is_current: false, secrets: 20 }, "20 secrets are under it"],
+    ["destroy", { is_current: false, secrets: 0 }, ""],
+    ["enable", { is_current: true, secrets: 3 }, ""],
+  ] as const)("%s a version %j: %j", (action, version, why) => {
+    expect(whyNotVersion(action, kek(), version)).toMatch(saying(why));
   });
 
   it("is anything to a version while secrets are moved", () => {
     const version = { is_current: false, secrets: 0 };
-    expect(whyNotVersion("disable", kek({ job: job() }), version, all)).toContain("end first");
-    expect(whyNotVersion("enable", kek({ job: job() }), version, all)).toBe("");
+    expect(whyNotVersion("disable", kek({ job: job() }), version)).toContain("end first");
+    expect(whyNotVersion("enable", kek({ job: job() }), version)).toBe("");
+  });
+
+  it("is, at some providers, anything to one version", () => {
+    const aws = { name: "aws", disables_versions: false, destroys_versions: false } as const;
+    const azure = { name: "azure", disables_versions: true, destroys_versions: false } as const;
+    const local = { name: "local", disables_versions: true, destroys_versions: true } as const;
+    expect(["disable", "enable", "destroy"].map((one) => canEver(one as VersionAction, azure))).toEqual(
+      [true, true, false],
+    );
+    expect(doneElsewhere(aws)).toContain("AWS KMS disables and destroys whole keys only");
+    expect(doneElsewhere(azure)).toContain("Azure Key Vault destroys whole keys only");
+    expect(doneElsewhere(local)).toBe("");
   });
 });
 

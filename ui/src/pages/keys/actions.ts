@@ -47,21 +47,33 @@ export function whyNot(
 
 export type VersionAction = "disable" | "enable" | "destroy";
 
+type Abilities = Pick<Provider, "name" | "disables_versions" | "destroys_versions">;
+
+/** Whether a provider can do something to one version of a key at all. */
+export function canEver(action: VersionAction, provider: Abilities | undefined): boolean {
+  if (provider === undefined) return true;
+  return action === "destroy" ? provider.destroys_versions : provider.disables_versions;
+}
+
+/** What a provider does to whole keys only, and where; empty where there is no such thing. */
+export function doneElsewhere(provider: Abilities | undefined): string {
+  if (provider === undefined) return "";
+  const verbs = [
+    ...(provider.disables_versions ? [] : ["disables"]),
+    ...(provider.destroys_versions ? [] : ["destroys"]),
+  ];
+  if (verbs.length === 0) return "";
+  const what = `${providerName(provider.name)} ${verbs.join(" and ")} whole keys only`;
+  return `${what}: do it there, when no secret is under this one any more.`;
+}
+
 /** Why a version can be neither disabled nor destroyed now; empty where it can. */
 export function whyNotVersion(
   action: VersionAction,
-  kek: Pick<Kek, "state" | "provider" | "job">,
+  kek: Pick<Kek, "state" | "job">,
   version: Pick<KekVersion, "is_current" | "secrets">,
-  provider: Pick<Provider, "disables_versions" | "destroys_versions"> | undefined,
 ): string {
   if (isOver(kek)) return OVER;
-  const name = providerName(kek.provider);
-  if (action === "destroy" && provider?.destroys_versions === false) {
-    return `${name} destroys whole keys only: do it there.`;
-  }
-  if (action !== "destroy" && provider?.disables_versions === false) {
-    return `${name} disables whole keys only: do it there.`;
-  }
   if (action === "enable") return "";
   if (isAtWork(kek)) return AT_WORK;
   if (version.is_current) return "What is new is wrapped under it. Rotate first.";

@@ -186,6 +186,14 @@ export function textOfUse({ purpose, secrets }: Schemas["KekUse"]): string {
   return countOf(secrets, one, many);
 }
 
+/** What is under a KEK in few words: all signing keys as one. */
+export function summaryOf(uses: Kek["uses"]): string[] {
+  const signing = uses.filter(({ purpose }) => purpose.startsWith(SIGNING));
+  const count = signing.reduce((sum, { secrets }) => sum + secrets, 0);
+  const texts = uses.filter((use) => !signing.includes(use)).map(textOfUse);
+  return count > 0 ? [...texts, countOf(count, "signing key")] : texts;
+}
+
 export function purposeText(purpose: string): string {
   if (purpose.startsWith(SIGNING)) return "Signs what the platform says under this name.";
   return PURPOSES[purpose]?.text ?? "";

@@ -66,7 +66,7 @@ export function shortKey(keyId: string): string {
 
 /** What the owner of a key at a provider has to allow the platform's account, in words. */
 export const PERMISSIONS: Record<Exclude<ProviderName, "local">, string> = {
-  aws: "The key's policy names the platform's role as principal, for kms:GenerateDataKey, kms:Decrypt and kms:DescribeKey.",
+  aws: "The key's policy names the platform's role as principal, for kms:GenerateDataKey, kms:Decrypt, kms:DescribeKey and kms:ListKeyRotations.",
   azure: "The platform's identity has the role Key Vault Crypto Service Encryption User on the key.",
   gcp: "The platform's service account has the roles cloudkms.cryptoKeyEncrypterDecrypter and cloudkms.viewer on the key.",
 };
