@@ -12,12 +12,12 @@ import { matches, ordered, passes } from "@/pages/keys/filtering";
 import { endOf, parametersFile, parseWrapped, wrapCommands } from "@/pages/keys/importing";
 import {
   consequencesOf,
+  describeUses,
   isGone,
   type Kek,
   progressOf,
   type RewrapJob,
   standingOf,
-  summaryOf,
   textOfUse,
   timeLeft,
   troubleOf,
@@ -155,10 +155,9 @@ describe("how a key stands", () => {
       purpose: `signing-key-${role}`,
       secrets: 1,
     }));
-    expect(summaryOf([{ purpose: "dek", secrets: 2 }, ...signing])).toEqual([
-      "2 package keys",
-      "2 signing keys",
-    ]);
+    const described = describeUses([{ purpose: "dek", secrets: 2 }, ...signing]);
+    expect(described.map(({ title }) => title)).toEqual(["2 package keys", "2 signing keys"]);
+    expect(described[1]?.text).toContain("grants, the ledger");
   });
 });
 

@@ -186,17 +186,22 @@ export function textOfUse({ purpose, secrets }: Schemas["KekUse"]): string {
   return countOf(secrets, one, many);
 }
 
-/** What is under a KEK in few words: all signing keys as one. */
-export function summaryOf(uses: Kek["uses"]): string[] {
+/** What is under a KEK, each with what it is for; all signing keys as one. */
+export function describeUses(uses: Kek["uses"]): { title: string; text: string }[] {
   const signing = uses.filter(({ purpose }) => purpose.startsWith(SIGNING));
+  const others = uses
+    .filter((use) => !signing.includes(use))
+    .map((use) => ({ title: textOfUse(use), text: PURPOSES[use.purpose]?.text ?? "" }));
+  if (signing.length === 0) return others;
   const count = signing.reduce((sum, { secrets }) => sum + secrets, 0);
-  const texts = uses.filter((use) => !signing.includes(use)).map(textOfUse);
-  return count > 0 ? [...texts, countOf(count, "signing key")] : texts;
-}
-
-export function purposeText(purpose: string): string {
-  if (purpose.startsWith(SIGNING)) return "Signs what the platform says under this name.";
-  return PURPOSES[purpose]?.text ?? "";
+  const what = signing.map(({ purpose }) => signedBy(purpose)).join(", ");
+  return [
+    ...others,
+    {
+      title: countOf(count, "signing key"),
+      text: `By these agents and auditors know that the platform said something: ${what}.`,
+    },
+  ];
 }
 
 function signedBy(purpose: string): string {
