@@ -23,6 +23,7 @@ from tensorguard.services.evidence.bucket import CheckpointBucket
 from tensorguard.services.evidence.checkpoint_file import read_note, write_note
 from tensorguard.services.evidence.tree_queries import find_latest_checkpoint, get_epoch
 from tensorguard.services.evidence.witnesses import (
+    LedgerRestored,
     Seen,
     check_extends,
     find_fork,
@@ -90,20 +91,30 @@ class Witness:
         return found
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`; what fails is tried again at the next round."""
+        """Work until `stop`; what fails is tried again at the next round.
+
+        Raises: LedgerRestored.
+        """
         while not stop.is_set():
             try:
                 await self.step()
+            except LedgerRestored:
+                raise  # under a running hub, whose next start would be refused as well
             except (sa.exc.SQLAlchemyError, psycopg.Error, LedgerError, OSError) as error:
                 reason = str(getattr(error, "orig", error))
                 log.error("checkpoint_not_kept", reason=reason)
             await pause(stop, EVERY.total_seconds())
 
     async def step(self) -> None:
-        """Check what devices have said, and keep the newest checkpoint outside."""
+        """Check what devices have said, and keep the newest checkpoint outside.
+
+        Raises: LedgerRestored where it is none that follows the one before.
+        """
         await self._check_echoes()
         async with self._sessions() as session:
             last = await find_latest_checkpoint(session, await get_epoch(session))
+            if self._written is not None and (last is None or last.note != self._written):
+                await check_extends(session, [parse_checkpoint(self._written)])
         if last is None:
             return
         if last.note != self._written:

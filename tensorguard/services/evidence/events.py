@@ -29,6 +29,32 @@ from tensorguard.services.certificates.certificate_events import (
 from tensorguard.services.certificates.certificate_events import (
     RecoveryRequested as RecoveryRequested,
 )
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentAborted as DeploymentAborted,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentAdvanced as DeploymentAdvanced,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentCompleted as DeploymentCompleted,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentCreated as DeploymentCreated,
+)
+from tensorguard.services.deployments.deployment_events import DeploymentMoved as DeploymentMoved
+from tensorguard.services.deployments.deployment_events import DeploymentPaused as DeploymentPaused
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentResumed as DeploymentResumed,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentRolledBack as DeploymentRolledBack,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentRollingBack as DeploymentRollingBack,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentStarted as DeploymentStarted,
+)
 from tensorguard.services.enrollment.manufacturer_events import (
     ManufacturerCaActivated as ManufacturerCaActivated,
 )
@@ -311,65 +337,6 @@ class ReleaseCreated(Event, frozen=True, kw_only=True):
     release: str
     version: str
     package_digest: Digest
-
-
-# Deployments
-
-
-class DeploymentCreated(Event, frozen=True, kw_only=True):
-    TYPE = "deployment.created"
-    SUBJECT = ("deployment", "deployment_id")
-    deployment_id: UUID
-    release_id: UUID
-    package_digest: Digest
-    fleets: list[str]
-    selector: str = ""
-    allow_downgrade: bool | None = None
-
-
-class DeploymentMoved(Event, frozen=True, kw_only=True):
-    """A move of a deployment's state machine; the subclasses name it."""
-
-    SUBJECT = ("deployment", "deployment_id")
-    deployment_id: UUID
-    reason: str | None = None
-    stage: int | None = None
-
-
-class DeploymentStarted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.started"
-
-
-class DeploymentAdvanced(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.advanced"
-
-
-class DeploymentPaused(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.paused"
-
-
-class DeploymentResumed(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.resumed"
-
-
-class DeploymentAborted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.aborted"
-    OUTCOME = "failure"
-
-
-class DeploymentRollingBack(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.rolling-back"
-
-
-class DeploymentRolledBack(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.rolled-back"
-    to_package_digest: Digest | None = None
-
-
-class DeploymentCompleted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.completed"
-    succeeded: int
-    failed: int
 
 
 # Grants

@@ -49,7 +49,7 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def export_compressed(session: AsyncSession, request: ExportRequest) -> AsyncIterator[bytes]:
-    """Yield an export as one zstd stream. Raises: NoCheckpoint, NoSuchProof, LedgerError."""
+    """Yield an export as one zstd stream, by a session that is for this alone. Raises: NoCheckpoint, NoSuchProof, LedgerError."""
     compressor = ZstdCompressor()
     async for lines in export_lines(session, request):
         if chunk := compressor.compress(lines):
@@ -172,7 +172,9 @@ async def _read(
         query = query.where(event.fleet == request.fleet)
     if request.subject_id is not None:
         query = query.where(event.subject_id == request.subject_id)
-    return (await session.execute(query)).all()
+    rows = (await session.execute(query)).all()
+    await session.commit()  # whoever downloads slowly must not hold a transaction open
+    return rows
 
 
 async def _evidence(writer: _Writer, checkpoint: StoredCheckpoint) -> bytes:

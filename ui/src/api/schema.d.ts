@@ -1099,6 +1099,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/ledger/erasures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Erase
+         * @description Destroy the keys of a subject's private fields; the entries stay as they were hashed.
+         */
+        post: operations["erase_api_v1_ledger_erasures_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Export
+         * @description Export entries with the signed checkpoint and proofs: zstd NDJSON for `ledger verify`.
+         */
+        get: operations["export_api_v1_ledger_export_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/ledger/forks": {
         parameters: {
             query?: never;
@@ -1133,6 +1173,26 @@ export interface paths {
         get: operations["get_key_api_v1_ledger_key_get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/private": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Read Private Fields
+         * @description Open the private fields of entries; that somebody did is an entry itself.
+         */
+        post: operations["read_private_fields_api_v1_ledger_private_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -2465,6 +2525,24 @@ export interface components {
             signatures: components["schemas"]["Signature"][];
         };
         /**
+         * ErasureRequest
+         * @description Whose private fields nobody is to read any more.
+         */
+        ErasureRequest: {
+            /** Id */
+            id: string;
+            /** Kind */
+            kind: string;
+        };
+        /**
+         * ErasureView
+         * @description How many keys were destroyed: as many entries' private fields nobody reads any more.
+         */
+        ErasureView: {
+            /** Keys */
+            keys: number;
+        };
+        /**
          * FailuresView
          * @description Why agents do not run a release: what concerns the most of them first, `others` summed up.
          */
@@ -3370,6 +3448,29 @@ export interface components {
             groups: components["schemas"]["GroupView"][];
             /** Stages */
             stages: number[];
+        };
+        /**
+         * PrivateRequest
+         * @description The ids of entries.
+         */
+        PrivateRequest: {
+            /** Ids */
+            ids: string[];
+        };
+        /**
+         * PrivateView
+         * @description An entry's private fields; null once they were erased.
+         */
+        PrivateView: {
+            /** Fields */
+            fields: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
         };
         /**
          * Problem
@@ -6346,6 +6447,82 @@ export interface operations {
             };
         };
     };
+    erase_api_v1_ledger_erasures_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ErasureRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErasureView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    export_api_v1_ledger_export_get: {
+        parameters: {
+            query?: {
+                /** @description Exclusive. */
+                end?: number | null;
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+                fleet?: string | null;
+                /** @description Prove consistency with the tree of this size, too. */
+                since?: number | null;
+                start?: number;
+                subject?: string | null;
+                type?: string[] | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/zstd": unknown;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_forks_api_v1_ledger_forks_get: {
         parameters: {
             query?: never;
@@ -6391,6 +6568,42 @@ export interface operations {
                 };
                 content: {
                     "text/plain": string;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_private_fields_api_v1_ledger_private_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PrivateRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PrivateView"][];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
