@@ -49,7 +49,10 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def export_compressed(session: AsyncSession, request: ExportRequest) -> AsyncIterator[bytes]:
-    """Yield an export as one zstd stream, by a session that is for this alone. Raises: NoCheckpoint, NoSuchProof, LedgerError."""
+    """Yield an export as one zstd stream, by a session that is for this alone.
+
+    Raises: NoCheckpoint, NoSuchProof, LedgerError.
+    """
     compressor = ZstdCompressor()
     async for lines in export_lines(session, request):
         if chunk := compressor.compress(lines):

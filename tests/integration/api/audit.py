@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -22,22 +23,21 @@ _NOT_A_TABLE = frozenset({"set", "of", "skip", "nowait"})
 def watching_routes() -> Iterator[list[str]]:
     """Yield a list that gets a line for each route that commits changes and no event."""
     found: list[str] = []
-    written: dict[int, set[str]] = {}
-    watched: dict[int, int] = {}  # a connection of a route's session, by id
+    watched: WeakKeyDictionary[sa.Connection, Session] = WeakKeyDictionary()
 
     def began(session: Session, _transaction: object, connection: sa.Connection) -> None:
         if "route" in session.info:
-            watched[id(connection)] = id(session)
-            written[id(session)] = set()
+            watched[connection] = session
+            session.info["written"] = set()
 
     def ran(connection: sa.Connection, _cursor: object, statement: str, *_: Any) -> None:
-        session = watched.get(id(connection))
+        session = watched.get(connection)
         if session is not None:
             tables = set(_WRITE.findall(statement)) - _NOT_A_TABLE
-            written[session] |= tables
+            session.info.setdefault("written", set()).update(tables)
 
     def committed(session: Session) -> None:
-        tables = written.pop(id(session), set())
+        tables = session.info.pop("written", set())
         if tables - NOT_DATA and "ledger_events" not in tables:
             found.append(f"{session.info['route']} changed {sorted(tables - NOT_DATA)}")
 

@@ -281,7 +281,7 @@ async def test_a_bundle_signed_by_strangers_is_not_published(platform: Platform)
 
 async def test_the_ledger_says_what_was_made_and_names_its_own_key(platform: Platform) -> None:
     assert len(platform.events("platform.initialised")) == 1
-    assert len(platform.events("key.created")) == 6
+    assert len(platform.events("key.created")) == 7
     (created,) = platform.events("ledger.key-created")
     verifier = created.split('"verifier_key":"')[1].split('"')[0].replace("\\/", "/")
     key = parse_verifier_key(verifier)

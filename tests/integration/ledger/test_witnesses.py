@@ -209,7 +209,8 @@ async def test_a_checkpoint_in_the_bucket_is_locked_and_holds_a_restored_ledger_
         stored = client.head_object(Bucket=BUCKET, Key=keys[-1])
         assert stored["ObjectLockMode"] == "COMPLIANCE"
         assert stored["ObjectLockRetainUntilDate"] > now() + timedelta(days=3649)
-        version = client.list_object_versions(Bucket=BUCKET)["Versions"][0]["VersionId"]
+        versions = client.list_object_versions(Bucket=BUCKET, Prefix=keys[-1])["Versions"]
+        version = versions[0]["VersionId"]
         with pytest.raises(ClientError, match="AccessDenied"):
             client.delete_object(Bucket=BUCKET, Key=keys[-1], VersionId=version)
 
