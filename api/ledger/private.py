@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from api.access import Requires
+from api.limits import limits
 from api.routing import Context, Now, Session, new_router
 from api.views import Body, View
 from tensorguard.services.evidence import ledger
@@ -45,6 +46,7 @@ class ErasureView(View):
 
 
 @router.post("/private")
+@limits(replayable=False)
 async def read_private_fields(
     caller: Reader, context: Context, session: Session, now: Now, body: PrivateRequest
 ) -> list[PrivateView]:

@@ -24,20 +24,21 @@ def watching_routes() -> Iterator[list[str]]:
     """Yield a list that gets a line for each route that commits changes and no event."""
     found: list[str] = []
     watched: WeakKeyDictionary[sa.Connection, Session] = WeakKeyDictionary()
+    written: WeakKeyDictionary[Session, set[str]] = WeakKeyDictionary()
 
     def began(session: Session, _transaction: object, connection: sa.Connection) -> None:
         if "route" in session.info:
             watched[connection] = session
-            session.info["written"] = set()
+            written[session] = set()
 
-    def ran(connection: sa.Connection, _cursor: object, statement: str, *_: Any) -> None:
+    def ran(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
         session = watched.get(connection)
-        if session is not None:
+        if session is not None and cursor.rowcount != 0:
             tables = set(_WRITE.findall(statement)) - _NOT_A_TABLE
-            session.info.setdefault("written", set()).update(tables)
+            written.setdefault(session, set()).update(tables)
 
     def committed(session: Session) -> None:
-        tables = session.info.pop("written", set())
+        tables = written.pop(session, set())
         if tables - NOT_DATA and "ledger_events" not in tables:
             found.append(f"{session.info['route']} changed {sorted(tables - NOT_DATA)}")
 

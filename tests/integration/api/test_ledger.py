@@ -3,6 +3,7 @@
 import base64
 import random
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -34,6 +35,7 @@ async def _sequence(api: Api) -> None:
         signers=lambda: keyring.ledger_signers,
         clock=utc_now,
         random=random.Random(1),
+        checkpoint_every=timedelta(0),
     )
     while await sequencer.step():
         pass
