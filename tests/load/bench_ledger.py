@@ -9,6 +9,7 @@ entry, leaf and node) and COPY of the same rows into a plain table.
 import asyncio
 import contextlib
 import hashlib
+import logging
 import shutil
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ from random import Random
 from uuid import UUID
 
 import psycopg
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import tensorguard.ledger.verify
@@ -38,12 +40,14 @@ from tensorguard.store.migrate import upgrade
 AGENT = UUID("01900000-0000-7000-8000-00000000000a")
 BATCH = 500
 PROOFS = 300
+BACKLOG = 100_000
 TRUST_DOMAIN = "bench.example"
 SIGNER = Ed25519PrivateKey.generate()
 
 
 def main(entries: int = 1_000_000) -> None:
     """Print each figure beside its raw limit."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     folder = Path(tempfile.mkdtemp(prefix="tg-bench-"))
     folder.chmod(0o711)  # as root the server is another user, who has to pass through
     server = EmbeddedPostgres(folder / "pg")
@@ -68,11 +72,11 @@ async def measure(app_url: str, owner_url: str, folder: Path, entries: int) -> N
     )
     async with running(sequencer):
         await latency(sessions)
-    await stage(sessions, 20_000)
+    grow(owner_url, BACKLOG)
     began = time.monotonic()
     async with running(sequencer):
-        size = await signed(sessions, 25_000)
-        rate = 20_000 / (time.monotonic() - began)
+        size = await signed(sessions, 5_000 + BACKLOG)
+        rate = BACKLOG / (time.monotonic() - began)
         print(f"staged → sequenced → checkpoint  {rate:>10,.0f} entries/s  (target 10,000)")
         copied, hashed = raw_limits(owner_url)
         print(f"  raw: COPY of the same rows       {copied:>10,.0f} rows/s")

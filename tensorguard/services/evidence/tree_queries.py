@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.ledger.checkpoint import VerifierKey
@@ -23,10 +23,23 @@ from tensorguard.ledger.tree import (
 from tensorguard.store.tables import (
     ledger_checkpoints,
     ledger_entries,
-    ledger_hashes,
     platform,
     signing_keys,
 )
+
+# Each node by its key: the planner, who cannot know how few they are, might scan a whole level.
+_FIND_NODES = text("""
+    SELECT wanted.level, wanted.index, found.hash
+    FROM unnest(CAST(:levels AS smallint[]), CAST(:offsets AS bigint[])) AS wanted (level, index)
+    CROSS JOIN LATERAL (
+        SELECT hash FROM ledger_hashes AS node
+        WHERE node.epoch = :epoch AND node.level = wanted.level AND node.index = wanted.index
+        OFFSET 0
+    ) AS found
+    UNION ALL
+    SELECT 0, leaf_index, leaf_hash FROM ledger_entries
+    WHERE epoch = :epoch AND leaf_index = ANY(CAST(:leaves AS bigint[]))
+""")
 
 
 class NoCheckpoint(LedgerError):
@@ -87,26 +100,18 @@ async def get_nodes(session: AsyncSession, epoch: int, nodes: Sequence[Node]) ->
 
 
 async def find_nodes(session: AsyncSession, epoch: int, nodes: Sequence[Node]) -> dict[Node, bytes]:
-    """Return those of the hashes that are stored."""
-    found: dict[Node, bytes] = {}
-    leaves = [node.offset for node in nodes if node.level == 0]
-    interior = [(node.level, node.offset) for node in nodes if node.level > 0]
-    if leaves:
-        leaf = ledger_entries.c
-        query = select(leaf.leaf_index, leaf.leaf_hash).where(
-            leaf.epoch == epoch, leaf.leaf_index.in_(leaves)
-        )
-        for leaf_index, leaf_hash in await session.execute(query):
-            found[Node(0, leaf_index)] = leaf_hash
-    if interior:
-        node = ledger_hashes.c
-        place = tuple_(node.level, node.index)
-        stored = select(node.level, node.index, node.hash).where(
-            node.epoch == epoch, place.in_(interior)
-        )
-        for level, index, value in await session.execute(stored):
-            found[Node(level, index)] = value
-    return found
+    """Return those of the hashes that are stored, in one round trip."""
+    interior = [node for node in nodes if node.level > 0]
+    rows = await session.execute(
+        _FIND_NODES,
+        {
+            "epoch": epoch,
+            "leaves": [node.offset for node in nodes if node.level == 0],
+            "levels": [node.level for node in interior],
+            "offsets": [node.offset for node in interior],
+        },
+    )
+    return {Node(level, offset): value for level, offset, value in rows}
 
 
 async def get_frontier(session: AsyncSession, epoch: int, size: int) -> Frontier:
