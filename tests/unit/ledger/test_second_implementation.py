@@ -1,4 +1,4 @@
-"""Three implementations of one tree: the platform's, the offline verifier's, and the RFC's words."""
+"""Three implementations of one tree: the platform's, the verifier's, and the RFC's words."""
 
 import hashlib
 from random import Random
