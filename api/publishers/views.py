@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, Field
 
+from api.agents.views import Presence
 from api.views import Body, Line, Reason, View
 from tensorguard.services.trust import publishers
 from tensorguard.services.trust.publisher_overview import PublisherOverview
@@ -60,7 +61,7 @@ class AgentBeliefView(View):
     id: UUID
     name: str
     fleet: str
-    presence: str
+    presence: Presence
     trust_version: int | None
     told: bool
 

@@ -218,7 +218,7 @@ def _publish(
     now: datetime,
     as_json: bool,
 ) -> None:
-    """Make a change and publish the bundle that holds it, or write its draft, in one transaction."""
+    """Make a change and publish the bundle that holds it, or draft it, in one transaction."""
     folder = root_keys or (data_dir or default_data_directory()) / ROOT_KEYS_DIRECTORY
     signers = [] if draft is not None else load_root_directory(folder)
 

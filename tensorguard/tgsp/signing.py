@@ -31,8 +31,8 @@ SIGNATURE_ALG = "ed25519"
 class PublisherKey:
     """A publisher key that the verifier already holds.
 
-    `names` are the package names it may sign (`*` at the end: a prefix). It counts from `not_before`
-    on and before `not_after`, both in seconds since 1970 UTC, 0 = none.
+    `names` are the package names it may sign (`*` at the end: a prefix). It counts from
+    `not_before` on and before `not_after`, both in seconds since 1970 UTC, 0 = none.
     """
 
     def __init__(

@@ -24,8 +24,8 @@ from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import Actor, PackageRefused, PackageUploaded
 from tensorguard.services.keys.fleet_deks import PURPOSE_DEK as PURPOSE_DEK
 from tensorguard.services.keys.sealed_rows import store_secret
-from tensorguard.store.package_files import IncomingFile, PackageFiles
 from tensorguard.services.trust.publisher_standing import find_objection
+from tensorguard.store.package_files import IncomingFile, PackageFiles
 from tensorguard.store.packages import Package, find_package
 from tensorguard.store.publishers import list_unrevoked_publishers
 from tensorguard.store.tables import packages

@@ -44,7 +44,7 @@ _NAME_PATTERN = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,63}\*?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succession:
-    """Whose place a new publisher takes. `predecessor_ends`: None leaves that one's end as it is."""
+    """Whose place a new publisher takes; `predecessor_ends` None: that one ends as it would."""
 
     kid: str
     predecessor_ends: datetime | None = None

@@ -79,7 +79,7 @@ async def add_agents(api: Api, fleet: str, *versions: int | None) -> list[str]:
                     status="active",
                     enrolled_by="token",
                     enrolled_spki_sha256=agent_id.bytes,
-                    encryption_key=bytes(32),
+                    encryption_key=agent_id.bytes * 2,
                     created_at=now,
                 )
             )

@@ -2,9 +2,9 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from msgspec import UnsetType
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UnsetType
 
 from tensorguard.pki.bundle import TrustStore, accept_next, sign_bundle
 from tensorguard.pki.errors import (

@@ -117,7 +117,6 @@ def test_a_signature_in_its_time_counts_beside_one_out_of_time(forge: Forge) -> 
 def test_a_bad_signature_by_a_key_out_of_time_is_refused(forge: Forge) -> None:
     former = Ed25519PrivateKey.generate()
     forge.build()
-    header, _ = forge.read()
     forged = forge.signature(b"something else", former)
     forge.write(sigs=cbor2.dumps([forged], canonical=True))
     held = [PublisherKey(former.public_key(), not_after=NOW_S - 1)]

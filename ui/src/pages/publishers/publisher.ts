@@ -45,7 +45,7 @@ export function beliefText(
   if (one.told_in === null) return "No agent was told";
   if (one.agents === 0) return `In trust bundle ${one.told_in}`;
   const share = `${formatNumber(one.agents_told)} of ${countOf(one.agents, "agent")}`;
-  return one.revoked_at === null ? `${share} believe it` : `${share} have dropped it`;
+  return one.revoked_at === null ? `Believed by ${share}` : `Dropped by ${share}`;
 }
 
 /** The package names of a text field: by commas, spaces or lines. */
