@@ -58,7 +58,7 @@ async def upload_package(
     try:
         async with context.files.receive(request.stream(), limit_bytes=limit_bytes) as incoming:
             async with context.sessions() as reading:
-                held = await packages.list_signing_keys(reading, now)
+                held = await packages.list_signing_keys(reading)
             verified = await packages.verify_upload(
                 incoming, held, context.keyring.recipient_key, now
             )
@@ -79,12 +79,15 @@ async def list_packages(
     caller: Reader,
     session: Session,
     name: Annotated[str | None, Query(max_length=64, pattern=r"^[a-z0-9._-]+$")] = None,
+    publisher: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[PackageView]:
-    """List packages, the newest upload first."""
+    """List packages, the newest upload first; `publisher` is the key id of one."""
     after = decode_cursor(cursor, _parse_place)
-    rows = await list_package_rows(session, name=name, after=after, limit=limit + 1)
+    rows = await list_package_rows(
+        session, name=name, publisher=publisher, after=after, limit=limit + 1
+    )
     return page_of(
         rows,
         limit,

@@ -24,11 +24,14 @@ from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import Actor, PackageRefused, PackageUploaded
 from tensorguard.services.keys.fleet_deks import PURPOSE_DEK as PURPOSE_DEK
 from tensorguard.services.keys.sealed_rows import store_secret
+from tensorguard.services.trust.publisher_standing import find_objection
 from tensorguard.store.package_files import IncomingFile, PackageFiles
-from tensorguard.store.packages import Package, find_package, list_valid_publishers
+from tensorguard.store.packages import Package, find_package
+from tensorguard.store.publishers import list_unrevoked_publishers
 from tensorguard.store.tables import packages
 from tensorguard.tgsp import manifest as manifests
 from tensorguard.tgsp import reader
+from tensorguard.tgsp.errors import WrongDek
 from tensorguard.tgsp.grants import open_embedded_grant
 from tensorguard.tgsp.signing import PublisherKey
 from tensorguard.tgsp.window import to_seconds
@@ -56,15 +59,16 @@ class VerifiedUpload:
     dek: bytes = field(repr=False)
 
 
-async def list_signing_keys(session: AsyncSession, now: datetime) -> list[PublisherKey]:
-    """Return the keys whose signature makes an upload believable at `now`."""
+async def list_signing_keys(session: AsyncSession) -> list[PublisherKey]:
+    """Return the keys whose signature can make an upload believable, each with its window."""
     return [
         PublisherKey(
             Ed25519PublicKey.from_public_bytes(publisher.public),
             names=publisher.names,
-            not_after=int(publisher.not_after.timestamp()),
+            not_before=to_seconds(publisher.not_before),
+            not_after=to_seconds(publisher.not_after),
         )
-        for publisher in await list_valid_publishers(session, now)
+        for publisher in await list_unrevoked_publishers(session)
     ]
 
 
@@ -176,16 +180,18 @@ def _verify(
     try:
         decryptor.update(head)
     except InvalidTag:
-        raise PackageUnusable("the granted key is not the one that the payload is under") from None
+        raise WrongDek("the granted key is not the one that the payload is under") from None
     return VerifiedUpload(incoming, package, dek)
 
 
 async def _find_signer(session: AsyncSession, upload: VerifiedUpload, now: datetime) -> str:
     """Return the publisher who answers for the package; once more, as time has passed."""
-    for key in await list_signing_keys(session, now):
-        if key.kid in upload.package.signers and key.may_sign(upload.package.manifest.name):
-            return key.kid.hex()
-    raise PackageUnusable("the publisher was revoked while the upload was verified")
+    name = upload.package.manifest.name
+    for publisher in await list_unrevoked_publishers(session):
+        has_signed = bytes.fromhex(publisher.kid) in upload.package.signers
+        if has_signed and find_objection(publisher, name, now) is None:
+            return publisher.kid
+    raise PackageUnusable("the publisher was revoked or changed while the upload was verified")
 
 
 async def _check_unique(session: AsyncSession, manifest: manifests.Manifest) -> None:

@@ -113,6 +113,7 @@ agent_desired = Table(
     Column("sent_at", Time),
 )
 Index("packages_uploaded_idx", packages.c.uploaded_at, packages.c.digest)
+Index("packages_publisher_idx", packages.c.publisher_kid, packages.c.uploaded_at)
 Index("deployments_state_idx", deployments.c.state, deployments.c.id)
 Index("deployment_agents_agent_idx", deployment_agents.c.agent_id)
 Index(

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.rollouts import RolloutController
+from tensorguard.pki.bundle import TrustStore
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Desired, Progress
 from tensorguard.services.deployments import deployments, packages, releases
@@ -26,6 +27,8 @@ from tensorguard.services.evidence.events import Actor
 from tensorguard.services.fleets import fleets
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.trust import publishers
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust_publishing import publish_next
 from tensorguard.store import tables
 from tensorguard.store.deployments import Deployment, count_states
 from tensorguard.store.engine import SessionMaker
@@ -75,17 +78,29 @@ class Platform:
         async with self.sessions.begin() as session:
             return await use_case(session, *args, **kwargs)
 
-    async def register_publisher(self, key: Ed25519PrivateKey, *names: str) -> str:
+    async def register_publisher(
+        self, key: Ed25519PrivateKey, *names: str, publish: bool = True, **settings: Any
+    ) -> str:
+        """Register a publisher; with the trust bundle that tells agents so, unless told not to."""
+        known: dict[str, Any] = {
+            "name": "Model team",
+            "public_pem": public_pem(key),
+            "names": names or ("*",),
+            "not_after": self.clock.now + timedelta(days=365),
+        }
         publisher = await self.do(
-            publishers.register_publisher,
-            name="Model team",
-            public_pem=public_pem(key),
-            names=names or ("*",),
-            not_after=self.clock.now + timedelta(days=365),
-            by=OPERATOR,
-            now=self.clock.now,
+            publishers.register_publisher, **(known | settings), by=OPERATOR, now=self.clock.now
         )
+        if publish:
+            await self.publish_trust()
         return str(publisher.kid)
+
+    async def publish_trust(self) -> TrustStore:
+        """Publish the next trust bundle, as where the root keys are."""
+        roots = load_root_directory(self.folder / "root")
+        store = await self.do(publish_next, roots, by=OPERATOR, now=self.clock.now)
+        assert isinstance(store, TrustStore)
+        return store
 
     async def add_fleet(self, slug: str) -> str:
         await self.do(
@@ -153,7 +168,7 @@ class Platform:
         """Take a package in as the api does."""
         async with self.files.receive(read_file(path), limit_bytes=10**7) as incoming:
             async with self.sessions() as session:
-                held = await packages.list_signing_keys(session, self.clock.now)
+                held = await packages.list_signing_keys(session)
             verified = await packages.verify_upload(
                 incoming, held, self.keyring.recipient_key, self.clock.now
             )

@@ -1148,7 +1148,7 @@ export interface paths {
         };
         /**
          * List Packages
-         * @description List packages, the newest upload first.
+         * @description List packages, the newest upload first; `publisher` is the key id of one.
          */
         get: operations["list_packages_api_v1_packages_get"];
         /**
@@ -1227,6 +1227,8 @@ export interface paths {
         /**
          * Register Publisher
          * @description Ask for a key to be let sign packages; a second person has to approve it.
+         *
+         *     With `succeeds` it takes the place of another, which ends some time after it has begun.
          */
         post: operations["register_publisher_api_v1_publishers_post"];
         delete?: never;
@@ -1244,11 +1246,56 @@ export interface paths {
         };
         /**
          * Get Publisher
-         * @description Return one publisher.
+         * @description Return one publisher. What it has signed: `/api/v1/packages?publisher=`.
          */
         get: operations["get_publisher_api_v1_publishers__kid__get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/publishers/{kid}/agents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Publisher Agents
+         * @description List active agents by id, and whether they have the bundle that tells of this publisher.
+         *
+         *     `told` asks for those alone who have it, or who have not.
+         */
+        get: operations["list_publisher_agents_api_v1_publishers__kid__agents_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/publishers/{kid}/change": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Change Publisher
+         * @description Ask for a publisher to sign other names, or until another time.
+         *
+         *     It happens when a second person approves it; deployments that it leaves without a publisher are
+         *     paused then.
+         */
+        post: operations["change_publisher_api_v1_publishers__kid__change_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1268,7 +1315,7 @@ export interface paths {
          * Revoke Publisher
          * @description Ask for the end of uploads, deployments and grants of what this publisher has signed.
          *
-         *     It happens at once when a second person approves it.
+         *     It happens at once when a second person approves it; deployments that run are paused then.
          */
         post: operations["revoke_publisher_api_v1_publishers__kid__revoke_post"];
         delete?: never;
@@ -1535,6 +1582,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/trust/draft": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Draft
+         * @description Return the next trust bundle, of what the platform says now, as a file for root keys to sign.
+         *
+         *     `tensorguard trust sign FILE --key root-….key` signs it; its `envelope` is what POST takes then.
+         */
+        get: operations["get_draft_api_v1_trust_draft_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/users": {
         parameters: {
             query?: never;
@@ -1708,6 +1777,32 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * AgentBeliefView
+         * @description An active agent, and whether it has the trust bundle that tells of the publisher.
+         *
+         *     `trust_version` null: it has not said which bundle it has.
+         */
+        AgentBeliefView: {
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Presence
+             * @enum {string}
+             */
+            presence: "never" | "online" | "late" | "offline";
+            /** Told */
+            told: boolean;
+            /** Trust Version */
+            trust_version: number | null;
+        };
         /**
          * AgentCounts
          * @description Agents by status; the active ones also by presence and by trust.
@@ -1979,7 +2074,7 @@ export interface components {
          * @description What takes a second person.
          * @enum {string}
          */
-        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.revoke" | "trust-bundle.publish" | "kek.destroy-version";
+        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.change" | "publisher.revoke" | "trust-bundle.publish" | "kek.destroy-version";
         /**
          * ApprovalView
          * @description What was asked for, and what became of it; `why_not` says why the viewer may not decide.
@@ -3097,6 +3192,13 @@ export interface components {
             /** Withdrawn At */
             withdrawn_at: string | null;
         };
+        /** Page[AgentBeliefView] */
+        Page_AgentBeliefView_: {
+            /** Items */
+            items: components["schemas"]["AgentBeliefView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[AgentView] */
         Page_AgentView_: {
             /** Items */
@@ -3315,8 +3417,22 @@ export interface components {
             name: "local" | "aws" | "azure" | "gcp";
         };
         /**
+         * PublisherChange
+         * @description What a publisher may sign from now on, and until when; null leaves it as it is.
+         */
+        PublisherChange: {
+            /** Names */
+            names?: string[] | null;
+            /** Not After */
+            not_after?: string | null;
+            /** Reason */
+            reason: string;
+        };
+        /**
          * PublisherRegister
          * @description A new publisher: an Ed25519 public key (PEM), and the package names it may sign.
+         *
+         *     `not_before` null: at once. A successor has to be valid before the other ends.
          */
         PublisherRegister: {
             /** Name */
@@ -3328,8 +3444,11 @@ export interface components {
              * Format: date-time
              */
             not_after: string;
+            /** Not Before */
+            not_before?: string | null;
             /** Public Pem */
             public_pem: string;
+            succeeds?: components["schemas"]["SuccessionBody"] | null;
         };
         /**
          * PublisherRevoke
@@ -3342,10 +3461,20 @@ export interface components {
         /**
          * PublisherView
          * @description A publisher: `kid` is the SHA-256 of its public key.
+         *
+         *     `told_in` is the trust bundle that says of it what this says (of one that is revoked, by leaving
+         *     it out); `agents_told` of all `agents` that are active have that one. `awaits_bundle`: the next
+         *     bundle has yet to be signed for agents to learn of this.
          */
         PublisherView: {
+            /** Agents */
+            agents: number;
+            /** Agents Told */
+            agents_told: number;
             /** Alg */
             alg: string;
+            /** Awaits Bundle */
+            awaits_bundle: boolean;
             /**
              * Created At
              * Format: date-time
@@ -3364,8 +3493,24 @@ export interface components {
              * Format: date-time
              */
             not_after: string;
+            /**
+             * Not Before
+             * Format: date-time
+             */
+            not_before: string;
+            /** Packages */
+            packages: number;
             /** Revoked At */
             revoked_at: string | null;
+            /** Revoked Reason */
+            revoked_reason: string | null;
+            state: components["schemas"]["Standing"];
+            /** Succeeded By */
+            succeeded_by: string | null;
+            /** Succeeds */
+            succeeds: string | null;
+            /** Told In */
+            told_in: number | null;
         };
         /**
          * ReceiptView
@@ -3701,6 +3846,12 @@ export interface components {
             started_at: string | null;
         };
         /**
+         * Standing
+         * @description Where a publisher stands in its life; what agents have heard of it is another matter.
+         * @enum {string}
+         */
+        Standing: "upcoming" | "valid" | "expired" | "revoked";
+        /**
          * StatusView
          * @description `ok`; anything else is a problem.
          */
@@ -3721,6 +3872,16 @@ export interface components {
              * Format: date-time
              */
             stepped_up_until: string;
+        };
+        /**
+         * SuccessionBody
+         * @description Whose place a new publisher takes, and when that one ends; null: when it would anyway.
+         */
+        SuccessionBody: {
+            /** Kid */
+            kid: string;
+            /** Predecessor Ends */
+            predecessor_ends?: string | null;
         };
         /**
          * TargetView
@@ -3905,6 +4066,8 @@ export interface components {
         TrustView: {
             /** Agents By Version */
             agents_by_version: components["schemas"]["AgentsOfVersionView"][];
+            /** Awaited */
+            awaited: string[];
             /** Cas */
             cas: components["schemas"]["CaView"][];
             /**
@@ -6293,6 +6456,7 @@ export interface operations {
                 /** @description How many items at most. */
                 limit?: number;
                 name?: string | null;
+                publisher?: string | null;
             };
             header?: never;
             path?: never;
@@ -6532,6 +6696,81 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PublisherView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_publisher_agents_api_v1_publishers__kid__agents_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+                told?: boolean | null;
+            };
+            header?: never;
+            path: {
+                kid: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AgentBeliefView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_publisher_api_v1_publishers__kid__change_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kid: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PublisherChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
@@ -7105,6 +7344,35 @@ export interface operations {
                 };
                 content: {
                     "application/pkix-crl": string;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_draft_api_v1_trust_draft_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

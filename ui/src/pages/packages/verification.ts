@@ -19,6 +19,8 @@ export const STEPS = [
       "duplicate-signer",
       "unsigned",
       "unknown-publisher",
+      "publisher-not-yet-valid",
+      "publisher-expired",
       "unknown-signature-alg",
       "bad-signature",
       "publisher-not-allowed",
