@@ -1,0 +1,175 @@
+"""Uploads that go on where they were cut, into either store, by a client that is not ours."""
+
+import asyncio
+import hashlib
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from api.context import ApiContext
+from api.settings import ApiSettings
+from tensorguard.store import tables
+from tests.integration.api.process import running_api
+from tests.integration.deployments.builders import OPERATOR, Platform, read_file
+from tests.integration.uploads.conftest import new_key
+from tests.integration.uploads.curl import Curl
+from tests.integration.uploads.store import Files, Store
+from tests.patience import PATIENCE_S
+
+MIB = 1024 * 1024
+PART = 8 * MIB
+
+
+async def assert_is_package(curl: Curl, store: Store, path: str, content: bytes) -> None:
+    """An upload has become a package, and nothing else of it is left."""
+    found = await curl.verdict(path)
+    assert (found["state"], found["problem"]) == ("done", None)
+    digest = found["package_digest"]
+    assert store.kept() == {f"{digest[:2]}/{digest}.tgsp": content}
+    assert store.incoming() == []
+    shown = await curl.get(f"/api/v1/packages/{digest}")
+    assert shown["file_sha256"] == hashlib.sha256(content).hexdigest()
+
+
+async def test_a_package_comes_in_as_many_requests_as_it_takes(
+    platform: Platform, curl: Curl, store: Store
+) -> None:
+    content = platform.build_package(content=os.urandom(20 * MIB)).read_bytes()
+    path = await curl.begin(len(content), "Upload-Metadata: filename bW9kZWwudGdzcA==,private")
+    sent = 0
+    # Over, beneath and exactly on the ends of the store's parts; one of nothing; the rest.
+    for size in (10 * MIB, 1, MIB, 0, 2 * PART - 11 * MIB - 1, len(content)):
+        assert (await curl.get(path))["state"] == "receiving"
+        answer = await curl.patch(path, sent, content[sent : sent + size])
+        sent = min(sent + size, len(content))
+        assert (answer.status, answer.offset) == (204, sent)
+        assert await curl.offset(path) == sent
+    head = await curl.send("HEAD", path)
+    assert head.headers["upload-length"] == str(len(content))
+    assert head.headers["upload-metadata"] == "filename bW9kZWwudGdzcA==,private"
+    await assert_is_package(curl, store, path, content)
+    assert (await curl.get(path))["filename"] == "model.tgsp"
+
+
+async def test_a_request_that_is_cut_loses_at_most_a_part(
+    platform: Platform, curl: Curl, store: Store
+) -> None:
+    content = platform.build_package(content=os.urandom(12 * MIB)).read_bytes()
+    path = await curl.begin(len(content))
+    kept = 9 * MIB if isinstance(store, Files) else PART
+    async with curl.half_sent(path, 0, content[: 9 * MIB], len(content)):
+        async with asyncio.timeout(PATIENCE_S):
+            while await curl.offset(path) < kept:
+                await asyncio.sleep(0.02)
+    answer = await curl.patch_when_free(path, kept, content[kept:])
+    assert answer.status == 204, answer
+    await assert_is_package(curl, store, path, content)
+
+
+async def test_the_same_package_again_is_the_same(
+    platform: Platform, curl: Curl, store: Store
+) -> None:
+    content = platform.build_package().read_bytes()
+    for _ in range(2):
+        path = await curl.begin(len(content))
+        assert (await curl.patch(path, 0, content)).status == 204
+        await assert_is_package(curl, store, path, content)
+    assert await platform.events("package") == ["package.uploaded"]
+
+
+async def test_a_refused_package_says_why_and_leaves_nothing(
+    platform: Platform, curl: Curl, store: Store
+) -> None:
+    good = platform.build_package().read_bytes()
+    for content, code in (
+        (good[:-1] + bytes([good[-1] ^ 1]), "ciphertext-mismatch"),
+        (good[:-1], "truncated"),
+        (b"", "not-a-package"),
+    ):
+        path = await curl.begin(len(content))
+        if content:
+            assert (await curl.patch(path, 0, content)).status == 204
+        found = await curl.verdict(path)
+        assert (found["state"], found["problem"]["code"]) == ("refused", code)
+        assert found["problem"]["detail"]
+        assert found["problem"]["hint"]
+        assert await curl.offset(path) == len(content)
+    assert await platform.events("package") == ["package.refused"] * 3
+    assert (store.kept(), store.incoming()) == ({}, [])
+
+
+async def test_an_upload_ends_a_day_after_the_last_byte(
+    platform: Platform, curl: Curl, store: Store, context: ApiContext
+) -> None:
+    content = platform.build_package().read_bytes()
+    path = await curl.begin(len(content))
+    platform.clock.advance(hours=23)
+    assert (await curl.patch(path, 0, content[:1000])).status == 204
+    assert len(store.incoming()) > 0
+    platform.clock.advance(hours=24)
+    assert (await curl.send("HEAD", path)).status == 404
+    assert (await curl.patch(path, 1000, content[1000:])).status == 404
+    await context.verifier.step()
+    assert store.incoming() == []
+
+
+async def test_a_deleted_upload_is_gone(
+    platform: Platform, curl: Curl, store: Store, context: ApiContext
+) -> None:
+    path = await curl.begin(5000)
+    assert (await curl.patch(path, 0, bytes(1000))).status == 204
+    assert (await curl.send("DELETE", path)).status == 204
+    assert (await curl.send("HEAD", path)).status == 404
+    await context.verifier.step()
+    assert store.incoming() == []
+
+
+@pytest.mark.parametrize("store", ["files"], indirect=True)
+async def test_whoever_verifies_may_die_and_another_does_it(
+    platform: Platform, store: Store
+) -> None:
+    package = platform.build_package()
+    receiver = platform.receiver()
+    upload = await receiver.begin(length_bytes=package.stat().st_size, by=OPERATOR)
+    await receiver.append(
+        upload.id, read_file(package), offset=0, announced_bytes=None, by=OPERATOR
+    )
+    async with receiver.hold(upload.id):  # by one that will not come back
+        assert await platform.verifier().step() == 0
+        platform.clock.advance(seconds=16)
+        await platform.verifier().step()
+    assert (await receiver.get(upload.id, by=OPERATOR)).state == "done"
+    assert await platform.verifier().step() == 0
+
+
+@pytest.mark.parametrize("store", ["files"], indirect=True)
+async def test_an_api_that_is_killed_in_mid_upload_loses_nothing_that_it_has_written(
+    platform: Platform, context: ApiContext, files: Files, tmp_path: Path
+) -> None:
+    platform.clock.now = datetime.now(UTC)  # as the process has it
+    settings: ApiSettings = context.settings
+    content = platform.build_package(
+        content=os.urandom(3 * MIB), not_before=0, created=0
+    ).read_bytes()
+    key = await new_key(context)
+    with running_api(settings, tmp_path / "first.log") as (process, url):
+        curl = Curl(url, key, tmp_path)
+        path = await curl.begin(len(content))
+        async with curl.half_sent(path, 0, content[: 2 * MIB], len(content)):
+            async with asyncio.timeout(PATIENCE_S):
+                while (sent := await curl.offset(path)) < MIB:
+                    await asyncio.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait(PATIENCE_S)
+    async with platform.sessions.begin() as session:  # as if its seconds were over
+        await session.execute(sa.update(tables.package_uploads).values(lease_until=None))
+    with running_api(settings, tmp_path / "second.log") as (_, url):
+        curl = Curl(url, key, tmp_path)
+        have = await curl.offset(path)
+        assert sent <= have <= 2 * MIB
+        assert (await curl.patch(path, have, content[have:])).status == 204
+        await assert_is_package(curl, files, path, content)
