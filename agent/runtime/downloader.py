@@ -40,10 +40,10 @@ def download(
 ) -> None:
     """Bring `target` to exactly `size_bytes`, durably; it appears under its name only when whole.
 
-    `url` may be relative to `base_url`, and may answer with one redirect to a store elsewhere (307):
-    to https only, judged by the CAs of this machine instead of the platform's, sent nothing but the
-    range, and not followed any further. The bytes are not believed here: the package's digest and
-    signature are checked next.
+    `url` may be relative to `base_url`, and may answer with one redirect to a store elsewhere
+    (307): to https only, judged by the CAs of this machine instead of the platform's, sent nothing
+    but the range, and not followed any further. The bytes are not believed here: the package's
+    digest and signature are checked next.
 
     Raises: DownloadFailed, Cancelled.
     """

@@ -22,7 +22,7 @@ from tensorguard.services.deployments.upload_lease import Held, holding
 from tensorguard.services.deployments.uploads import Upload, UploadLimits
 from tensorguard.services.evidence.event import Actor
 from tensorguard.store.engine import SessionMaker
-from tensorguard.store.package_store import FileTooLarge, PackageStore
+from tensorguard.store.package_store import FileTooLarge, PackageStore, UploadLost
 
 IDLE_S: Final = 30.0
 MAX_CHECKED_BYTES: Final = 8 * 1024 * 1024
@@ -88,7 +88,11 @@ class Receiver:
         """Return how many bytes of an upload are here. Raises: StoreError."""
         if upload.state != "receiving":
             return upload.length_bytes or 0
-        return await self._store.offset(upload.place)
+        try:
+            return await self._store.offset(upload.place)
+        except UploadLost:
+            await self._end(upload)  # whoever asks again is told to begin again
+            raise
 
     async def append(
         self,
@@ -132,7 +136,7 @@ class Receiver:
             raise UploadNotFound(f"there is no upload {upload.id}")
         if upload.state != "receiving":
             raise UploadComplete(f"upload {upload.id} has all of its bytes")
-        have = await self._store.offset(upload.place)
+        have = await self.offset(upload)
         if have != offset:
             raise UploadOffsetWrong(f"upload {upload.id} goes on at {have}, not at {offset}")
         most = (self.limit_bytes if upload.length_bytes is None else upload.length_bytes) - have

@@ -203,7 +203,7 @@ class UploadVerifier:
         await self._discard(upload)
 
     async def _read_refused(self, upload: Upload) -> tuple[int | None, bytes | None]:
-        """Return the size of what was refused, and its SHA-256, for whoever asks afterwards what it was."""
+        """Return size and SHA-256 of what was refused, for who asks afterwards what it was."""
         try:
             incoming = await self._store.finish(upload.place, upload.length_bytes or 0)
             return incoming.size_bytes, await asyncio.to_thread(packages.hash_file, incoming)

@@ -167,7 +167,12 @@ class Platform:
 
     async def release(self, **settings: Any) -> Release:
         """Build, upload and release a package."""
-        path = await asyncio.to_thread(lambda: self.build_package(**settings))
+        return await self.release_of(
+            await asyncio.to_thread(lambda: self.build_package(**settings))
+        )
+
+    async def release_of(self, path: Path) -> Release:
+        """Upload and release a package."""
         uploaded = await self.upload(path)
         made = await self.do(
             releases.create_release,

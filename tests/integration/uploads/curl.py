@@ -2,17 +2,28 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tests.patience import PATIENCE_S
 
 UPLOADS = "/api/v1/packages/uploads"
 OCTETS = "application/offset+octet-stream"
+
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], Awaitable[T | None]]) -> T:
+    """What a condition gives, once it gives something."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (found := await condition()) is None:  # noqa: ASYNC110  only the server knows
+            await asyncio.sleep(0.05)
+    return found
 
 
 @dataclass
@@ -94,17 +105,30 @@ class Curl:
 
     async def verdict(self, path: str) -> dict[str, Any]:
         """What became of an upload that is whole."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (found := await self.get(path))["state"] == "verifying":
-                await asyncio.sleep(0.05)
-        return found
+
+        async def is_over() -> dict[str, Any] | None:
+            found = await self.get(path)
+            return None if found["state"] == "verifying" else found
+
+        return await until(is_over)
 
     async def patch_when_free(self, path: str, offset: int, data: bytes) -> Answer:
         """Send again until the request that was cut has ended."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (answer := await self.patch(path, offset, data)).status == 423:
-                await asyncio.sleep(0.05)
-        return answer
+
+        async def is_taken() -> Answer | None:
+            answer = await self.patch(path, offset, data)
+            return None if answer.status == 423 else answer
+
+        return await until(is_taken)
+
+    async def until_offset(self, path: str, least: int) -> int:
+        """The offset, once it is at least this."""
+
+        async def is_there() -> int | None:
+            offset = await self.offset(path)
+            return offset if offset >= least else None
+
+        return await until(is_there)
 
     @asynccontextmanager
     async def half_sent(

@@ -1,6 +1,5 @@
 """Uploads that go on where they were cut, into either store, by a client that is not ours."""
 
-import asyncio
 import hashlib
 import os
 import signal
@@ -16,7 +15,7 @@ from tensorguard.store import tables
 from tests.integration.api.process import running_api
 from tests.integration.deployments.builders import OPERATOR, Platform, read_file
 from tests.integration.uploads.conftest import new_key
-from tests.integration.uploads.curl import Curl
+from tests.integration.uploads.curl import Curl, until
 from tests.integration.uploads.store import Files, Store
 from tests.patience import PATIENCE_S
 
@@ -30,9 +29,18 @@ async def assert_is_package(curl: Curl, store: Store, path: str, content: bytes)
     assert (found["state"], found["problem"]) == ("done", None)
     digest = found["package_digest"]
     assert store.kept() == {f"{digest[:2]}/{digest}.tgsp": content}
-    assert store.incoming() == []
+    await until_nothing_is_incoming(store)
     shown = await curl.get(f"/api/v1/packages/{digest}")
     assert shown["file_sha256"] == hashlib.sha256(content).hexdigest()
+
+
+async def until_nothing_is_incoming(store: Store) -> None:
+    """The verdict is told first, then what has come is removed."""
+
+    async def is_empty() -> bool | None:
+        return store.incoming() == [] or None
+
+    await until(is_empty)
 
 
 async def test_a_package_comes_in_as_many_requests_as_it_takes(
@@ -62,9 +70,7 @@ async def test_a_request_that_is_cut_loses_at_most_a_part(
     path = await curl.begin(len(content))
     kept = 9 * MIB if isinstance(store, Files) else PART
     async with curl.half_sent(path, 0, content[: 9 * MIB], len(content)):
-        async with asyncio.timeout(PATIENCE_S):
-            while await curl.offset(path) < kept:
-                await asyncio.sleep(0.02)
+        await curl.until_offset(path, kept)
     answer = await curl.patch_when_free(path, kept, content[kept:])
     assert answer.status == 204, answer
     await assert_is_package(curl, store, path, content)
@@ -99,11 +105,12 @@ async def test_a_refused_package_says_why_and_leaves_nothing(
         assert found["problem"]["hint"]
         assert await curl.offset(path) == len(content)
     assert await platform.events("package") == ["package.refused"] * 3
-    assert (store.kept(), store.incoming()) == ({}, [])
+    assert store.kept() == {}
+    await until_nothing_is_incoming(store)
 
 
 async def test_an_upload_ends_a_day_after_the_last_byte(
-    platform: Platform, curl: Curl, store: Store, context: ApiContext
+    platform: Platform, curl: Curl, store: Store
 ) -> None:
     content = platform.build_package().read_bytes()
     path = await curl.begin(len(content))
@@ -113,19 +120,15 @@ async def test_an_upload_ends_a_day_after_the_last_byte(
     platform.clock.advance(hours=24)
     assert (await curl.send("HEAD", path)).status == 404
     assert (await curl.patch(path, 1000, content[1000:])).status == 404
-    await context.verifier.step()
-    assert store.incoming() == []
+    await until_nothing_is_incoming(store)
 
 
-async def test_a_deleted_upload_is_gone(
-    platform: Platform, curl: Curl, store: Store, context: ApiContext
-) -> None:
+async def test_a_deleted_upload_is_gone(platform: Platform, curl: Curl, store: Store) -> None:
     path = await curl.begin(5000)
     assert (await curl.patch(path, 0, bytes(1000))).status == 204
     assert (await curl.send("DELETE", path)).status == 204
     assert (await curl.send("HEAD", path)).status == 404
-    await context.verifier.step()
-    assert store.incoming() == []
+    await until_nothing_is_incoming(store)
 
 
 @pytest.mark.parametrize("store", ["files"], indirect=True)
@@ -160,9 +163,7 @@ async def test_an_api_that_is_killed_in_mid_upload_loses_nothing_that_it_has_wri
         curl = Curl(url, key, tmp_path)
         path = await curl.begin(len(content))
         async with curl.half_sent(path, 0, content[: 2 * MIB], len(content)):
-            async with asyncio.timeout(PATIENCE_S):
-                while (sent := await curl.offset(path)) < MIB:
-                    await asyncio.sleep(0.02)
+            sent = await curl.until_offset(path, MIB)
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
     async with platform.sessions.begin() as session:  # as if its seconds were over
