@@ -25,6 +25,7 @@ from tensorguard.services.enrollment.enrollment_failures import EnrollmentFailur
 from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
 from tensorguard.services.keys.keyring import API_SECRETS, Keyring
 from tensorguard.services.people.passwords import HASHER
+from tensorguard.store.bucket import parse_store_url
 from tensorguard.store.engine import (
     SessionMaker,
     check_schema,
@@ -32,7 +33,7 @@ from tensorguard.store.engine import (
     session_maker,
     store_error,
 )
-from tensorguard.store.package_bucket import PackageBucket, parse_store_url
+from tensorguard.store.package_bucket import PackageBucket
 from tensorguard.store.package_files import PackageFiles
 from tensorguard.store.package_store import PackageStore, PackageStoreUnavailable
 

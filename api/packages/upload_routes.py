@@ -119,7 +119,8 @@ async def find_offset(
     """Say by Upload-Offset where the next byte belongs."""
     upload = await context.receiver.get(upload_id, by=caller.actor)
     headers = tus.upload_headers(upload, await context.receiver.offset(upload))
-    headers["Upload-Length"] = str(upload.length_bytes)
+    if upload.length_bytes is not None:  # None: it comes in one request of its own
+        headers["Upload-Length"] = str(upload.length_bytes)
     if upload.metadata:
         headers["Upload-Metadata"] = upload.metadata
     return Response(headers=headers)

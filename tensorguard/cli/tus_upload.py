@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 
@@ -49,6 +51,10 @@ class Platform:
     """One platform's API, with a key."""
 
     def __init__(self, url: str, key: str, ca: Path | None) -> None:
+        """Raises: UploadFailed if the key would go over the network in the clear."""
+        where = urlsplit(url)
+        if where.scheme != "https" and where.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise UploadFailed("url-not-https", f"{url} is not https", "Name an https:// URL.")
         self._http = httpx.Client(
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {key}"},
@@ -112,7 +118,11 @@ def _find_or_begin(platform: Platform, name: str, size_bytes: int, fingerprint: 
         if f"fingerprint {_b64(fingerprint)}" in metadata.split(","):
             return place
     named = f"filename {_b64(name)},fingerprint {_b64(fingerprint)}"
-    headers = {"Upload-Length": str(size_bytes), "Upload-Metadata": named}
+    headers = {
+        "Upload-Length": str(size_bytes),
+        "Upload-Metadata": named,
+        "Idempotency-Key": str(uuid4()),  # an answer that was cut off is given again
+    }
     answer = platform.insist("POST", PATH, headers=_TUS | headers)
     return str(answer.headers["location"])
 

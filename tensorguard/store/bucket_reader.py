@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from typing import Any, Final
 
+from tensorguard.store.bucket import Bucket
 from tensorguard.store.bucket_errors import translate
 from tensorguard.store.package_store import PackageStoreUnavailable
 
@@ -13,10 +14,10 @@ _TRIES: Final = 4
 class ObjectReader(io.RawIOBase):
     """Reads one version of an object; goes on where it was cut. Blocks: for a thread."""
 
-    def __init__(self, client: Any, bucket: str, key: str, version: str, size_bytes: int) -> None:
+    def __init__(self, bucket: Bucket, key: str, version: str, size_bytes: int) -> None:
         super().__init__()
-        self._get: Callable[[int], Any] = lambda first: client.get_object(
-            Bucket=bucket, Key=key, IfMatch=version, Range=f"bytes={first}-"
+        self._get: Callable[[int], Any] = lambda first: bucket.client.get_object(
+            Bucket=bucket.name, Key=key, IfMatch=version, Range=f"bytes={first}-"
         )["Body"]
         self._size_bytes = size_bytes
         self._at = 0

@@ -9,16 +9,13 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, Final, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO, Final, cast
 from uuid import UUID
 
-from tensorguard.store.bucket_errors import Missing, Taken, translate
+from tensorguard.store.bucket import Bucket, BucketName, make_client
+from tensorguard.store.bucket_errors import Missing, Taken
 from tensorguard.store.bucket_reader import ObjectReader
-from tensorguard.store.errors import StoreError
 from tensorguard.store.package_store import (
     INCOMING,
     IncomingFile,
@@ -29,68 +26,12 @@ from tensorguard.store.package_store import (
     store_key,
 )
 
-T = TypeVar("T")
 PART_BYTES: Final = 8 * 1024 * 1024
 LINK_LIFE_S: Final = 60
 MEDIA_TYPE: Final = "application/vnd.tensorguard.tgsp"
 _MOST_PARTS: Final = 10_000
 _COPY_BYTES: Final = 512 * 1024 * 1024
 _COPIES_AT_ONCE: Final = 4
-_THREADS: Final = 16
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_PREFIX = re.compile(r"[A-Za-z0-9!_.*'()/-]{0,200}")
-
-
-class BadStoreUrl(StoreError):
-    """TG_PACKAGE_STORE names no place for packages."""
-
-    code = "bad-settings"
-    hint = "Set it to s3://bucket/prefix, or leave it out to keep packages in the data directory."
-
-
-class MissingLibrary(StoreError):
-    """The SDK for the bucket is not installed."""
-
-    code = "missing-extra"
-    hint = "pip install 'tensorguard-platform[aws]'"
-
-
-class BucketName(NamedTuple):
-    """A bucket, and what its keys begin with: empty, or with a `/` at its end."""
-
-    bucket: str
-    prefix: str
-
-
-def parse_store_url(url: str) -> BucketName:
-    """Return what `s3://bucket/prefix` names. Raises: BadStoreUrl."""
-    parts = urlsplit(url)
-    prefix = parts.path.strip("/")
-    good = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc) and _PREFIX.fullmatch(prefix)
-    if not good or parts.query or parts.fragment:
-        raise BadStoreUrl("TG_PACKAGE_STORE is not s3://bucket/prefix")
-    return BucketName(parts.netloc, f"{prefix}/" if prefix else "")
-
-
-def make_client() -> Any:
-    """An S3 client; credentials, region and endpoint come from boto3's usual chain.
-
-    Raises: MissingLibrary.
-    """
-    try:
-        import boto3
-        from botocore.config import Config
-    except ModuleNotFoundError:
-        raise MissingLibrary("TG_PACKAGE_STORE=s3://… needs boto3") from None
-    config = Config(
-        connect_timeout=5,
-        read_timeout=30,
-        retries={"total_max_attempts": 4, "mode": "standard"},
-        max_pool_connections=_THREADS,
-        signature_version="s3v4",
-        user_agent_extra="tensorguard",
-    )
-    return boto3.session.Session().client("s3", config=config)
 
 
 class PackageBucket:
@@ -100,25 +41,19 @@ class PackageBucket:
 
     def __init__(self, name: BucketName, *, make: Callable[[], Any] = make_client) -> None:
         """Raises: MissingLibrary, PackageStoreUnavailable."""
-        self._bucket, self._prefix = name
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="bucket")
-        try:
-            self._client = make()
-        except StoreError:
-            raise
-        except Exception as error:
-            raise translate(error) from None
+        self._bucket = Bucket(name.bucket, make=make)
+        self._prefix = name.prefix
 
     async def prepare(self) -> None:
         """Make sure that the bucket is there, and is ours to use."""
         try:
-            await self._call("head_bucket", with_key=False)
+            await self._bucket.call("head_bucket")
         except Missing:
-            raise PackageStoreUnavailable(f"there is no bucket {self._bucket}") from None
+            raise PackageStoreUnavailable(f"there is no bucket {self._bucket.name}") from None
 
     async def begin(self, upload_id: UUID, length_bytes: int | None) -> str:
         """Begin a multipart upload; return its UploadId."""
-        answer = await self._call("create_multipart_upload", Key=self._key_of(upload_id))
+        answer = await self._bucket.call("create_multipart_upload", Key=self._key_of(upload_id))
         return str(answer["UploadId"])
 
     async def offset(self, place: Place) -> int:
@@ -144,13 +79,13 @@ class PackageBucket:
                 await self._put_part(place, number, bytes(buffer[:PART_BYTES]))
                 del buffer[:PART_BYTES]
                 if have:
-                    await self._call("delete_object", Key=self._left_over_key(place, number))
+                    await self._bucket.call("delete_object", Key=self._left_over_key(place, number))
                 number, have = number + 1, 0
         if buffer and length_bytes in (None, offset):
             await self._put_part(place, number, bytes(buffer))
         elif buffer:
             key = self._left_over_key(place, number)
-            await self._call("put_object", Key=key, Body=bytes(buffer))
+            await self._bucket.call("put_object", Key=key, Body=bytes(buffer))
         return offset
 
     async def finish(self, place: Place, length_bytes: int) -> IncomingFile:
@@ -159,7 +94,7 @@ class PackageBucket:
         with contextlib.suppress(UploadLost):  # completed before: told by the object
             await self._complete(place, key, length_bytes)
         try:
-            head = await self._call("head_object", Key=key)
+            head = await self._bucket.call("head_object", Key=key)
         except Missing:
             raise UploadLost(f"upload {place.upload_id} is not in the bucket") from None
         if head["ContentLength"] != length_bytes:
@@ -167,7 +102,7 @@ class PackageBucket:
         version = str(head["ETag"])
 
         def open_object() -> BinaryIO:
-            reader = ObjectReader(self._client, self._bucket, key, version, length_bytes)
+            reader = ObjectReader(self._bucket, key, version, length_bytes)
             return cast(BinaryIO, reader)  # a raw file reads, too
 
         return IncomingFile(place, length_bytes, version, open_object)
@@ -177,7 +112,7 @@ class PackageBucket:
         key = self._prefix + store_key(digest)
         if await self._find_sha256(key) is not None:
             return
-        upload = await self._call(
+        upload = await self._bucket.call(
             "create_multipart_upload",
             Key=key,
             ContentType=MEDIA_TYPE,
@@ -186,7 +121,7 @@ class PackageBucket:
         whole = False
         try:
             parts = await self._copy_parts(incoming, key, upload["UploadId"])
-            await self._call(
+            await self._bucket.call(
                 "complete_multipart_upload",
                 Key=key,
                 UploadId=upload["UploadId"],
@@ -206,18 +141,19 @@ class PackageBucket:
         held = await self._find_sha256(self._prefix + key)
         if held != sha256.hex():
             if held is not None:
-                await self._call("delete_object", Key=self._prefix + key)
+                await self._bucket.call("delete_object", Key=self._prefix + key)
             raise PackageStoreUnavailable("another file lay under the package's name")
         return key
 
     async def discard(self, place: Place) -> None:
         """Abort the upload, and delete all that lies under its name."""
         key = self._key_of(place.upload_id)
-        listed = await self._call("list_multipart_uploads", with_key=False, Prefix=key)
+        listed = await self._bucket.call("list_multipart_uploads", Prefix=key)
         for upload in listed.get("Uploads", []):
             await self._abort(upload["Key"], upload["UploadId"])
-        for found in (await self._list(key)).get("Contents", []):
-            await self._call("delete_object", Key=found["Key"])
+        objects = await self._bucket.call("list_objects_v2", Prefix=key)  # itself and a left-over
+        for found in objects.get("Contents", []):
+            await self._bucket.call("delete_object", Key=found["Key"])
 
     async def list_strays(self) -> list[str]:
         """None: the bucket's lifecycle rule removes what a restored database does not know."""
@@ -229,19 +165,18 @@ class PackageBucket:
     async def find(self, key: str, *, head: bool = False) -> Link:
         """Return a presigned URL. That the object is there, and whole, the device finds out."""
         operation = "head_object" if head else "get_object"
-        url = await self._run(
-            lambda: self._client.generate_presigned_url(
+        url = await self._bucket.run(
+            lambda: self._bucket.client.generate_presigned_url(
                 operation,
-                Params={"Bucket": self._bucket, "Key": self._prefix + key},
+                Params={"Bucket": self._bucket.name, "Key": self._prefix + key},
                 ExpiresIn=LINK_LIFE_S,
             )
         )
         return Link(str(url))
 
     async def close(self) -> None:
-        """Wait for no call; each ends by its own timeout."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        """Let go of connections and threads."""
+        self._bucket.close()
 
     async def _parts(self, place: Place) -> list[dict[str, Any]]:
         """Return the parts that are there without a gap. Raises: UploadLost."""
@@ -249,7 +184,7 @@ class PackageBucket:
         marker = 0
         while True:
             try:
-                page = await self._call(
+                page = await self._bucket.call(
                     "list_parts",
                     Key=self._key_of(place.upload_id),
                     UploadId=place.handle or "none",
@@ -269,10 +204,10 @@ class PackageBucket:
         """Make an object of the parts. Raises: UploadLost."""
         parts = await self._parts(place)
         if not length_bytes:  # S3 makes no object of no parts
-            await self._call("put_object", Key=key, Body=b"")
+            await self._bucket.call("put_object", Key=key, Body=b"")
             return
         try:
-            await self._call(
+            await self._bucket.call(
                 "complete_multipart_upload",
                 Key=key,
                 UploadId=place.handle or "none",
@@ -286,12 +221,12 @@ class PackageBucket:
     ) -> list[dict[str, Any]]:
         """Have the store copy the very bytes that were verified, several ranges at a time."""
         room = asyncio.Semaphore(_COPIES_AT_ONCE)
-        source = {"Bucket": self._bucket, "Key": self._key_of(incoming.place.upload_id)}
+        source = {"Bucket": self._bucket.name, "Key": self._key_of(incoming.place.upload_id)}
 
         async def copy(number: int, first: int) -> dict[str, Any]:
             last = min(first + _COPY_BYTES, incoming.size_bytes) - 1
             async with room:
-                answer = await self._call(
+                answer = await self._bucket.call(
                     "upload_part_copy",
                     Key=key,
                     UploadId=upload_id,
@@ -315,14 +250,14 @@ class PackageBucket:
     async def _find_sha256(self, key: str) -> str | None:
         """Return the SHA-256 that an object was stored with; None if there is no object."""
         try:
-            head = await self._call("head_object", Key=key)
+            head = await self._bucket.call("head_object", Key=key)
         except Missing:
             return None
         return str(head["Metadata"].get("sha256", ""))
 
     async def _put_part(self, place: Place, number: int, body: bytes) -> None:
         try:
-            await self._call(
+            await self._bucket.call(
                 "upload_part",
                 Key=self._key_of(place.upload_id),
                 UploadId=place.handle or "none",
@@ -334,7 +269,7 @@ class PackageBucket:
 
     async def _left_over(self, place: Place, number: int) -> int:
         try:
-            head = await self._call("head_object", Key=self._left_over_key(place, number))
+            head = await self._bucket.call("head_object", Key=self._left_over_key(place, number))
         except Missing:
             return 0
         return int(head["ContentLength"])
@@ -343,48 +278,24 @@ class PackageBucket:
         key = self._left_over_key(place, number)
 
         def read() -> bytes:
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            body = self._bucket.client.get_object(Bucket=self._bucket.name, Key=key)["Body"]
             with body:
                 return bytes(body.read(PART_BYTES))
 
         try:
-            return await self._run(read)
+            return await self._bucket.run(read)
         except Missing:
             return b""
 
     async def _abort(self, key: str, upload_id: str) -> None:
         with contextlib.suppress(Missing):  # it has ended
-            await self._call("abort_multipart_upload", Key=key, UploadId=upload_id)
-
-    async def _list(self, prefix: str) -> dict[str, Any]:
-        """List the objects of one upload: itself and what was left over, which are few."""
-        listed: dict[str, Any] = await self._run(
-            lambda: self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix)
-        )
-        return listed
+            await self._bucket.call("abort_multipart_upload", Key=key, UploadId=upload_id)
 
     def _key_of(self, upload_id: UUID) -> str:
         return f"{self._prefix}{INCOMING}/{upload_id}"
 
     def _left_over_key(self, place: Place, number: int) -> str:
         return f"{self._key_of(place.upload_id)}.part-{number}"
-
-    async def _call(self, operation: str, *, with_key: bool = True, **arguments: Any) -> Any:
-        assert with_key == ("Key" in arguments)
-        method = getattr(self._client, operation)
-        return await self._run(lambda: method(Bucket=self._bucket, **arguments))
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        """Run an SDK call. Raises: Missing, Taken, StoreFull, PackageStoreUnavailable."""
-
-        def translated() -> T:
-            try:
-                return work()
-            except Exception as error:
-                # An SDK's exception may quote the request: it is neither chained nor shown.
-                raise translate(error) from None
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
 
 
 def _named(part: dict[str, Any]) -> dict[str, Any]:

@@ -205,9 +205,10 @@ async def become(
 
 
 async def postpone(
-    session: AsyncSession, held: Upload, *, code: str, message: str, hint: str, until: datetime
+    session: AsyncSession, held: Upload, told: tuple[str, str, str], *, until: datetime
 ) -> None:
-    """Let a verification wait, and say what for: nobody takes the upload before."""
+    """Let an upload wait, and say what for (code, message, hint): nobody takes it before."""
+    code, message, hint = told
     statement = (
         sa.update(_UPLOADS)
         .where(_is_held(held))

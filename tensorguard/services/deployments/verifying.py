@@ -213,30 +213,20 @@ class UploadVerifier:
     async def _postpone(self, upload_id: UUID, error: Exception) -> None:
         """Try again later, less and less often: it is not the package that is at fault."""
         found = store_error(error) or error
-        code, message, hint = "internal-error", "The verification failed.", "It is tried again."
         if isinstance(found, StoreError | VaultError):
-            code, message, hint = found.code, found.message, found.hint
-            log.warning("upload_verification_postponed", upload=str(upload_id), code=code)
+            told = (found.code, found.message, found.hint)
+            log.warning("upload_postponed", upload=str(upload_id), code=found.code)
         else:
-            log.error("upload_verification_failed", upload=str(upload_id), exc_info=error)
+            told = ("internal-error", "The platform failed.", "It is tried again by itself.")
+            log.error("upload_failed", upload=str(upload_id), exc_info=error)
         try:
-            await self._put_off(upload_id, code, message, hint)
+            async with holding(self._sessions, upload_id, self._clock) as held:
+                most_s = min(_RETRY_FIRST_S * 2.0 ** min(held.upload.attempts, 10), _RETRY_MOST_S)
+                until = self._clock() + timedelta(seconds=most_s * (0.5 + _RANDOM.random() / 2))
+                async with self._sessions.begin() as session:
+                    await uploads.postpone(session, held.upload, told, until=until)
         except (UploadBusy, LeaseLost, sa.exc.SQLAlchemyError, psycopg.Error) as again:
             log.warning("upload_not_postponed", upload=str(upload_id), reason=_reason(again))
-
-    async def _put_off(self, upload_id: UUID, code: str, message: str, hint: str) -> None:
-        async with holding(self._sessions, upload_id, self._clock) as held:
-            most_s = min(_RETRY_FIRST_S * 2.0 ** min(held.upload.attempts, 10), _RETRY_MOST_S)
-            wait = timedelta(seconds=most_s * (0.5 + _RANDOM.random() / 2))
-            async with self._sessions.begin() as session:
-                await uploads.postpone(
-                    session,
-                    held.upload,
-                    code=code,
-                    message=message,
-                    hint=hint,
-                    until=self._clock() + wait,
-                )
 
     async def _discard(self, upload: Upload) -> None:
         """Remove what the store has; if it cannot now, that is done when the row ends."""
@@ -255,7 +245,7 @@ class UploadVerifier:
         except (UploadBusy, LeaseLost):
             pass  # somebody has it: at the next look
         except (StoreError, OSError) as error:
-            log.warning("upload_not_removed", upload=str(upload_id), reason=_reason(error))
+            await self._postpone(upload_id, error)
 
 
 def _reason(error: Exception) -> str:

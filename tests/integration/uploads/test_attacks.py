@@ -10,7 +10,7 @@ from api.context import ApiContext
 from tensorguard.services.people.access import Role
 from tests.integration.deployments.builders import Platform
 from tests.integration.uploads.conftest import new_key
-from tests.integration.uploads.curl import OCTETS, UPLOADS, Curl
+from tests.integration.uploads.curl import OCTETS, UPLOADS, Curl, until
 from tests.integration.uploads.store import Store
 
 FILES = pytest.mark.parametrize("store", ["files"], indirect=True)
@@ -82,9 +82,12 @@ async def test_one_request_writes_at_a_time(curl: Curl, store: Store) -> None:
         answer = await curl.patch(path, 0, b"x")
         assert (answer.status, answer.code) == (423, "upload-busy")
         assert int(answer.headers["retry-after"]) > 0
-    have = await curl.offset(path)
-    answer = await curl.patch_when_free(path, have, bytes(10))
-    assert answer.status in (204, 409)  # what was cut may still have been written
+
+    async def is_taken() -> bool | None:
+        have = await curl.offset(path)
+        return (await curl.patch(path, have, bytes(10))).status == 204 or None
+
+    assert await until(is_taken)
 
 
 @FILES
@@ -124,6 +127,13 @@ async def test_the_server_says_what_it_can(curl: Curl) -> None:
         *("creation", "expiration", "termination", "checksum")
     }
     assert answer.headers["tus-max-size"] == str(40 * 1024 * 1024)
+
+
+@FILES
+async def test_an_upload_whose_answer_was_lost_is_opened_once(curl: Curl) -> None:
+    first = await curl.begin(5000, "Idempotency-Key: same")
+    assert await curl.begin(5000, "Idempotency-Key: same") == first
+    assert await curl.begin(5000) != first
 
 
 @FILES

@@ -12,9 +12,10 @@ import pytest
 
 from api.context import ApiContext
 from api.serve import serving
+from tensorguard.store.bucket import BadStoreUrl, parse_store_url
 from tensorguard.store.bucket_errors import translate
 from tensorguard.store.ids import new_id
-from tensorguard.store.package_bucket import BadStoreUrl, PackageBucket, parse_store_url
+from tensorguard.store.package_bucket import PackageBucket
 from tensorguard.store.package_store import (
     PackageStoreUnavailable,
     Place,
@@ -178,7 +179,7 @@ def test_errors_of_the_sdk_are_ours_and_quote_nothing() -> None:
 def test_without_the_sdk_the_way_to_it_is_told() -> None:
     program = (
         "import sys; sys.modules['boto3'] = None\n"
-        "from tensorguard.store.package_bucket import make_client\n"
+        "from tensorguard.store.bucket import make_client\n"
         "try: make_client()\n"
         "except Exception as error: print(error.code, error.hint)\n"
     )

@@ -44,6 +44,8 @@ async def test_a_package_is_sent_and_one_that_is_refused_says_why(
     await asyncio.to_thread(file.write_bytes, content[:-1] + bytes([content[-1] ^ 1]))
     code, told = await command(curl, file)
     assert (code, told["error"]["code"]) == (1, "ciphertext-mismatch")
+    far = Curl("http://platform.example", curl.key, curl.folder)
+    assert (await command(far, file))[1]["error"]["code"] == "url-not-https"
     code, told = await command(curl, file, key="tg_wrong")
     assert (code, told["error"]["code"]) == (1, "unauthenticated")
 

@@ -32,12 +32,17 @@ export interface Listener {
  */
 export async function sendFile(file: File, listener: Listener): Promise<Sending> {
   const { Upload } = await import("tus-js-client");
+  const intent = crypto.randomUUID();
   const upload: TusUpload = new Upload(file, {
     endpoint: ENDPOINT,
     chunkSize: CHUNK_BYTES,
     retryDelays: RETRY_DELAYS_MS,
     metadata: { filename: file.name },
     removeFingerprintOnSuccess: true,
+    // An upload whose answer was cut off is the one that the next try gets.
+    onBeforeRequest: (request) => {
+      if (request.getMethod() === "POST") request.setHeader("Idempotency-Key", intent);
+    },
     onProgress: listener.onProgress,
     onSuccess: () => listener.onSent(idOf(upload)),
     onError: (error) => void recover(error),
