@@ -8,12 +8,11 @@ import binascii
 import re
 from collections.abc import Mapping
 from email.utils import format_datetime
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import Request, Response
+from fastapi import Header, Request, Response
 
 from api.errors import ApiError
-from api.problems import problem_response
 from api.routing import Handler, Route
 from tensorguard.services.deployments.uploads import Upload
 
@@ -22,8 +21,6 @@ MEDIA_TYPE: Final = "application/offset+octet-stream"
 EXTENSIONS: Final = "creation,expiration,termination,checksum"
 MAX_METADATA_LENGTH: Final = 2048
 _KEY = re.compile(r"[!-+\--~]{1,64}")  # visible ASCII without the comma
-# What tells nothing of an upload, and needs no version: our own JSON, and the question itself.
-_FREE: Final = frozenset({"GET", "OPTIONS"})
 
 
 class BadTusHeader(ApiError):
@@ -41,23 +38,27 @@ class WrongTusVersion(ApiError):
 
 
 class TusRoute(Route):
-    """A route whose every answer names the protocol's version, and that is asked in it."""
+    """A route whose every answer names the protocol's version."""
 
     def get_route_handler(self) -> Handler:
         serve = super().get_route_handler()
 
         async def serve_tus(request: Request) -> Response:
-            version = request.headers.get("tus-resumable")
-            if request.method not in _FREE and version != VERSION:
-                wrong = WrongTusVersion(f"this route speaks tus {VERSION}")
-                response = problem_response(wrong)
-                response.headers["Tus-Version"] = VERSION
-            else:
-                response = await serve(request)
+            response = await serve(request)
             response.headers["Tus-Resumable"] = VERSION
+            if response.status_code == 412:
+                response.headers["Tus-Version"] = VERSION
             return response
 
         return serve_tus
+
+
+async def require_version(
+    tus_resumable: Annotated[str | None, Header(description=f"`{VERSION}`.")] = None,
+) -> None:
+    """Refuse a request in another protocol. Raises: WrongTusVersion."""
+    if tus_resumable != VERSION:
+        raise WrongTusVersion(f"this route speaks tus {VERSION}")
 
 
 def check_metadata(text: str) -> str:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from starlette.requests import ClientDisconnect
 
 from api.access import Requires
@@ -26,7 +26,7 @@ router = APIRouter(
     responses={"default": PROBLEM},
 )
 Writer = Annotated[Caller, Requires(Permission.PACKAGES_WRITE)]
-Version = Annotated[Literal["1.0.0"], Header(alias="Tus-Resumable")]
+SPOKEN = Depends(tus.require_version)
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -69,11 +69,10 @@ async def describe_uploads(caller: Writer, context: Context) -> Response:
     return Response(status_code=204, headers=headers)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, response_class=Response, dependencies=[SPOKEN])
 async def begin_upload(
     caller: Writer,
     context: Context,
-    version: Version,
     upload_length: Annotated[int, Header(ge=0, lt=2**53)],
     upload_metadata: Annotated[str, Header(max_length=tus.MAX_METADATA_LENGTH)] = "",
 ) -> Response:
@@ -112,10 +111,8 @@ async def get_upload(caller: Writer, context: Context, upload_id: UUID) -> Uploa
     return upload_view(await context.receiver.get(upload_id, by=caller.actor))
 
 
-@router.head("/{upload_id}", response_class=Response)
-async def find_offset(
-    caller: Writer, context: Context, upload_id: UUID, version: Version
-) -> Response:
+@router.head("/{upload_id}", response_class=Response, dependencies=[SPOKEN])
+async def find_offset(caller: Writer, context: Context, upload_id: UUID) -> Response:
     """Say by Upload-Offset where the next byte belongs."""
     upload = await context.receiver.get(upload_id, by=caller.actor)
     headers = tus.upload_headers(upload, await context.receiver.offset(upload))
@@ -126,14 +123,13 @@ async def find_offset(
     return Response(headers=headers)
 
 
-@router.patch("/{upload_id}", status_code=204, openapi_extra=_BODY)
+@router.patch("/{upload_id}", status_code=204, dependencies=[SPOKEN], openapi_extra=_BODY)
 @limits(max_body_bytes=2**40, timeout_s=3600, streamed=True)
 async def append_to_upload(
     caller: Writer,
     request: Request,
     context: Context,
     upload_id: UUID,
-    version: Version,
     upload_offset: Annotated[int, Header(ge=0, lt=2**53)],
     upload_checksum: Annotated[str | None, Header(max_length=100)] = None,
 ) -> Response:
@@ -164,10 +160,8 @@ async def append_to_upload(
     return Response(status_code=204, headers=tus.upload_headers(upload, offset))
 
 
-@router.delete("/{upload_id}", status_code=204)
-async def delete_upload(
-    caller: Writer, context: Context, upload_id: UUID, version: Version
-) -> Response:
+@router.delete("/{upload_id}", status_code=204, dependencies=[SPOKEN])
+async def delete_upload(caller: Writer, context: Context, upload_id: UUID) -> Response:
     """Delete an upload and what came of it; a package that it has become stays."""
     await context.receiver.drop(upload_id, by=caller.actor)
     return Response(status_code=204)

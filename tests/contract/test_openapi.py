@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
-from schemathesis import BaseSchema, Case, GenerationMode, openapi
+from schemathesis import BaseSchema, Case, GenerationMode, openapi, serializer
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import (
@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import ROUTERS, create_app
+from api.packages.tus import MEDIA_TYPE as OCTETS
 from api.settings import ApiSettings
 from tensorguard.services.evidence.event import SYSTEM
 from tensorguard.services.people.access import Role
@@ -47,6 +48,7 @@ CONFIG = SchemathesisConfig.from_dict(
         }
     }
 )
+serializer.alias(OCTETS, "application/octet-stream")  # the body of a tus request
 # Nothing can be sent to the first two that is wrong, and the stream's answer does not end:
 # test_events.py listens to it.
 BARE = {"/healthz", "/readyz", "/api/v1/events"}

@@ -13,7 +13,7 @@ from api.context import ApiContext
 from api.settings import ApiSettings
 from tensorguard.store import tables
 from tests.integration.api.process import running_api
-from tests.integration.deployments.builders import OPERATOR, Platform, read_file
+from tests.integration.deployments.builders import Platform
 from tests.integration.uploads.conftest import new_key
 from tests.integration.uploads.curl import Curl, until
 from tests.integration.uploads.store import Files, Store
@@ -129,24 +129,6 @@ async def test_a_deleted_upload_is_gone(platform: Platform, curl: Curl, store: S
     assert (await curl.send("DELETE", path)).status == 204
     assert (await curl.send("HEAD", path)).status == 404
     await until_nothing_is_incoming(store)
-
-
-@pytest.mark.parametrize("store", ["files"], indirect=True)
-async def test_whoever_verifies_may_die_and_another_does_it(
-    platform: Platform, store: Store
-) -> None:
-    package = platform.build_package()
-    receiver = platform.receiver()
-    upload = await receiver.begin(length_bytes=package.stat().st_size, by=OPERATOR)
-    await receiver.append(
-        upload.id, read_file(package), offset=0, announced_bytes=None, by=OPERATOR
-    )
-    async with receiver.hold(upload.id):  # by one that will not come back
-        assert await platform.verifier().step() == 0
-        platform.clock.advance(seconds=16)
-        await platform.verifier().step()
-    assert (await receiver.get(upload.id, by=OPERATOR)).state == "done"
-    assert await platform.verifier().step() == 0
 
 
 @pytest.mark.parametrize("store", ["files"], indirect=True)

@@ -6515,7 +6515,8 @@ export interface operations {
             header: {
                 /** @description The same request with the same key has its effect once, within 24 hours. */
                 "Idempotency-Key"?: string;
-                "Tus-Resumable": "1.0.0";
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
                 "upload-length": number;
                 "upload-metadata"?: string;
             };
@@ -6529,9 +6530,7 @@ export interface operations {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": unknown;
-                };
+                content?: never;
             };
             /** @description Any error, as RFC 9457 problem details. */
             default: {
@@ -6605,8 +6604,9 @@ export interface operations {
     delete_upload_api_v1_packages_uploads__upload_id__delete: {
         parameters: {
             query?: never;
-            header: {
-                "Tus-Resumable": "1.0.0";
+            header?: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
             };
             path: {
                 upload_id: string;
@@ -6636,8 +6636,9 @@ export interface operations {
     find_offset_api_v1_packages_uploads__upload_id__head: {
         parameters: {
             query?: never;
-            header: {
-                "Tus-Resumable": "1.0.0";
+            header?: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
             };
             path: {
                 upload_id: string;
@@ -6668,7 +6669,8 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                "Tus-Resumable": "1.0.0";
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
                 "upload-checksum"?: string | null;
                 "upload-offset": number;
             };
