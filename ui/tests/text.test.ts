@@ -126,6 +126,13 @@ describe("a verification", () => {
     expect(states).toEqual(["passed", "passed", "failed", ...STEPS.slice(3).map(() => "skipped")]);
   });
 
+  it("has passed what stands before the payload as soon as that is read", () => {
+    const begun = stepStates({ phase: "verifying", verifiedBytes: 0 });
+    expect(begun).toEqual(["passed", "working", ...STEPS.slice(2).map(() => "waiting")]);
+    const read = stepStates({ phase: "verifying", verifiedBytes: 1 });
+    expect(read.slice(0, 5)).toEqual(["passed", "passed", "passed", "passed", "working"]);
+  });
+
   it("says that the transfer failed where no step is to blame", () => {
     expect(stepStates({ phase: "failed", code: "unreachable" })[0]).toBe("failed");
   });

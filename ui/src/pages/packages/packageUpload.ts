@@ -86,12 +86,13 @@ export function usePackageUpload() {
   /** Watch a whole upload until the platform has decided. */
   async function follow(id: string): Promise<void> {
     const mine = turn;
-    state.value = { phase: "verifying" };
+    state.value = { phase: "verifying", verifiedBytes: 0 };
     try {
       for (;;) {
         const found = await getUpload(id);
         if (mine !== turn) return;
         seen.value = found;
+        state.value = { phase: "verifying", verifiedBytes: found.verified_bytes };
         if (found.state === "done" || found.state === "refused") break;
         await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
       }

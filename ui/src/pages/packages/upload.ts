@@ -79,7 +79,7 @@ export async function getUpload(id: string): Promise<UploadView> {
 export async function discardUpload(id: string): Promise<void> {
   await unwrap(
     api.DELETE("/api/v1/packages/uploads/{upload_id}", {
-      params: { path: { upload_id: id }, header: { "Tus-Resumable": "1.0.0" } },
+      params: { path: { upload_id: id }, header: { "tus-resumable": "1.0.0" } },
     }),
   );
 }

@@ -98,8 +98,11 @@ export const STEPS = [
 
 export type StepState = "waiting" | "working" | "passed" | "failed" | "skipped";
 export type Upload =
-  | { phase: "sending" | "paused" | "verifying" | "done" }
+  | { phase: "sending" | "paused" | "done" }
+  | { phase: "verifying"; verifiedBytes: number }
   | { phase: "failed"; code: string };
+
+const PAYLOAD = STEPS.findIndex(({ name }) => name === "payload");
 
 /** Which step a refusal belongs to; none for what is no refusal of the package. */
 export function stepOf(code: string): number | undefined {
@@ -124,8 +127,13 @@ export function stepStates(upload: Upload): StepState[] {
       return STEPS.map((_, place) =>
         place === 0 && upload.phase === "sending" ? "working" : "waiting",
       );
-    case "verifying":
-      return STEPS.map((_, place) => (place === 0 ? "passed" : "working"));
+    case "verifying": {
+      // The bytes of the payload are read when all that stands before them was found good.
+      const now = upload.verifiedBytes > 0 ? PAYLOAD : 1;
+      return STEPS.map((_, place) =>
+        place < now ? "passed" : place === now ? "working" : "waiting",
+      );
+    }
     case "done":
       return STEPS.map(() => "passed");
     case "failed": {
