@@ -77,6 +77,7 @@ class Receiver:
         if length_bytes == 0:
             async with self.hold(upload.id) as held:
                 await self._complete(held, 0)
+            self._changed()
         return await self.get(upload.id, by=by)
 
     async def get(self, upload_id: UUID, *, by: Actor) -> Upload:
@@ -115,6 +116,8 @@ class Receiver:
             have = await self.write(
                 held, blocks, offset=offset, announced_bytes=announced_bytes, sha256=sha256
             )
+        if held.upload.state == "verifying":
+            self._changed()  # only now: nobody else takes what is held
         return await self.get(upload_id, by=by), have
 
     def hold(self, upload_id: UUID) -> contextlib.AbstractAsyncContextManager[Held]:
@@ -169,7 +172,6 @@ class Receiver:
             held.upload = await uploads.become(
                 session, held.upload, "verifying", length_bytes=length_bytes, now=self._clock()
             )
-        self._changed()
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self.limit_bytes:

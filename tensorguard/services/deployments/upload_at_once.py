@@ -22,11 +22,11 @@ async def upload_at_once(
     Raises: FileTooLarge, TooManyUploads, UploadIdle, REFUSALS, StoreError, VaultError, and what
         `blocks` raises.
     """
-    upload = await receiver.begin(length_bytes=length_bytes, by=by)
+    # One of no bytes would be whole, and another's to verify, before it is held here.
+    upload = await receiver.begin(length_bytes=length_bytes or None, by=by)
     try:
         async with receiver.hold(upload.id) as held:
-            if held.upload.state == "receiving":
-                await receiver.write(held, blocks, offset=0, announced_bytes=length_bytes)
+            await receiver.write(held, blocks, offset=0, announced_bytes=length_bytes)
             return await verifier.verify_held(held)
     except FileTooLarge as error:  # it was not announced
         await verifier.note_refusal(error.code, by=by)

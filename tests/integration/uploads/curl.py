@@ -112,15 +112,6 @@ class Curl:
 
         return await until(is_over)
 
-    async def patch_when_free(self, path: str, offset: int, data: bytes) -> Answer:
-        """Send again until the request that was cut has ended."""
-
-        async def is_taken() -> Answer | None:
-            answer = await self.patch(path, offset, data)
-            return None if answer.status == 423 else answer
-
-        return await until(is_taken)
-
     async def until_offset(self, path: str, least: int) -> int:
         """The offset, once it is at least this."""
 
