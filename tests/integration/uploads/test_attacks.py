@@ -38,7 +38,8 @@ async def test_bytes_are_taken_only_where_the_upload_ends(
     assert store.kept() == {}
 
 
-async def test_a_checksum_holds_for_a_request_whole(curl: Curl, store: Store) -> None:
+@FILES
+async def test_a_checksum_holds_for_a_request_whole(curl: Curl) -> None:
     data = bytes(range(250)) * 4
     path = await curl.begin(3000)
     wrong = await curl.patch(path, 0, data, checksum(data[1:]))
