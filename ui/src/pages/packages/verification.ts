@@ -34,6 +34,8 @@ export const STEPS = [
       "duplicate-signer": "One publisher has signed it twice.",
       unsigned: "Nobody has signed it.",
       "unknown-publisher": "No publisher who is registered here has signed it.",
+      "publisher-not-yet-valid": "Its publisher's key does not count yet.",
+      "publisher-expired": "Its publisher's key does not count any more.",
       "unknown-signature-alg": "It is signed in a way that this platform does not know.",
       "bad-signature": "It was changed after it was signed.",
       "publisher-not-allowed": "Its publisher may not sign packages of this name.",
