@@ -100,7 +100,7 @@ def test_an_outage_leaves_what_was_known_and_looks_like_one(journey: Journey, fl
     journey("outage")
 
 
-def test_an_upload_that_was_cut_is_repeated(
+def test_an_upload_that_was_cut_goes_on_after_a_reload(
     journey: Journey, publisher: Publisher, tmp_path: Path
 ) -> None:
     source = tmp_path / "model.bin"

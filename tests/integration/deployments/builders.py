@@ -19,10 +19,13 @@ from hub.rollouts import RolloutController
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Desired, Progress
-from tensorguard.services.deployments import deployments, packages, releases
+from tensorguard.services.deployments import deployments, releases
 from tensorguard.services.deployments.deployments import Plan
 from tensorguard.services.deployments.packages import Uploaded
 from tensorguard.services.deployments.progress import Applied, apply_progress_many, confirm_running
+from tensorguard.services.deployments.receiving import Receiver
+from tensorguard.services.deployments.upload_at_once import upload_at_once
+from tensorguard.services.deployments.verifying import UploadVerifier
 from tensorguard.services.evidence.events import Actor
 from tensorguard.services.fleets import fleets
 from tensorguard.services.keys.keyring import Keyring
@@ -166,26 +169,25 @@ class Platform:
 
     async def upload(self, path: Path) -> Uploaded:
         """Take a package in as the api does."""
-        async with self.files.receive(read_file(path), limit_bytes=10**7) as incoming:
-            async with self.sessions() as session:
-                held = await packages.list_signing_keys(session)
-            verified = await packages.verify_upload(
-                incoming, held, self.keyring.recipient_key, self.clock.now
-            )
-            uploaded = await self.do(
-                packages.admit_package,
-                self.kek,
-                self.files,
-                verified,
-                by=OPERATOR,
-                now=self.clock.now,
-            )
-        assert isinstance(uploaded, Uploaded)
-        return uploaded
+        return await upload_at_once(
+            self.receiver(), self.verifier(), read_file(path), length_bytes=None, by=OPERATOR
+        )
+
+    def receiver(self, **settings: Any) -> Receiver:
+        settings = {"limit_bytes": 10**7} | settings
+        return Receiver(self.sessions, self.files, self.clock, **settings)
+
+    def verifier(self) -> UploadVerifier:
+        return UploadVerifier(self.sessions, self.files, self.keyring, self.kek, self.clock)
 
     async def release(self, **settings: Any) -> Release:
         """Build, upload and release a package."""
-        path = await asyncio.to_thread(lambda: self.build_package(**settings))
+        return await self.release_of(
+            await asyncio.to_thread(lambda: self.build_package(**settings))
+        )
+
+    async def release_of(self, path: Path) -> Release:
+        """Upload and release a package."""
         uploaded = await self.upload(path)
         made = await self.do(
             releases.create_release,

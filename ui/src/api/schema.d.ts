@@ -1155,14 +1155,16 @@ export interface paths {
          * Upload Package
          * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
          *
-         *     It is verified first; nobody sees it before, and nothing of a refused one stays.
+         *     It is verified first; nobody sees it before, and nothing of a refused or cut one stays.
+         *     `packages/uploads` takes packages that are too large for one request.
          */
         put: operations["upload_package_api_v1_packages_put"];
         /**
          * Upload Package
          * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
          *
-         *     It is verified first; nobody sees it before, and nothing of a refused one stays.
+         *     It is verified first; nobody sees it before, and nothing of a refused or cut one stays.
+         *     `packages/uploads` takes packages that are too large for one request.
          */
         post: operations["upload_package_api_v1_packages_post"];
         delete?: never;
@@ -1209,6 +1211,72 @@ export interface paths {
         options?: never;
         head?: never;
         patch?: never;
+        trace?: never;
+    };
+    "/api/v1/packages/uploads": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Uploads
+         * @description List the caller's uploads that are open, or ended within the last day, newest first.
+         */
+        get: operations["list_uploads_api_v1_packages_uploads_get"];
+        put?: never;
+        /**
+         * Begin Upload
+         * @description Open an upload of Upload-Length bytes; the Location is where they are sent.
+         *
+         *     It stays open for a day after the last byte came, and is deleted by DELETE.
+         */
+        post: operations["begin_upload_api_v1_packages_uploads_post"];
+        delete?: never;
+        /**
+         * Describe Uploads
+         * @description Say what of tus is spoken here, and how large a package may be.
+         */
+        options: operations["describe_uploads_api_v1_packages_uploads_options"];
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/packages/uploads/{upload_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Upload
+         * @description Return how an upload stands; once it is `done`, `package_digest` is its package.
+         */
+        get: operations["get_upload_api_v1_packages_uploads__upload_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete Upload
+         * @description Delete an upload and what came of it; a package that it has become stays.
+         */
+        delete: operations["delete_upload_api_v1_packages_uploads__upload_id__delete"];
+        options?: never;
+        /**
+         * Find Offset
+         * @description Say by Upload-Offset where the next byte belongs.
+         */
+        head: operations["find_offset_api_v1_packages_uploads__upload_id__head"];
+        /**
+         * Append To Upload
+         * @description Add the body's bytes, which begin at Upload-Offset.
+         *
+         *     What came of a request that was cut is kept, as far as the store could: HEAD says how far. With
+         *     Upload-Checksum the body may have 8 MiB, and is kept whole or not at all. After the last byte
+         *     the package is verified: GET says what became of it.
+         */
+        patch: operations["append_to_upload_api_v1_packages_uploads__upload_id__patch"];
         trace?: never;
     };
     "/api/v1/publishers": {
@@ -3318,6 +3386,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[UploadView] */
+        Page_UploadView_: {
+            /** Items */
+            items: components["schemas"]["UploadView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[UserView] */
         Page_UserView_: {
             /** Items */
@@ -3610,6 +3685,18 @@ export interface components {
              * @enum {string}
              */
             state: "pending" | "approved" | "rejected" | "expired";
+        };
+        /**
+         * RefusalView
+         * @description Why an upload was refused, or what its verification waits for.
+         */
+        RefusalView: {
+            /** Code */
+            code: string;
+            /** Detail */
+            detail: string;
+            /** Hint */
+            hint: string;
         };
         /**
          * Release
@@ -4101,6 +4188,41 @@ export interface components {
              * Format: uuid
              */
             id: string;
+        };
+        /**
+         * UploadView
+         * @description An upload of the caller: how far it is, and what became of it.
+         */
+        UploadView: {
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Filename */
+            filename: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Length Bytes */
+            length_bytes: number | null;
+            /** Package Digest */
+            package_digest: string | null;
+            problem: components["schemas"]["RefusalView"] | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "receiving" | "verifying" | "done" | "refused";
+            /** Verified Bytes */
+            verified_bytes: number;
         };
         /**
          * UserCreate
@@ -6597,6 +6719,234 @@ export interface operations {
         responses: {
             /** @description Successful Response */
             200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_uploads_api_v1_packages_uploads_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_UploadView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    begin_upload_api_v1_packages_uploads_post: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+                "upload-length": number;
+                "upload-metadata"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    describe_uploads_api_v1_packages_uploads_options: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_upload_api_v1_packages_uploads__upload_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_upload_api_v1_packages_uploads__upload_id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+            };
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    find_offset_api_v1_packages_uploads__upload_id__head: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+            };
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    append_to_upload_api_v1_packages_uploads__upload_id__patch: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+                "upload-checksum"?: string | null;
+                "upload-offset": number;
+            };
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/offset+octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            204: {
                 headers: {
                     [name: string]: unknown;
                 };
