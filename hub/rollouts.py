@@ -21,6 +21,8 @@ from hub.presence import pause
 from tensorguard.rollouts.states import DeploymentState
 from tensorguard.services.deployments import rollout
 from tensorguard.services.deployments.deployments import add_candidates, get_deployment
+from tensorguard.services.deployments.undeployable import pause_undeployable
+from tensorguard.services.evidence.events import SYSTEM
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.deployments import Deployment, list_active
 from tensorguard.store.engine import SessionMaker
@@ -67,7 +69,10 @@ class RolloutController:
         async with self._sessions() as session, session.begin():
             if not await rollout.lead(session):
                 return
+            paused = await pause_undeployable(session, by=SYSTEM, now=self._clock())
             active = await list_active(session, MAX_ACTIVE)
+        for deployment_id in paused:
+            log.warning("deployment_paused", deployment=str(deployment_id), reason="undeployable")
         self._joined_at = {one.id: at for one in active if (at := self._joined_at.get(one.id))}
         for deployment in active:
             if stop is not None and stop.is_set():

@@ -57,9 +57,11 @@ async def create_deployment(
 
 
 @router.post("/preview")
-async def preview_deployment(caller: Reader, session: Session, body: DeploymentPlan) -> PreviewView:
+async def preview_deployment(
+    caller: Reader, session: Session, body: DeploymentPlan, now: Now
+) -> PreviewView:
     """Tell who would get the release, and who not, and why; changes nothing."""
-    return preview_view(await deployments.preview_deployment(session, body.to_plan()))
+    return preview_view(await deployments.preview_deployment(session, body.to_plan(), now=now))
 
 
 @router.get("")

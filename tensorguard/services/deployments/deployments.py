@@ -15,9 +15,10 @@ from tensorguard.rollouts.selector import parse_selector
 from tensorguard.rollouts.stages import EVERYONE, SALT_BYTES, stage_size
 from tensorguard.rollouts.states import AgentState, DeploymentState, check_deployment_move
 from tensorguard.rollouts.strategy import Strategy, dump_strategy, parse_strategy
+from tensorguard.services.deployments.deployability import check_believed, check_deployable
 from tensorguard.services.deployments.packages import get_package
 from tensorguard.services.deployments.release_errors import DeploymentNotFound, NoEligibleAgents
-from tensorguard.services.deployments.releases import check_deployable, get_release
+from tensorguard.services.deployments.releases import get_release
 from tensorguard.services.errors import FleetNotFound
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import (
@@ -79,9 +80,10 @@ async def create_deployment(
 ) -> Deployment:
     """Write down a deployment as a draft: nobody gets anything before `start_deployment`.
 
-    Raises: ReleaseNotFound, PackageWithdrawn, FleetNotFound, BadSelector, BadStrategy.
+    Raises: ReleaseNotFound, PackageWithdrawn, PublisherNotInForce, FleetNotFound, BadSelector,
+        BadStrategy.
     """
-    release, slugs = await _check_plan(session, plan)
+    release, slugs = await _check_plan(session, plan, now)
     strategy = plan.strategy
     deployment_id = new_id()
     await session.execute(
@@ -111,12 +113,13 @@ async def create_deployment(
     return await get_deployment(session, deployment_id)
 
 
-async def preview_deployment(session: AsyncSession, plan: Plan) -> Preview:
+async def preview_deployment(session: AsyncSession, plan: Plan, *, now: datetime) -> Preview:
     """Return who would get the release if this started now, and who not, and why.
 
-    Raises: ReleaseNotFound, PackageWithdrawn, FleetNotFound, BadSelector, BadStrategy.
+    Raises: ReleaseNotFound, PackageWithdrawn, PublisherNotInForce, FleetNotFound, BadSelector,
+        BadStrategy.
     """
-    release, slugs = await _check_plan(session, plan)
+    release, slugs = await _check_plan(session, plan, now)
     audience = await _audience(session, release.package_digest, slugs, plan.selector, bytes(16))
     return await _preview(session, audience, plan.strategy)
 
@@ -143,13 +146,14 @@ async def start_deployment(
 ) -> Deployment:
     """Settle who is in which stage and let the controller begin.
 
-    Raises: DeploymentNotFound, IllegalMove, PackageWithdrawn, NoEligibleAgents.
+    Raises: DeploymentNotFound, IllegalMove, PackageWithdrawn, PublisherNotInForce,
+        PublisherUnpublished, NoEligibleAgents.
     """
     deployment = await get_deployment(session, deployment_id, lock=True)
     check_deployment_move(deployment.state, DeploymentState.RUNNING)
     if deployment.started_at is not None:
         raise IllegalMove("the deployment has started before", hint="Resume it.")
-    await check_deployable(session, deployment.package_digest)
+    await check_believed(session, deployment.package_digest, now)
     await _settle_stages(session, deployment, now)
     event = DeploymentStarted(by=by, deployment_id=deployment.id, stage=0)
     await session.execute(
@@ -173,8 +177,14 @@ async def pause_deployment(
 async def resume_deployment(
     session: AsyncSession, deployment_id: UUID, *, reason: str, by: Actor, now: datetime
 ) -> Deployment:
-    """Go on with a paused deployment. Raises: DeploymentNotFound, IllegalMove."""
+    """Go on with a paused deployment.
+
+    Raises: DeploymentNotFound, IllegalMove, PackageWithdrawn, PublisherNotInForce,
+        PublisherUnpublished.
+    """
     deployment = await get_deployment(session, deployment_id, lock=True)
+    check_deployment_move(deployment.state, DeploymentState.RUNNING)
+    await check_believed(session, deployment.package_digest, now)
     event = DeploymentResumed(by=by, deployment_id=deployment.id, reason=reason)
     return await move_deployment(session, deployment, event, DeploymentState.RUNNING, now=now)
 
@@ -261,9 +271,11 @@ async def _audience(
     )
 
 
-async def _check_plan(session: AsyncSession, plan: Plan) -> tuple[Release, list[str]]:
+async def _check_plan(
+    session: AsyncSession, plan: Plan, now: datetime
+) -> tuple[Release, list[str]]:
     release = await get_release(session, plan.release_id)
-    await check_deployable(session, release.package_digest)
+    await check_deployable(session, release.package_digest, now)
     parse_selector(plan.selector)
     parse_strategy(dump_strategy(plan.strategy))
     return release, await _check_fleets(session, plan.fleets)

@@ -6,17 +6,16 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.services.deployments.packages import get_package
+from tensorguard.services.deployments.deployability import check_deployable
 from tensorguard.services.deployments.release_errors import (
     BadRelease,
-    PackageWithdrawn,
     ReleaseExists,
     ReleaseNotFound,
 )
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import Actor, ReleaseCreated
 from tensorguard.store.ids import new_id
-from tensorguard.store.packages import Release, find_publisher, find_release
+from tensorguard.store.packages import Release, find_release
 from tensorguard.store.tables import releases
 from tensorguard.tgsp.versions import is_version
 
@@ -36,10 +35,9 @@ async def create_release(
 ) -> Release:
     """Make a release of a package, called as the package is unless told otherwise.
 
-    Raises: PackageNotFound, PackageWithdrawn, BadRelease, ReleaseExists.
+    Raises: PackageNotFound, PackageWithdrawn, PublisherNotInForce, BadRelease, ReleaseExists.
     """
-    package = await get_package(session, package_digest)
-    await check_deployable(session, package_digest)
+    package = await check_deployable(session, package_digest, now)
     release = Release(
         id=new_id(),
         name=package.name if name is None else name,
@@ -76,19 +74,6 @@ async def get_release(session: AsyncSession, release_id: UUID) -> Release:
     if release is None:
         raise ReleaseNotFound(f"there is no release {release_id}")
     return release
-
-
-async def check_deployable(session: AsyncSession, package_digest: bytes) -> None:
-    """Accept a package that is not withdrawn, by a publisher who is not revoked.
-
-    Raises: PackageNotFound, PackageWithdrawn.
-    """
-    package = await get_package(session, package_digest)
-    if package.withdrawn_at is not None:
-        raise PackageWithdrawn(f"package {package_digest.hex()} was withdrawn")
-    publisher = await find_publisher(session, package.publisher_kid)
-    if publisher is None or publisher.revoked_at is not None:
-        raise PackageWithdrawn(f"publisher {package.publisher_kid} of the package was revoked")
 
 
 def _check(release: Release) -> None:
