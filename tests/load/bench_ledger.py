@@ -168,7 +168,7 @@ def grow(owner_url: str, entries: int) -> None:
             """
             WITH one AS (SELECT * FROM ledger_events LIMIT 1), event AS (
                 INSERT INTO ledger_events
-                SELECT gen_random_uuid(), convert_to(replace(convert_from(one.entry, 'UTF8'),
+                SELECT uuidv7(), convert_to(replace(convert_from(one.entry, 'UTF8'),
                            '"number":0', '"number":' || n), 'UTF8'), time, type, actor_kind,
                        actor_id, subject_kind, subject_id, fleet, outcome
                 FROM one, generate_series(1, %s) AS n RETURNING id
