@@ -20,6 +20,7 @@ used as far as they lead to the signed root.
 
 import argparse
 import base64
+import binascii
 import hashlib
 import hmac
 import json
@@ -232,6 +233,11 @@ def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE_BYTES:
             raise Unusable(f"line {number} is longer than 4 MiB")
+        parts = line.split(b'"')
+        if len(parts) == 7 and parts[1] == b"leaf_index" and parts[3] == b"entry":
+            # Most lines by far, in the one way that an exporter writes them: no need for JSON.
+            yield {"leaf_index": int(parts[2].strip(b": ,")), "entry": parts[5]}
+            continue
         try:
             item = loads(line)
         except ValueError:
@@ -333,7 +339,7 @@ def _read(
     progress: "Progress",
 ) -> bool:
     """Read all lines after the first; tell whether the export was whole."""
-    edge, leaves, decode = read.edge, read.leaves, base64.b64decode
+    edge, leaves, decode = read.edge, read.leaves, binascii.a2b_base64
     for item in lines:
         index = item.get("leaf_index")
         if index is not None:
