@@ -9,6 +9,52 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from tensorguard.services.certificates.certificate_events import (
+    AgentMoveCancelled as AgentMoveCancelled,
+)
+from tensorguard.services.certificates.certificate_events import AgentMoved as AgentMoved
+from tensorguard.services.certificates.certificate_events import (
+    AgentMoveOrdered as AgentMoveOrdered,
+)
+from tensorguard.services.certificates.certificate_events import AgentRecovered as AgentRecovered
+from tensorguard.services.certificates.certificate_events import (
+    CertificateSuperseded as CertificateSuperseded,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryApproved as RecoveryApproved,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryRejected as RecoveryRejected,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryRequested as RecoveryRequested,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentAborted as DeploymentAborted,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentAdvanced as DeploymentAdvanced,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentCompleted as DeploymentCompleted,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentCreated as DeploymentCreated,
+)
+from tensorguard.services.deployments.deployment_events import DeploymentMoved as DeploymentMoved
+from tensorguard.services.deployments.deployment_events import DeploymentPaused as DeploymentPaused
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentResumed as DeploymentResumed,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentRolledBack as DeploymentRolledBack,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentRollingBack as DeploymentRollingBack,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentStarted as DeploymentStarted,
+)
 from tensorguard.services.enrollment.manufacturer_events import (
     ManufacturerCaActivated as ManufacturerCaActivated,
 )
@@ -34,6 +80,14 @@ from tensorguard.services.evidence.event import Digest as Digest
 from tensorguard.services.evidence.event import Event as Event
 from tensorguard.services.evidence.event import Outcome as Outcome
 from tensorguard.services.evidence.event import Subject as Subject
+from tensorguard.services.evidence.ledger_events import KeyCreated as KeyCreated
+from tensorguard.services.evidence.ledger_events import LedgerEpochBegan as LedgerEpochBegan
+from tensorguard.services.evidence.ledger_events import LedgerExported as LedgerExported
+from tensorguard.services.evidence.ledger_events import LedgerForkSeen as LedgerForkSeen
+from tensorguard.services.evidence.ledger_events import LedgerKeyCreated as LedgerKeyCreated
+from tensorguard.services.evidence.ledger_events import LedgerKeyRetired as LedgerKeyRetired
+from tensorguard.services.evidence.ledger_events import PrivateRead as PrivateRead
+from tensorguard.services.evidence.ledger_events import SubjectErased as SubjectErased
 from tensorguard.services.keys.key_events import KekAdded as KekAdded
 from tensorguard.services.keys.key_events import KekExpiring as KekExpiring
 from tensorguard.services.keys.key_events import KekImported as KekImported
@@ -102,22 +156,6 @@ class PlatformInitialised(Event, frozen=True, kw_only=True):
     TYPE = "platform.initialised"
     SUBJECT = ("platform", "trust_domain")
     trust_domain: str
-
-
-class KeyCreated(Event, frozen=True, kw_only=True):
-    """A CA, signing or recipient key; for the ledger's own key see LedgerKeyCreated."""
-
-    TYPE = "key.created"
-    SUBJECT = ("key", "kid")
-    kid: str
-    purpose: str
-
-
-class LedgerKeyCreated(Event, frozen=True, kw_only=True):
-    TYPE = "ledger.key-created"
-    SUBJECT = ("key", "kid")
-    kid: str
-    verifier_key: str
 
 
 class TrustBundlePublished(Event, frozen=True, kw_only=True):
@@ -314,65 +352,6 @@ class ReleaseCreated(Event, frozen=True, kw_only=True):
     release: str
     version: str
     package_digest: Digest
-
-
-# Deployments
-
-
-class DeploymentCreated(Event, frozen=True, kw_only=True):
-    TYPE = "deployment.created"
-    SUBJECT = ("deployment", "deployment_id")
-    deployment_id: UUID
-    release_id: UUID
-    package_digest: Digest
-    fleets: list[str]
-    selector: str = ""
-    allow_downgrade: bool | None = None
-
-
-class DeploymentMoved(Event, frozen=True, kw_only=True):
-    """A move of a deployment's state machine; the subclasses name it."""
-
-    SUBJECT = ("deployment", "deployment_id")
-    deployment_id: UUID
-    reason: str | None = None
-    stage: int | None = None
-
-
-class DeploymentStarted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.started"
-
-
-class DeploymentAdvanced(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.advanced"
-
-
-class DeploymentPaused(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.paused"
-
-
-class DeploymentResumed(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.resumed"
-
-
-class DeploymentAborted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.aborted"
-    OUTCOME = "failure"
-
-
-class DeploymentRollingBack(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.rolling-back"
-
-
-class DeploymentRolledBack(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.rolled-back"
-    to_package_digest: Digest | None = None
-
-
-class DeploymentCompleted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.completed"
-    succeeded: int
-    failed: int
 
 
 # Grants
