@@ -562,6 +562,8 @@ def describe(verdict: Verdict) -> str:
     ]
     if verdict.entries:
         lines.append(f"  entries {verdict.first_index} to {verdict.last_index}")
+    if left_out := (verdict.tree_size or 0) - verdict.entries:
+        lines.append(f"  {left_out:,} entries of the tree are not in this export")
     if verdict.since_size is not None:
         lines.append(f"  it begins with the {verdict.since_size:,} entries that were signed before")
     return "\n".join(lines)

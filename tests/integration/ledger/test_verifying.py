@@ -105,6 +105,14 @@ async def test_a_range_and_a_filter_prove_each_entry_in_its_place(
         assert verify(tmp_path / "moved")[0] == 1
 
 
+async def test_people_are_told_what_an_export_leaves_out(signed: str, export: Export) -> None:
+    for path, left_out in ((await export("all"), ""), (await export("part", end=230), "370 ")):
+        command = [sys.executable, "-I", str(VERIFIER), str(path), "--key", str(KEY)]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert ("are not in this export" in said.stdout) is bool(left_out)
+        assert left_out in said.stdout
+
+
 async def test_an_older_checkpoint_has_to_be_a_prefix(
     signed: str, export: Export, tmp_path: Path, fresh_database: Database
 ) -> None:
