@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -18,9 +18,13 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.presence import pause
+from tensorguard.rollouts.decisions import Move
+from tensorguard.rollouts.presumption import Watch
 from tensorguard.rollouts.states import DeploymentState
-from tensorguard.services.deployments import rollout
-from tensorguard.services.deployments.deployments import add_candidates, get_deployment
+from tensorguard.services.deployments import assignment, moving, observing, rollout
+from tensorguard.services.deployments.deployments import get_deployment
+from tensorguard.services.deployments.membership import follow_members
+from tensorguard.services.evidence.events import SYSTEM
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.deployments import Deployment, list_active
 from tensorguard.store.engine import SessionMaker
@@ -30,6 +34,8 @@ log = structlog.get_logger()
 TICK_EVERY = timedelta(seconds=1)
 JOIN_EVERY = timedelta(seconds=5)
 MAX_ACTIVE = 200
+MAX_JUMP = timedelta(seconds=5)
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RolloutController:
@@ -42,14 +48,18 @@ class RolloutController:
         *,
         clock: Callable[[], datetime],
         leads: Callable[[], bool] = lambda: True,
-        batch_agents: int = rollout.BATCH_AGENTS,
+        batch_agents: int = assignment.BATCH_AGENTS,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
+        """`monotonic`, in seconds, shows when the clock jumps; None: it never does."""
         self._sessions = sessions
         self._keyring = keyring
         self._clock = clock
         self._leads = leads
         self._batch_agents = batch_agents
-        self._watching_since = clock()
+        self._monotonic = monotonic
+        self._watch = Watch(heard_since=clock(), clock_since=NEVER)
+        self._read_at = (clock(), 0.0 if monotonic is None else monotonic())
         self._joined_at: dict[UUID, datetime] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -64,6 +74,7 @@ class RolloutController:
 
     async def step(self, stop: asyncio.Event | None = None) -> None:
         """Do everything that is due, for every deployment that is not over."""
+        self._check_clock()
         async with self._sessions() as session, session.begin():
             if not await rollout.lead(session):
                 return
@@ -73,10 +84,7 @@ class RolloutController:
             if stop is not None and stop.is_set():
                 return
             try:
-                if deployment.state is DeploymentState.RUNNING:
-                    await self._roll_out(deployment.id, stop)
-                else:
-                    await self._withdraw(deployment.id, stop)
+                await self._move(deployment, stop)
             except Exception as error:  # one deployment's trouble must not stop the others
                 log.error(
                     "deployment_not_moved",
@@ -85,15 +93,38 @@ class RolloutController:
                     reason=str(getattr(error, "orig", error)),
                 )
 
+    async def _move(self, deployment: Deployment, stop: asyncio.Event | None) -> None:
+        match deployment.state:
+            case DeploymentState.SCHEDULED:
+                await self._start(deployment)
+            case DeploymentState.RUNNING:
+                await self._roll_out(deployment.id, stop)
+            case DeploymentState.PAUSED:
+                await self._watch_paused(deployment.id)
+            case DeploymentState.ROLLING_BACK:
+                await self._roll_back(deployment.id, stop)
+            case _:
+                await self._withdraw(deployment.id, stop)
+
+    async def _start(self, deployment: Deployment) -> None:
+        now = self._clock()
+        if deployment.start_at is not None and deployment.start_at > now:
+            return
+        async with self._leading(deployment.id, DeploymentState.SCHEDULED) as (session, found):
+            if found is not None:
+                await moving.start_deployment(session, found.id, by=SYSTEM, now=now)
+
     async def _roll_out(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
         await self._join(deployment_id)
         started = time.monotonic()
-        assigned, last = 0, rollout.BEFORE_ALL
+        assigned, last = 0, assignment.BEFORE_ALL
         while stop is None or not stop.is_set():
             async with self._leading(deployment_id, DeploymentState.RUNNING) as (session, found):
                 if found is None:
                     return
-                batch = await rollout.assign_next(
+                if await rollout.find_trouble(session, found, self._clock()) is not None:
+                    break  # nobody else gets it; what follows says why
+                batch = await assignment.assign_next(
                     session,
                     self._keyring,
                     found,
@@ -113,11 +144,16 @@ class RolloutController:
         async with self._leading(deployment_id, DeploymentState.RUNNING) as (session, found):
             if found is None:
                 return
-            now, since = self._clock(), self._watching_since
-            await rollout.observe(session, found, now=now, watching_since=since)
-            done = await rollout.complete(session, found, now=now, watching_since=since)
-        if done:
-            log.info("deployment_completed", deployment=str(deployment_id))
+            now = self._clock()
+            await observing.observe(session, found, watch=self._watch, now=now)
+            decision = await rollout.decide_next(session, found, watch=self._watch, now=now)
+        if decision.move is not Move.WAIT:
+            log.info(
+                "deployment_moved",
+                deployment=str(deployment_id),
+                move=decision.move,
+                reason=decision.reason,
+            )
 
     async def _join(self, deployment_id: UUID) -> None:
         """Take in agents that have enrolled, or got a matching tag, since the start."""
@@ -126,19 +162,66 @@ class RolloutController:
             return
         self._joined_at[deployment_id] = now
         async with self._leading(deployment_id, DeploymentState.RUNNING) as (session, found):
-            if found is not None and (joined := await add_candidates(session, found, now)):
-                log.info("agents_joined", deployment=str(deployment_id), agents=joined)
+            if found is None:
+                return
+            joined, gone = await follow_members(session, found, now)
+        if joined or gone:
+            log.info("members_changed", deployment=str(deployment_id), joined=joined, gone=gone)
+
+    async def _watch_paused(self, deployment_id: UUID) -> None:
+        """Who had begun goes on, and is watched; nobody else begins."""
+        async with self._leading(deployment_id, DeploymentState.PAUSED) as (session, found):
+            if found is not None:
+                await observing.observe(session, found, watch=self._watch, now=self._clock())
+
+    async def _roll_back(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
+        last = assignment.BEFORE_ALL
+        while stop is None or not stop.is_set():
+            state = DeploymentState.ROLLING_BACK
+            async with self._leading(deployment_id, state) as (session, found):
+                if found is None:
+                    return
+                batch = await assignment.return_next(
+                    session,
+                    self._keyring,
+                    found,
+                    now=self._clock(),
+                    after=last,
+                    limit=self._batch_agents,
+                )
+            if len(batch) < self._batch_agents:
+                break
+            last = batch[-1]
+        async with self._leading(deployment_id, DeploymentState.ROLLING_BACK) as (session, found):
+            if found is None:
+                return
+            now = self._clock()
+            await observing.observe_rollback(session, found, watch=self._watch, now=now)
+            done = await rollout.finish_rollback(session, found, watch=self._watch, now=now)
+        if done:
+            log.info("deployment_rolled_back", deployment=str(deployment_id))
 
     async def _withdraw(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
         while stop is None or not stop.is_set():
             async with self._leading(deployment_id, DeploymentState.ABORTED) as (session, found):
                 if found is None:
                     return
-                batch = await rollout.withdraw_next(
+                batch = await assignment.withdraw_next(
                     session, self._keyring, found, now=self._clock(), limit=self._batch_agents
                 )
             if not batch:
                 return
+
+    def _check_clock(self) -> None:
+        """Notice a clock that was set: what seems long ago may have been a moment ago."""
+        if self._monotonic is None:
+            return
+        now, now_s = self._clock(), self._monotonic()
+        (then, then_s), self._read_at = self._read_at, (now, now_s)
+        jump = now - then - timedelta(seconds=now_s - then_s)
+        if abs(jump) > MAX_JUMP:
+            log.warning("clock_jumped", by_s=round(jump.total_seconds(), 1))
+            self._watch = Watch(heard_since=now, clock_since=now)
 
     @asynccontextmanager
     async def _leading(

@@ -27,7 +27,7 @@ from api.fleets.views import Slug
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Now, Session, new_router
 from tensorguard.rollouts.states import AgentState, DeploymentState
-from tensorguard.services.deployments import deployments
+from tensorguard.services.deployments import deployments, moving
 from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.deployments import (
     FAILED,
@@ -52,7 +52,7 @@ async def create_deployment(
     """Deploy a release, at once unless `start` is false."""
     made = await deployments.create_deployment(session, body.to_plan(), by=caller.actor, now=now)
     if body.start:
-        made = await deployments.start_deployment(session, made.id, by=caller.actor, now=now)
+        made = await moving.start_deployment(session, made.id, by=caller.actor, now=now)
     return await _detail(session, made)
 
 
@@ -129,7 +129,7 @@ async def start_deployment(
     """Start a draft."""
     return await _detail(
         session,
-        await deployments.start_deployment(session, deployment_id, by=caller.actor, now=now),
+        await moving.start_deployment(session, deployment_id, by=caller.actor, now=now),
     )
 
 
@@ -138,7 +138,7 @@ async def pause_deployment(
     caller: Writer, session: Session, deployment_id: UUID, body: DeploymentChange, now: Now
 ) -> DeploymentDetail:
     """Let nobody else begin; who has begun goes on."""
-    moved = await deployments.pause_deployment(
+    moved = await moving.pause_deployment(
         session, deployment_id, reason=body.reason, by=caller.actor, now=now
     )
     return await _detail(session, moved)
@@ -149,7 +149,7 @@ async def resume_deployment(
     caller: Writer, session: Session, deployment_id: UUID, body: DeploymentChange, now: Now
 ) -> DeploymentDetail:
     """Go on with a paused deployment."""
-    moved = await deployments.resume_deployment(
+    moved = await moving.resume_deployment(
         session, deployment_id, reason=body.reason, by=caller.actor, now=now
     )
     return await _detail(session, moved)
@@ -160,7 +160,7 @@ async def abort_deployment(
     caller: Writer, session: Session, deployment_id: UUID, body: DeploymentAbort, now: Now
 ) -> DeploymentDetail:
     """End it for good, and take back what no agent has acted on."""
-    moved = await deployments.abort_deployment(
+    moved = await moving.abort_deployment(
         session, deployment_id, reason=body.reason, by=caller.actor, now=now
     )
     return await _detail(session, moved)

@@ -14,7 +14,8 @@ from tensorguard.services.deployments.release_errors import (
     ReleaseNotFound,
 )
 from tensorguard.services.evidence import ledger
-from tensorguard.services.evidence.events import Actor, ReleaseCreated
+from tensorguard.services.evidence.events import Actor, ReleaseCreated, ReleaseWithdrawn
+from tensorguard.store.deployments import Deployment
 from tensorguard.store.ids import new_id
 from tensorguard.store.packages import Release, find_publisher, find_release
 from tensorguard.store.tables import releases
@@ -89,6 +90,45 @@ async def check_deployable(session: AsyncSession, package_digest: bytes) -> None
     publisher = await find_publisher(session, package.publisher_kid)
     if publisher is None or publisher.revoked_at is not None:
         raise PackageWithdrawn(f"publisher {package.publisher_kid} of the package was revoked")
+
+
+async def check_release(session: AsyncSession, release: Release) -> None:
+    """Accept a release that may still be deployed.
+
+    Raises: PackageNotFound, PackageWithdrawn.
+    """
+    if release.withdrawn_at is not None:
+        raise PackageWithdrawn(f"release {release.name} {release.version} was withdrawn")
+    await check_deployable(session, release.package_digest)
+
+
+async def check_deployment(session: AsyncSession, deployment: Deployment, now: datetime) -> None:
+    """Accept a deployment whose release may go to more agents at `now`.
+
+    Raises: PackageNotFound, PackageWithdrawn.
+    """
+    await check_release(session, await get_release(session, deployment.release_id))
+    package = await get_package(session, deployment.package_digest)
+    if package.not_after is not None and package.not_after <= now:
+        raise PackageWithdrawn(f"the package has expired at {package.not_after.isoformat()}")
+
+
+async def withdraw_release(
+    session: AsyncSession, release_id: UUID, *, reason: str, by: Actor, now: datetime
+) -> Release:
+    """Let a release go to nobody else: no new deployment of it, and running ones pause.
+
+    What runs it, runs on. Again changes nothing. Raises: ReleaseNotFound.
+    """
+    release = await get_release(session, release_id)
+    if release.withdrawn_at is not None:
+        return release
+    await session.execute(
+        sa.update(releases).where(releases.c.id == release_id).values(withdrawn_at=now)
+    )
+    event = ReleaseWithdrawn(by=by, release_id=release_id, reason=reason)
+    await ledger.record(session, event, now=now)
+    return await get_release(session, release_id)
 
 
 def _check(release: Release) -> None:

@@ -28,6 +28,29 @@ from tensorguard.services.evidence.agent_events import EventConflict as EventCon
 from tensorguard.services.evidence.agent_events import EventMalformed as EventMalformed
 from tensorguard.services.evidence.agent_events import EventsGap as EventsGap
 from tensorguard.services.evidence.agent_events import MessagePoisoned as MessagePoisoned
+from tensorguard.services.evidence.deployment_events import DeploymentAborted as DeploymentAborted
+from tensorguard.services.evidence.deployment_events import DeploymentAdvanced as DeploymentAdvanced
+from tensorguard.services.evidence.deployment_events import (
+    DeploymentApprovalAsked as DeploymentApprovalAsked,
+)
+from tensorguard.services.evidence.deployment_events import (
+    DeploymentCompleted as DeploymentCompleted,
+)
+from tensorguard.services.evidence.deployment_events import DeploymentCreated as DeploymentCreated
+from tensorguard.services.evidence.deployment_events import DeploymentMoved as DeploymentMoved
+from tensorguard.services.evidence.deployment_events import DeploymentPaused as DeploymentPaused
+from tensorguard.services.evidence.deployment_events import DeploymentResumed as DeploymentResumed
+from tensorguard.services.evidence.deployment_events import DeploymentRetried as DeploymentRetried
+from tensorguard.services.evidence.deployment_events import (
+    DeploymentRolledBack as DeploymentRolledBack,
+)
+from tensorguard.services.evidence.deployment_events import (
+    DeploymentRollingBack as DeploymentRollingBack,
+)
+from tensorguard.services.evidence.deployment_events import (
+    DeploymentScheduled as DeploymentScheduled,
+)
+from tensorguard.services.evidence.deployment_events import DeploymentStarted as DeploymentStarted
 from tensorguard.services.evidence.event import SYSTEM as SYSTEM
 from tensorguard.services.evidence.event import Actor as Actor
 from tensorguard.services.evidence.event import Digest as Digest
@@ -301,63 +324,13 @@ class ReleaseCreated(Event, frozen=True, kw_only=True):
     package_digest: Digest
 
 
-# Deployments
+class ReleaseWithdrawn(Event, frozen=True, kw_only=True):
+    """It goes to nobody else; what runs it, runs on."""
 
-
-class DeploymentCreated(Event, frozen=True, kw_only=True):
-    TYPE = "deployment.created"
-    SUBJECT = ("deployment", "deployment_id")
-    deployment_id: UUID
+    TYPE = "release.withdrawn"
+    SUBJECT = ("release", "release_id")
     release_id: UUID
-    package_digest: Digest
-    fleets: list[str]
-    selector: str = ""
-    allow_downgrade: bool | None = None
-
-
-class DeploymentMoved(Event, frozen=True, kw_only=True):
-    """A move of a deployment's state machine; the subclasses name it."""
-
-    SUBJECT = ("deployment", "deployment_id")
-    deployment_id: UUID
-    reason: str | None = None
-    stage: int | None = None
-
-
-class DeploymentStarted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.started"
-
-
-class DeploymentAdvanced(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.advanced"
-
-
-class DeploymentPaused(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.paused"
-
-
-class DeploymentResumed(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.resumed"
-
-
-class DeploymentAborted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.aborted"
-    OUTCOME = "failure"
-
-
-class DeploymentRollingBack(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.rolling-back"
-
-
-class DeploymentRolledBack(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.rolled-back"
-    to_package_digest: Digest | None = None
-
-
-class DeploymentCompleted(DeploymentMoved, frozen=True, kw_only=True):
-    TYPE = "deployment.completed"
-    succeeded: int
-    failed: int
+    reason: str
 
 
 # Grants

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from hub.rollouts import RolloutController
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Desired, Progress
-from tensorguard.services.deployments import deployments, packages, releases
+from tensorguard.rollouts.strategy import AT_ONCE
+from tensorguard.services.deployments import deployments, moving, packages, releases
 from tensorguard.services.deployments.deployments import Plan
 from tensorguard.services.deployments.packages import Uploaded
 from tensorguard.services.deployments.progress import Applied, apply_progress_many, confirm_running
@@ -184,7 +185,7 @@ class Platform:
     async def draft(self, release: Release, *slugs: str, **settings: Any) -> Deployment:
         made = await self.do(
             deployments.create_deployment,
-            Plan(release_id=release.id, fleets=slugs, **settings),
+            Plan(release_id=release.id, fleets=slugs, **({"strategy": AT_ONCE} | settings)),
             by=OPERATOR,
             now=self.clock.now,
         )
@@ -193,9 +194,7 @@ class Platform:
 
     async def start(self, release: Release, *slugs: str, **settings: Any) -> Deployment:
         draft = await self.draft(release, *slugs, **settings)
-        started = await self.do(
-            deployments.start_deployment, draft.id, by=OPERATOR, now=self.clock.now
-        )
+        started = await self.do(moving.start_deployment, draft.id, by=OPERATOR, now=self.clock.now)
         assert isinstance(started, Deployment)
         return started
 
