@@ -11,6 +11,8 @@ from api.application import build
 from api.approvals.routes import router as approvals
 from api.context import ApiContext
 from api.crl.routes import router as crl
+from api.deployments.export import router as deployment_export
+from api.deployments.moves import router as deployment_moves
 from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
@@ -53,6 +55,8 @@ ROUTERS = (
     packages,
     releases,
     deployments,
+    deployment_moves,
+    deployment_export,
     approvals,
     ledger,
     trust,

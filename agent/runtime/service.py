@@ -21,6 +21,7 @@ from agent.core.settings import CoreSettings, Credentials
 from agent.errors import NotEnrolled, StateDamaged, StateNotWritable
 from agent.runtime import keys, renew
 from agent.runtime.connection import Broker, Connection, Ended, Handlers
+from agent.runtime.health import HealthCheck
 from agent.runtime.https import verified_context
 from agent.runtime.memory import find_memory
 from agent.runtime.outbox_file import OutboxFile
@@ -53,8 +54,17 @@ def now() -> Moment:
 class AgentService:
     """The agent of one state directory; `run` returns when it was told to stop."""
 
-    def __init__(self, directory: StateDir, clock: Callable[[], Moment] = now) -> None:
-        """Read everything back. Raises: NotEnrolled, StateDamaged, StateNotWritable."""
+    def __init__(
+        self,
+        directory: StateDir,
+        clock: Callable[[], Moment] = now,
+        *,
+        health: HealthCheck | None = None,
+    ) -> None:
+        """Read everything back; `health` judges what was activated.
+
+        Raises: NotEnrolled, StateDamaged, StateNotWritable.
+        """
         if not directory.is_enrolled:
             raise NotEnrolled(f"no agent is enrolled in {directory.path}")
         self._directory = directory
@@ -85,6 +95,7 @@ class AgentService:
             packages=packages,
             directory=directory,
             now=clock,
+            health=health,
         )
         self._worker = Worker(device, self.core, self._post)
 

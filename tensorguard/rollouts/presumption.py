@@ -53,13 +53,14 @@ def presume(
         return AgentState.FAILED, SILENT
     if seen.state not in AT_WORK:
         return None
-    limits = (
-        (seen.state in STARTED, seen.started_at, timeouts.in_progress, "not done"),
-        (seen.state is AgentState.NOTIFIED, seen.notified_at, timeouts.begin, "did not begin"),
-    )
-    for concerns, since, limit, what in limits:
-        if concerns and since is not None and max(since, watch.clock_since) < now - limit:
-            after = "began" if what == "not done" else "was told"
-            reason = f"{what} {limit.total_seconds():g} s after it {after}"
-            return AgentState.TIMED_OUT, reason
-    return (AgentState.LOST, "no heartbeat") if is_silent else None
+    if _is_over(seen.started_at, timeouts.in_progress, watch, now) and seen.state in STARTED:
+        return AgentState.TIMED_OUT, f"not done {timeouts.in_progress_s:g} s after it began"
+    if is_silent:
+        return AgentState.LOST, "no heartbeat"
+    if _is_over(seen.notified_at, timeouts.begin, watch, now) and seen.state not in STARTED:
+        return AgentState.TIMED_OUT, f"did not begin {timeouts.begin_s:g} s after it was told"
+    return None
+
+
+def _is_over(since: datetime | None, limit: timedelta, watch: Watch, now: datetime) -> bool:
+    return since is not None and max(since, watch.clock_since) < now - limit

@@ -141,12 +141,12 @@ _OBSERVE = sa.text("""
              AND greatest(row.started_at, CAST(:clock_since AS timestamptz))
                  < CAST(:now AS timestamptz) - CAST(:in_progress AS interval)
                 THEN ARRAY['timed_out', :not_done]
+            WHEN row.state = ANY(CAST(:at_work AS text[])) AND fact.silent
+                THEN ARRAY['lost', 'no heartbeat']
             WHEN row.state = 'notified'
              AND greatest(row.notified_at, CAST(:clock_since AS timestamptz))
                  < CAST(:now AS timestamptz) - CAST(:begin AS interval)
                 THEN ARRAY['timed_out', :not_begun]
-            WHEN row.state = ANY(CAST(:at_work AS text[])) AND fact.silent
-                THEN ARRAY['lost', 'no heartbeat']
             WHEN row.state = 'pending' AND document.sent_at IS NOT NULL
              AND row.assigned_at IS NOT NULL AND status.presence IN ('online', 'late')
                 THEN ARRAY['notified', '']

@@ -108,6 +108,13 @@ class NoEligibleAgents(Conflict):
     hint = "Look at the preview: it says who was left out, and why."
 
 
+class ApprovalOutdated(Conflict):
+    """What was agreed to is not what would start."""
+
+    code = "approval-outdated"
+    hint = "Ask for it once more."
+
+
 class NothingToRetry(Conflict):
     """No agent may be sent the release again."""
 

@@ -172,6 +172,15 @@ class FleetConfigChanged(Event, frozen=True, kw_only=True):
     after: Mapping[str, Any]
 
 
+class FleetApprovalSet(Event, frozen=True, kw_only=True):
+    """Whether deployments to the fleet take a second person from now on."""
+
+    TYPE = "fleet.approval-set"
+    SUBJECT = ("fleet", "fleet")
+    required: bool
+    approved_by: str | None = None
+
+
 class TokenCreated(Event, frozen=True, kw_only=True):
     TYPE = "token.created"
     SUBJECT = ("token", "token_id")

@@ -88,7 +88,9 @@ class Operator:
 
     def deploy(self, release_id: str, *fleets: str) -> Json:
         """Start a deployment to everybody in these fleets."""
-        return self.post("deployments", {"release_id": release_id, "fleets": list(fleets)})
+        strategy = {"stages": [{"percent": 100}]}
+        body = {"release_id": release_id, "fleets": list(fleets), "strategy": strategy}
+        return self.post("deployments", body)
 
     def wait_deployed(self, deployment_id: str, *, within_s: float = 90.0) -> Json:
         """The deployment once it has ended."""
