@@ -132,7 +132,8 @@ async def _find_opening(
     if window.timezone == AGENT_TIMEZONE:
         row = deployment_agents.c
         query = (
-            sa.select(agents.c.facts["timezone"].astext.distinct())
+            sa.select(agents.c.facts["timezone"].astext)
+            .distinct()
             .join(deployment_agents, row.agent_id == agents.c.id)
             .where(row.deployment_id == deployment.id, row.state == "pending")
         )

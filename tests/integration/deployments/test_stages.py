@@ -115,10 +115,12 @@ async def test_a_version_that_fails_stops_at_the_canary_and_says_why(platform: P
     assert (await platform.do(list_stages, deployment.id))[0].gate["verdict"] == "failed"
     # Whoever had begun goes on, and is still seen.
     await platform.report(deployment, canary[2], "downloading")
+    controller = platform.controller()
     platform.clock.advance(minutes=31)
     await platform.heartbeat(canary[2])
-    await platform.controller().step()
-    assert (await platform.states(deployment))["timed_out"] == 1
+    await controller.step()
+    states = await platform.states(deployment)
+    assert (states["timed_out"], states["lost"]) == (1, 1)
 
 
 async def test_agents_that_go_dark_after_their_success_stop_it_too(platform: Platform) -> None:
