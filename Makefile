@@ -14,7 +14,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 SOURCES = tensorguard agent api broker hub simulators tests
-PYTEST = $(BIN)/python -m pytest -n 2 --durations=20
+# More workers than cores: tests wait for servers much of their time.
+PYTEST = $(BIN)/python -m pytest -n 3 --durations=20
 LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
 SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded --extra nats --extra ui

@@ -1,4 +1,4 @@
-"""Which tests stay together, and which come first, when two workers share a run."""
+"""Which tests stay together, and which come first, when a few workers share a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ ALONE = (
 )
 """Files of those folders that start their own."""
 FIRST = (*TOGETHER, "tests/integration/run/", "tests/contract/", "tests/integration/")
-"""What takes long; what comes last is short, so that both workers end together."""
+"""What takes long; what comes last is short, so that all workers end together."""
 
 
 def unit_of(nodeid: str) -> str:

@@ -17,6 +17,7 @@ from api.keys.views import (
     KekDetail,
     KekView,
     Migrate,
+    ProviderView,
     Rewrap,
     RewrapJobView,
     job_view,
@@ -27,10 +28,12 @@ from api.limits import limits
 from api.pages import Page
 from api.routing import Context, Now, Session, new_router
 from tensorguard.services.keys import kek_changes, rewrap_jobs
+from tensorguard.services.keys.kek_watch import check_kek
 from tensorguard.services.keys.keks import get_kek, list_keks
 from tensorguard.services.people import approvals
 from tensorguard.services.people.access import Caller, Permission
 from tensorguard.services.people.approvals import ApprovalKind
+from tensorguard.vault.catalogue import check_destroys_versions, find_providers
 from tensorguard.vault.reference import KekReference
 
 router = new_router("/api/v1/keys", "keys")
@@ -60,6 +63,13 @@ async def add_key(
     return await kek_view(session, kek)
 
 
+@router.get("/providers")
+async def list_providers(caller: Reader) -> Page[ProviderView]:
+    """List the kinds of key providers, what their keys are called, and whether they can be used."""
+    items = [ProviderView.model_validate(one) for one in find_providers()]
+    return Page(items=items, next_cursor=None)
+
+
 @router.post("/migrate", status_code=202)
 @limits(timeout_s=_PATIENT_S)
 async def migrate_keys(
@@ -85,8 +95,8 @@ async def get_key(caller: Reader, session: Session, kek_id: UUID) -> KekDetail:
 async def check_key(
     caller: Writer, context: Context, session: Session, kek_id: UUID, now: Now
 ) -> KekDetail:
-    """Ask the provider how the KEK is, now instead of within a minute."""
-    await kek_changes.describe_kek(session, context.kek, kek_id, now=now)
+    """Find out whether the KEK can be used, now instead of within a minute; trouble is stored."""
+    await check_kek(session, context.kek, kek_id, now=now)
     return await kek_view(session, await get_kek(session, kek_id))
 
 
@@ -143,7 +153,8 @@ async def import_key(
         by=caller.actor,
         now=now,
     )
-    return await kek_view(session, kek)
+    await check_kek(session, context.kek, kek_id, now=now)
+    return await kek_view(session, await get_kek(session, kek.id))
 
 
 @router.post("/{kek_id}/versions/{version}/disable")
@@ -191,6 +202,7 @@ async def destroy_version(
 ) -> ApprovalView:
     """Ask for a version to be destroyed, for good; a second person has to approve it."""
     kek = await kek_changes.get_usable_kek(session, kek_id)
+    check_destroys_versions(kek.provider)
     await kek_changes.check_version_unused(session, kek, version)
     request = {"kek_id": str(kek_id), "version": version, "reason": body.reason}
     approval = await approvals.ask(

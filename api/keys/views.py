@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.views import Body, Line, View
 from tensorguard.protocol.topics import FLEET_PATTERN
 from tensorguard.services.keys import rewrap_jobs
-from tensorguard.services.keys.keks import Kek, count_all_secrets, list_versions
+from tensorguard.services.keys.kek_trouble import TAKEN_AWAY
+from tensorguard.services.keys.keks import Kek, count_uses, list_versions
+from tensorguard.vault.reference import ProviderName
 
 VERSION_PATTERN = r"^[A-Za-z0-9-]{1,128}$"
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[!-~]+$")]
@@ -37,11 +39,31 @@ class RewrapJobView(View):
     finished_at: datetime | None
 
 
+class ProviderView(View):
+    """A kind of key provider; `extra` is what has to be installed, `form` how its keys are named.
+
+    Where versions can be neither disabled nor destroyed, only whole keys can, at the provider.
+    """
+
+    name: ProviderName
+    form: str
+    installed: bool
+    extra: str | None
+    disables_versions: bool
+    destroys_versions: bool
+
+
+class KekUse(View):
+    """What secrets are for, such as `dek` or `ca-key`, and how many are."""
+
+    purpose: str
+    secrets: int
+
+
 class KekView(View):
     """A KEK: `secrets` are under it, `misplaced` should be under its present version and are not.
 
-    `trouble_code` says why it cannot be used: as long as it is one of those by which a key is taken
-    away, the fleet gets no grants.
+    `trouble_code` says why it cannot be used. Where it is `taken_away`, its fleet gets no grants.
     """
 
     id: UUID
@@ -61,7 +83,9 @@ class KekView(View):
     created_at: datetime
     created_by: str
     retired_at: datetime | None
+    taken_away: bool
     secrets: int
+    uses: list[KekUse]
     misplaced: int
     job: RewrapJobView | None
 
@@ -150,20 +174,24 @@ async def kek_view(session: AsyncSession, kek: Kek) -> KekDetail:
 
 async def kek_views(session: AsyncSession, keks: list[Kek]) -> list[KekView]:
     """Return KEKs with their counts and last jobs."""
-    counts = await count_all_secrets(session, keks)
+    uses = await count_uses(session, keks)
+    misplaced = await rewrap_jobs.count_all_misplaced(session)
     jobs = await rewrap_jobs.list_latest_jobs(session)
     views = []
     for kek in keks:
-        active = kek.state == "active"
-        misplaced = await rewrap_jobs.count_misplaced(session, kek) if active else 0
-        job = jobs.get(kek.id)
+        left, job = misplaced.get(kek.id, 0), jobs.get(kek.id)
         views.append(
             KekView(
                 **{name: getattr(kek, name) for name in _OF_KEK},
                 reference=f"{kek.provider}:{kek.key_id}",
-                secrets=counts[kek.id],
-                misplaced=misplaced,
-                job=None if job is None else _job_view(job, misplaced),
+                taken_away=kek.trouble_code in TAKEN_AWAY,
+                secrets=sum(uses[kek.id].values()),
+                uses=[
+                    KekUse(purpose=purpose, secrets=count)
+                    for purpose, count in sorted(uses[kek.id].items())
+                ],
+                misplaced=left,
+                job=None if job is None else _job_view(job, left),
             )
         )
     return views
@@ -182,5 +210,5 @@ def _job_view(job: rewrap_jobs.RewrapJob, left: int) -> RewrapJobView:
 _OF_KEK = tuple(
     name
     for name in KekView.model_fields
-    if name not in ("reference", "secrets", "misplaced", "job")
+    if name not in ("reference", "taken_away", "secrets", "uses", "misplaced", "job")
 )

@@ -76,6 +76,8 @@ _KINDS: Final[Mapping[str, HintKind]] = {
     "approval": HintKind.APPROVAL,
     "trust-bundle": HintKind.TRUST,
     "ca": HintKind.TRUST,
+    # With the id of the KEK, which no other hint of this kind has.
+    "kek": HintKind.TRUST,
 }
 # How often these happen is up to devices and strangers, and no list of things changes with them.
 _NOT_TOLD: Final = (

@@ -58,3 +58,8 @@ class KekReference:
 
     def __str__(self) -> str:
         return f"{self.provider}:{self.key_id}" if self.key_id else self.provider
+
+
+def form_of(provider: ProviderName) -> str:
+    """How the keys of a provider are named, for people."""
+    return _PATTERNS[provider][1]

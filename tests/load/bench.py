@@ -32,6 +32,7 @@ class Benchmark:
 BENCHMARKS = (
     Benchmark("heartbeats", "Committed heartbeats a second, every row another agent", 70),
     Benchmark("nats", "Committed heartbeats a second from NATS, with one hub and two", 120),
+    Benchmark("callouts", "TLS connects/s to NATS with our responder, beside static users", 90),
     Benchmark("broker", "Embedded front beside bare amqtt", 100),
     Benchmark("enrollment", "Enrollments by the HTTPS listener", 90),
     Benchmark("simulators", "What a simulated agent costs", 35),
@@ -39,6 +40,7 @@ BENCHMARKS = (
     Benchmark("killswitch", "The kill switch, 200 times with 1,000 connected agents", 240),
     Benchmark("storm", "1,000 revoked agents that keep reconnecting", 200),
     Benchmark("fleet", "A fleet of 10,000 agents revoked at once", 60),
+    Benchmark("history", "Heartbeats as history: written, rolled up, read", 120, ("8", "20")),
     Benchmark("vault", "Grants with a warm DEK, and calls to the KMS", 60),
     Benchmark("tgsp", "Building and opening packages of 1 GiB", 90, ("1024", "3")),
 )

@@ -10,6 +10,7 @@ publisher can. `memory` is the same hub, whose source is a list.
 
 import asyncio
 import json
+import logging
 import shutil
 import ssl
 import sys
@@ -111,6 +112,7 @@ class ListSource:
 
 def main(rounds: int = 12) -> dict[str, float]:
     """Print and give heartbeats a second of each way."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # each TLS connection that ends is told
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     folder = Path(tempfile.mkdtemp(prefix="bench-nats-"))
     folder.chmod(0o711)  # as root the server is another user, who has to pass through

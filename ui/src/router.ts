@@ -103,6 +103,19 @@ const routes: RouteRecordRaw[] = [
     meta: { permission: "trust:read" },
   },
   {
+    path: "/keys",
+    name: "keys",
+    component: () => import("./pages/keys/KeysPage.vue"),
+    meta: { permission: "keys:read" },
+  },
+  {
+    path: "/keys/:id",
+    name: "key",
+    component: () => import("./pages/keys/KekPage.vue"),
+    props: true,
+    meta: { permission: "keys:read" },
+  },
+  {
     path: "/users",
     name: "users",
     component: () => import("./pages/access/UsersPage.vue"),

@@ -192,6 +192,7 @@ async def import_material(
 ) -> Kek:
     """Import wrapped material as the version that wraps; its expiry is watched.
 
+    Where the former material is over, so are a fleet's copies of DEKs: they are made anew.
     Raises: KekNotFound, Conflict if it has expired already, VaultError.
     """
     if expires_at is not None and expires_at <= now:
@@ -200,6 +201,8 @@ async def import_material(
     provider = await keks.open_kek(kek)
     description = await provider.import_wrapped(wrapped, token=token, expires_at=expires_at)
     await note_description(session, kek.id, description, now=now)
+    if kek.fleet is not None and kek.expires_at is not None and kek.expires_at <= now:
+        await forget_fleet_deks(session, kek.fleet)
     table = tables.keks
     await session.execute(
         sa.update(table)

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import SYSTEM
 from tensorguard.services.evidence.events import KekExpiring, KekUnusable, KekUsable
-from tensorguard.services.keys.keks import get_kek
+from tensorguard.services.hints import tell
+from tensorguard.services.keys.keks import get_kek, hint_of
 from tensorguard.store import tables
 from tensorguard.vault.errors import VaultError
 
@@ -27,7 +28,8 @@ async def note_trouble(
 ) -> None:
     """Store that a KEK cannot be used and why, or with None that it can; tell what has changed.
 
-    What may pass by itself, such as throttling, is stored and makes no entry in the ledger.
+    What may pass by itself, such as throttling, is stored and makes no entry in the ledger; whoever
+    watches is told of that too.
     """
     kek = await get_kek(session, kek_id, lock=True)
     code = None if error is None else error.code
@@ -39,6 +41,7 @@ async def note_trouble(
         "trouble_since": None if error is None else now,
     }
     await session.execute(sa.update(tables.keks).where(tables.keks.c.id == kek_id).values(values))
+    await tell(session, [hint_of(kek_id)], now=now)
     if code in TAKEN_AWAY:
         event = KekUnusable(by=SYSTEM, fleet=kek.fleet, kek_id=kek_id, reason=str(code))
         await ledger.record(session, event, now=now)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import Actor
 from tensorguard.services.evidence.events import KekAdded
+from tensorguard.services.hints import Hint, HintKind, tell
 from tensorguard.services.keys.key_errors import KekNotFound
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
@@ -148,15 +149,21 @@ async def enter_kek(
 async def note_description(
     session: AsyncSession, kek_id: UUID, description: KeyDescription, *, now: datetime
 ) -> None:
-    """Store what a provider says of a KEK, and versions that were not seen before."""
+    """Store what a provider says of a KEK, and versions that were not seen before.
+
+    Whoever watches is told if that is another version or state than was known.
+    """
     values: dict[str, Any] = {
         "key_version": description.current_version or None,
         "key_state": description.state,
-        "checked_at": now,
     }
     if description.expires_at is not None:
         values["expires_at"] = description.expires_at
-    await session.execute(sa.update(_KEKS).where(_KEKS.c.id == kek_id).values(values))
+    is_other = [_KEKS.c[name].is_distinct_from(value) for name, value in values.items()]
+    change = sa.update(_KEKS).where(_KEKS.c.id == kek_id, sa.or_(*is_other)).values(values)
+    if (await session.execute(change.returning(_KEKS.c.id))).first() is not None:
+        await tell(session, [hint_of(kek_id)], now=now)
+    await session.execute(sa.update(_KEKS).where(_KEKS.c.id == kek_id).values(checked_at=now))
     table = tables.kek_versions
     for version in description.versions:
         state = "disabled" if version in description.disabled else "enabled"
@@ -212,13 +219,25 @@ async def count_secrets(session: AsyncSession, kek: Kek, version: str | None = N
 
 async def count_all_secrets(session: AsyncSession, keks: Sequence[Kek]) -> dict[UUID, int]:
     """Return how many secrets are under each of these KEKs, in one query."""
-    rows = await session.execute(
-        sa.select(
-            _SECRETS.c.provider, _SECRETS.c.key_id, _SECRETS.c.fleet, sa.func.count()
-        ).group_by(_SECRETS.c.provider, _SECRETS.c.key_id, _SECRETS.c.fleet)
+    uses = await count_uses(session, keks)
+    return {one.id: sum(uses[one.id].values()) for one in keks}
+
+
+async def count_uses(session: AsyncSession, keks: Sequence[Kek]) -> dict[UUID, dict[str, int]]:
+    """Return how many secrets of each purpose are under each of these KEKs, in one query."""
+    place = (_SECRETS.c.provider, _SECRETS.c.key_id, _SECRETS.c.fleet)
+    query = sa.select(*place, _SECRETS.c.purpose, sa.func.count()).group_by(
+        *place, _SECRETS.c.purpose
     )
-    counts = {(provider, key_id, fleet): count for provider, key_id, fleet, count in rows}
-    return {one.id: counts.get((one.provider, one.key_id, one.fleet), 0) for one in keks}
+    found: dict[tuple[str, str, str | None], dict[str, int]] = {}
+    for provider, key_id, fleet, purpose, count in await session.execute(query):
+        found.setdefault((provider, key_id, fleet), {})[purpose] = count
+    return {one.id: found.get((one.provider, one.key_id, one.fleet), {}) for one in keks}
+
+
+def hint_of(kek_id: UUID) -> Hint:
+    """What whoever watches is told where the ledger is not: "read this KEK again"."""
+    return Hint(HintKind.TRUST, str(kek_id))
 
 
 def reference_digest(provider: str, key_id: str) -> bytes:

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import Actor
 from tensorguard.services.evidence.events import RewrapEnded, RewrapFailed, RewrapStarted
+from tensorguard.services.hints import tell
 from tensorguard.services.keys.kek_changes import retire_unneeded
-from tensorguard.services.keys.keks import Kek, get_kek
+from tensorguard.services.keys.keks import Kek, get_kek, hint_of
 from tensorguard.services.keys.key_errors import KekRetired, RewrapJobNotFound
 from tensorguard.store import tables
 from tensorguard.store.ids import new_id
@@ -171,6 +172,22 @@ async def count_misplaced(session: AsyncSession, kek: Kek) -> int:
     return int((await session.execute(query)).scalar_one())
 
 
+async def count_all_misplaced(session: AsyncSession) -> dict[UUID, int]:
+    """Return, in one query, how many secrets each KEK waits for that wraps what is new."""
+    kek = tables.keks
+    # Not IS NOT DISTINCT FROM: the database joins by hash only where it finds an equality.
+    same_fleet = sa.func.coalesce(_SECRETS.c.fleet, "") == sa.func.coalesce(kek.c.fleet, "")
+    version = sa.func.coalesce(kek.c.key_version, "")
+    elsewhere = _is_elsewhere(kek.c.provider, kek.c.key_id, version)
+    query = (
+        sa.select(kek.c.id, sa.func.count())
+        .join_from(kek, _SECRETS, sa.and_(same_fleet, elsewhere))
+        .where(kek.c.state == "active")
+        .group_by(kek.c.id)
+    )
+    return {kek_id: count for kek_id, count in await session.execute(query)}
+
+
 async def note_progress(
     session: AsyncSession,
     job: RewrapJob,
@@ -196,11 +213,12 @@ async def note_progress(
 async def postpone(
     session: AsyncSession, job: RewrapJob, *, code: str, reason: str, until: datetime, now: datetime
 ) -> None:
-    """Let a job wait, and say what for."""
+    """Let a job wait, and say what for; whoever watches is told."""
     values = {"code": code, "reason": reason, "retry_at": until, "updated_at": now}
     await session.execute(
         sa.update(_JOBS).where(_is_ours(job)).values(values | {"lease_until": None})
     )
+    await tell(session, [hint_of(job.kek_id)], now=now)
 
 
 async def finish(
@@ -238,13 +256,20 @@ async def finish(
 
 
 def _is_misplaced(kek: Kek) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        _SECRETS.c.fleet.is_not_distinct_from(kek.fleet),
-        sa.or_(
-            _SECRETS.c.provider != kek.provider,
-            _SECRETS.c.key_id != kek.key_id,
-            _SECRETS.c.key_version != (kek.key_version or ""),
-        ),
+    elsewhere = _is_elsewhere(kek.provider, kek.key_id, kek.key_version or "")
+    return sa.and_(_SECRETS.c.fleet.is_not_distinct_from(kek.fleet), elsewhere)
+
+
+def _is_elsewhere(
+    provider: str | sa.ColumnElement[str],
+    key_id: str | sa.ColumnElement[str],
+    version: str | sa.ColumnElement[str],
+) -> sa.ColumnElement[bool]:
+    """Whether a secret is under another key, or another version of it."""
+    return sa.or_(
+        _SECRETS.c.provider != provider,
+        _SECRETS.c.key_id != key_id,
+        _SECRETS.c.key_version != version,
     )
 
 

@@ -17,9 +17,10 @@ import psycopg
 import sqlalchemy as sa
 import structlog
 
+from tensorguard.services.hints import tell
 from tensorguard.services.keys import rewrap_jobs
 from tensorguard.services.keys.kek_providers import KekProviders
-from tensorguard.services.keys.keks import Kek, get_kek, note_description
+from tensorguard.services.keys.keks import Kek, get_kek, hint_of, note_description
 from tensorguard.services.keys.rewrap_jobs import RewrapJob
 from tensorguard.store import tables
 from tensorguard.store.engine import SessionMaker
@@ -29,6 +30,8 @@ from tensorguard.vault.provider import ManagedProvider, WrappedKey, canonical_co
 log = structlog.get_logger(__name__)
 AT_ONCE: Final = 20
 LOOK_EVERY_S: Final = 5.0
+TELL_EVERY_S: Final = 0.5
+"""Nobody reads progress again more often."""
 RETRY_AFTER: Final = timedelta(seconds=15)
 
 
@@ -45,6 +48,7 @@ class Rewrapper:
         self._keks = keks
         self._clock = clock
         self._worker = random_secrets.token_hex(8)
+        self._told_at = -TELL_EVERY_S
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work on whatever job is due until `stop`."""
@@ -97,6 +101,7 @@ class Rewrapper:
                 return await self._end_pass(job, kek)
             for row in rows:
                 await self._move(job, row, target)
+            await self._tell_progress(kek)
         except VaultError as error:
             return await self._stop_at(job, error)
         return True
@@ -149,6 +154,15 @@ class Rewrapper:
                 reason=reason,
                 now=self._clock(),
             )
+
+    async def _tell_progress(self, kek: Kek) -> None:
+        """Tell whoever watches; the beginning and the end of a job are told by their entries."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._told_at < TELL_EVERY_S:
+            return
+        self._told_at = now_s
+        async with self._sessions.begin() as session:
+            await tell(session, [hint_of(kek.id)], now=self._clock())
 
     async def _rewrap(self, row: sa.RowMapping, target: ManagedProvider) -> WrappedKey:
         """Return the row's working key under the target, verified. Raises: VaultError."""

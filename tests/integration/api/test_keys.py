@@ -9,6 +9,7 @@ from api.context import ApiContext
 from tensorguard.services.evidence.event import Actor
 from tensorguard.services.people.access import Role
 from tensorguard.services.people.approval import ApprovalKind, Deciders
+from tensorguard.vault.opening import FLEET_KEKS_FOLDER
 from tensorguard.vault.provider import ImportParameters
 from tensorguard.vault.wrapping import wrap_material
 from tests.integration.api.clients import Api
@@ -67,6 +68,41 @@ async def test_a_rotated_key_says_what_is_left_to_rewrap(api: Api) -> None:
     assert again["id"] == job.json()["id"]
     shown = (await api.admin.get(f"{KEYS}/{key['id']}")).json()
     assert shown["job"]["id"] == again["id"]
+
+
+async def test_a_key_says_what_it_is_used_for(api: Api) -> None:
+    platform, own = await platform_key(api), await add_local(api)
+    uses = {one["purpose"]: one["secrets"] for one in platform["uses"]}
+    assert uses["ca-key"] == uses["recipient-key"] == 1
+    assert sum(uses.values()) == platform["secrets"]
+    assert (own["uses"], own["secrets"], own["taken_away"]) == ([], 0, False)
+
+
+async def test_a_key_that_is_looked_at_says_that_it_was_taken_away_and_that_it_is_back(
+    api: Api, context: ApiContext
+) -> None:
+    key = await add_local(api)
+    path = context.settings.data_dir / FLEET_KEKS_FOLDER / f"{key['key_id']}.json"
+    hidden = path.with_suffix(".away")
+    path.rename(hidden)
+    taken = await api.admin.post(f"{KEYS}/{key['id']}/check")
+    assert taken.status_code == 200, taken.text
+    assert (taken.json()["taken_away"], taken.json()["trouble_code"]) == (True, "key-missing")
+    shown = (await api.admin.get(f"{KEYS}/{key['id']}")).json()
+    assert shown["trouble_since"] == taken.json()["trouble_since"] is not None
+    hidden.rename(path)
+    back = (await api.admin.post(f"{KEYS}/{key['id']}/check")).json()
+    assert (back["taken_away"], back["trouble_code"]) == (False, None)
+    await api.admin.delete(f"{KEYS}/{key['id']}")
+    over = await api.admin.post(f"{KEYS}/{key['id']}/check")
+    assert (over.status_code, over.json()["code"]) == (409, "kek-retired")
+
+
+async def test_the_kinds_of_providers_say_what_their_keys_are_called(api: Api) -> None:
+    found = (await (await api.as_role(Role.VIEWER)).get(f"{KEYS}/providers")).json()["items"]
+    assert [one["name"] for one in found] == ["local", "aws", "azure", "gcp"]
+    assert found[0]["installed"]
+    assert [one["destroys_versions"] for one in found] == [True, False, False, True]
 
 
 async def test_material_is_imported_as_it_was_wrapped_offline(api: Api) -> None:

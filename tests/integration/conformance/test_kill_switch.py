@@ -292,7 +292,8 @@ async def test_of_two_hundred_revocations_each_is_disconnected_and_refused(
     open_site: OpenSite, platform: Platform, fresh_database: Database, connection: Connection
 ) -> None:
     agents = [platform.agent() for _ in range(300)]
-    async with followed(open_site, fresh_database, refusal_burst=1000) as (site, _):
+    limits = {"refusal_burst": 1000, "storm_refusal_burst": 1000}  # all from one address
+    async with followed(open_site, fresh_database, **limits) as (site, _):
         wires = [await site.agent(agent) for agent in agents]
         loop = asyncio.get_running_loop()
         took_s = []

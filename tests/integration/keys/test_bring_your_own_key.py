@@ -81,6 +81,7 @@ async def test_a_key_taken_away_stops_new_grants_within_a_cache_s_lifetime_and_s
     key.state = "Enabled"
     await vault.watch()
     assert (await vault.kek_of("own")).trouble_code is None
+    assert await vault.denied(release, own) is None, "its copy of the DEK was made anew"
     assert await vault.denied(release, own) is None
     assert (await vault.events("kek.un", "kek.us")) == ["kek.unusable", "kek.usable"]
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from tensorguard.services.keys import kek_changes
+from tensorguard.services.keys import kek_changes, rewrap_jobs
 from tensorguard.services.keys.kek_providers import KekProviders
 from tensorguard.services.keys.key_errors import KekMismatch, RewrapUnderWay
 from tensorguard.services.keys.keyring import Keyring
@@ -57,6 +57,23 @@ async def test_after_a_rotation_a_job_moves_every_secret_and_touches_no_cipherte
     await opens(vault, await vault.another_process(), 45)
     told = await vault.events("kek.")
     assert told == ["kek.added", "kek.rotated", "kek.rewrap-started", "kek.rewrap-ended"]
+
+
+async def test_whoever_watches_is_told_of_every_progress(vault: Vault) -> None:
+    await add_secrets(vault, 30)
+    kek = await vault.rotate()
+    total = len(await vault.rows())
+    async with vault.sessions() as session:
+        assert await rewrap_jobs.count_all_misplaced(session) == {kek.id: total}
+    job = await vault.start_rewrap()
+    async with vault.sessions.begin() as session:
+        await session.execute(sa.delete(tables.stream_events))
+    assert await vault.rewrapper().step(job.id)
+    async with vault.sessions() as session:
+        assert await rewrap_jobs.count_all_misplaced(session) == {kek.id: total - 20}
+        event = tables.stream_events.c
+        told = (await session.execute(sa.select(event.kind, event.subject_id))).all()
+    assert told == [("trust", str(kek.id))]
 
 
 async def test_a_second_request_joins_the_job_that_runs(vault: Vault) -> None:

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,6 +111,7 @@ def serving_node(
     authority: CertificateAuthority,
     keys: CalloutKeys,
     trust_domain: str = TRUST_DOMAIN,
+    rendered: Callable[[Node], str] = render,
 ) -> Iterator[RunningServer]:
     """Do the same for a fixture that outlives its event loop."""
     port, mqtt_port = free_ports(2)
@@ -124,7 +125,7 @@ def serving_node(
         files=write_server_files(folder, authority, trust_domain),
     )
     configuration, log_path = folder / "nats.conf", folder / "nats.log"
-    configuration.write_text(render(node))
+    configuration.write_text(rendered(node))
     process = subprocess.Popen([program(), "-c", configuration, "-l", log_path])
     try:
         _wait(process, log_path)

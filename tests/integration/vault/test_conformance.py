@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tensorguard.vault.catalogue import check_destroys_versions
 from tensorguard.vault.errors import (
     Corrupted,
     ImportRefused,
@@ -366,6 +367,7 @@ async def test_one_version_is_disabled_and_the_others_stay(end: End) -> None:
 async def test_a_destroyed_version_is_gone(end: End) -> None:
     old = await end.provider.wrap(KEY, CONTEXT)
     await end.provider.rotate()
+    check_destroys_versions(end.provider.name)
     done = await end.provider.destroy_version(old.key_version)
     assert old.key_version not in done.versions
     with pytest.raises((KeyMissing, KeyPendingDeletion)):
@@ -377,6 +379,8 @@ async def test_what_a_cloud_does_to_whole_keys_only_is_not_done_here(end: End) -
     version = (await end.provider.describe()).current_version
     with pytest.raises(NotSupported):
         await end.provider.destroy_version(version)
+    with pytest.raises(NotSupported):  # and nobody is asked to approve it
+        check_destroys_versions(end.provider.name)
 
 
 def test_every_call_has_a_time_and_an_end() -> None:

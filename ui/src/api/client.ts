@@ -7,6 +7,13 @@ import { noteServerTime } from "@/time/clock";
 export type Schemas = components["schemas"];
 
 const TIMEOUT_MS = 20_000;
+/** Key providers may be slow, and are asked again: the api gives them a minute. */
+const PATIENT_MS = 65_000;
+
+function timeoutOf(request: Request): number {
+  const isOfKeys = new URL(request.url).pathname.startsWith("/api/v1/keys");
+  return isOfKeys && request.method !== "GET" ? PATIENT_MS : TIMEOUT_MS;
+}
 
 type Renew = () => Promise<boolean>;
 let renew: Renew = () => Promise.resolve(false);
@@ -56,7 +63,7 @@ async function demandOf(response: Response): Promise<Demand | undefined> {
 
 async function sendOnce(request: Request): Promise<Response> {
   try {
-    const signal = AbortSignal.any([request.signal, AbortSignal.timeout(TIMEOUT_MS)]);
+    const signal = AbortSignal.any([request.signal, AbortSignal.timeout(timeoutOf(request))]);
     const response = await fetch(new Request(request, { signal, credentials: "same-origin" }));
     noteServerTime(response.headers.get("date"));
     return response;

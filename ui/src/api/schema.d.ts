@@ -870,7 +870,7 @@ export interface paths {
         put?: never;
         /**
          * Check Key
-         * @description Ask the provider how the KEK is, now instead of within a minute.
+         * @description Find out whether the KEK can be used, now instead of within a minute; trouble is stored.
          */
         post: operations["check_key_api_v1_keys__kek_id__check_post"];
         delete?: never;
@@ -1033,6 +1033,26 @@ export interface paths {
          * @description Move everything of the platform to another key, of any provider; a job does it.
          */
         post: operations["migrate_keys_api_v1_keys_migrate_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/keys/providers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Providers
+         * @description List the kinds of key providers, what their keys are called, and whether they can be used.
+         */
+        get: operations["list_providers_api_v1_keys_providers_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -2640,14 +2660,28 @@ export interface components {
             secrets: number;
             /** State */
             state: string;
+            /** Taken Away */
+            taken_away: boolean;
             /** Trouble Code */
             trouble_code: string | null;
             /** Trouble Reason */
             trouble_reason: string | null;
             /** Trouble Since */
             trouble_since: string | null;
+            /** Uses */
+            uses: components["schemas"]["KekUse"][];
             /** Versions */
             versions: components["schemas"]["KekVersionView"][];
+        };
+        /**
+         * KekUse
+         * @description What secrets are for, such as `dek` or `ca-key`, and how many are.
+         */
+        KekUse: {
+            /** Purpose */
+            purpose: string;
+            /** Secrets */
+            secrets: number;
         };
         /**
          * KekVersionView
@@ -2672,8 +2706,7 @@ export interface components {
          * KekView
          * @description A KEK: `secrets` are under it, `misplaced` should be under its present version and are not.
          *
-         *     `trouble_code` says why it cannot be used: as long as it is one of those by which a key is taken
-         *     away, the fleet gets no grants.
+         *     `trouble_code` says why it cannot be used. Where it is `taken_away`, its fleet gets no grants.
          */
         KekView: {
             /** Checked At */
@@ -2715,12 +2748,16 @@ export interface components {
             secrets: number;
             /** State */
             state: string;
+            /** Taken Away */
+            taken_away: boolean;
             /** Trouble Code */
             trouble_code: string | null;
             /** Trouble Reason */
             trouble_reason: string | null;
             /** Trouble Since */
             trouble_since: string | null;
+            /** Uses */
+            uses: components["schemas"]["KekUse"][];
         };
         /**
          * LedgerState
@@ -3137,6 +3174,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[ProviderView] */
+        Page_ProviderView_: {
+            /** Items */
+            items: components["schemas"]["ProviderView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[PublisherView] */
         Page_PublisherView_: {
             /** Items */
@@ -3246,6 +3290,29 @@ export interface components {
              * @description One certificate, PEM.
              */
             certificate: string;
+        };
+        /**
+         * ProviderView
+         * @description A kind of key provider; `extra` is what has to be installed, `form` how its keys are named.
+         *
+         *     Where versions can be neither disabled nor destroyed, only whole keys can, at the provider.
+         */
+        ProviderView: {
+            /** Destroys Versions */
+            destroys_versions: boolean;
+            /** Disables Versions */
+            disables_versions: boolean;
+            /** Extra */
+            extra: string | null;
+            /** Form */
+            form: string;
+            /** Installed */
+            installed: boolean;
+            /**
+             * Name
+             * @enum {string}
+             */
+            name: "local" | "aws" | "azure" | "gcp";
         };
         /**
          * PublisherRegister
@@ -6046,6 +6113,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RewrapJobView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_providers_api_v1_keys_providers_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ProviderView_"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

@@ -6,6 +6,7 @@ export const KINDS = [
   "package",
   "release",
   "approval",
+  "trust",
   "ledger",
   "overview",
   "heartbeats",

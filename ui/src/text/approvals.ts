@@ -58,6 +58,10 @@ export function kindText(kind: string): KindText {
 /** What of a request names the thing that it is about: the rest stands in the exact JSON. */
 export function subjectOf(approval: Pick<Approval, "request" | "fleet">): string {
   const { request } = approval;
+  if ("kek_id" in request) {
+    const whose = approval.fleet === null ? "the platform's key" : `the key of ${approval.fleet}`;
+    return `version ${String(request.version)} of ${whose}`;
+  }
   for (const key of ["name", "agent_name", "fleet", "agent_id", "kid", "version"]) {
     const value = request[key];
     if (typeof value === "string" || typeof value === "number") {

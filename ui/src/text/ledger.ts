@@ -177,6 +177,7 @@ export const SECURITY_TYPES = [
   "events",
   "fleet.revoked",
   "grant.denied",
+  "kek",
   "key",
   "manufacturer-ca",
   "package.refused",
