@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from api.agents.admission import router as agent_admission
+from api.agents.commands import router as agent_commands
 from api.agents.history import router as agent_history
 from api.agents.moves import router as agent_moves
 from api.agents.routes import router as agents
@@ -47,6 +48,7 @@ ROUTERS = (
     agents,
     agent_admission,
     agent_history,
+    agent_commands,
     agent_moves,
     recoveries,
     crl,

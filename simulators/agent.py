@@ -245,6 +245,11 @@ class SimulatedAgent(Misbehaving):
                 world.loop.call_soon(
                     self._input, lambda moment: core.diagnosed(moment, command_id, facts)
                 )
+            case fx.CollectLogs(command_id):
+                lines = {"lines": ["simulated"]}
+                world.loop.call_soon(
+                    self._input, lambda moment: core.diagnosed(moment, command_id, lines)
+                )
             case fx.Restart():
                 world.loop.call_soon(self._reboot)
             case fx.CancelJob():

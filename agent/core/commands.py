@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from agent.core.effects import Diagnose, Restart
+from agent.core.effects import CollectLogs, Diagnose, Restart
 from agent.core.turn import Turn
 from tensorguard.protocol.messages import Command, Reply
 from tensorguard.protocol.topics import UpKind, is_fleet
@@ -11,7 +11,6 @@ from tensorguard.protocol.topics import UpKind, is_fleet
 MAX_REMEMBERED = 1_000
 
 _REFUSED = {
-    "collect-logs": "this agent does not send its logs",
     "set-tags": "tags come with the desired document",
 }
 
@@ -42,13 +41,25 @@ def run(turn: Turn, command: Command) -> str | None:
     turn.publish(UpKind.REPLY, Reply(command_id=command.command_id, state="acknowledged"))
     if command.kind == "diagnostics":
         turn.do(Diagnose(command.command_id))
+    elif command.kind == "collect-logs":
+        turn.do(CollectLogs(command.command_id))
     elif command.kind == "restart":
+        turn.state.restarting = command.command_id
         turn.do(Restart())
     return fleet
 
 
+def connected(turn: Turn) -> None:
+    """Say that the restart is done that a command has asked for."""
+    command_id = turn.state.restarting
+    if command_id is not None:
+        turn.state.restarting = None
+        turn.persist()
+        turn.publish(UpKind.REPLY, Reply(command_id=command_id, state="done"))
+
+
 def diagnosed(turn: Turn, command_id: UUID, result: dict[str, Any]) -> None:
-    """Answer a diagnostics command."""
+    """Answer a command that only asks: for diagnostics, or for logs."""
     turn.publish(UpKind.REPLY, Reply(command_id=command_id, state="done", result=result))
 
 

@@ -23,6 +23,7 @@ from agent.runtime import keys, renew
 from agent.runtime.connection import Broker, Connection, Ended, Handlers
 from agent.runtime.health import HealthCheck
 from agent.runtime.https import verified_context
+from agent.runtime.logs import LogRing
 from agent.runtime.memory import find_memory
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.packages import PackageStore
@@ -60,8 +61,9 @@ class AgentService:
         clock: Callable[[], Moment] = now,
         *,
         health: HealthCheck | None = None,
+        logs: LogRing | None = None,
     ) -> None:
-        """Read everything back; `health` judges what was activated.
+        """Read everything back; `health` judges what was activated, `logs` go to who asks for them.
 
         Raises: NotEnrolled, StateDamaged, StateNotWritable.
         """
@@ -69,6 +71,7 @@ class AgentService:
             raise NotEnrolled(f"no agent is enrolled in {directory.path}")
         self._directory = directory
         self._clock = clock
+        self._logs = logs
         self._home = directory.get_home()
         self._inputs: queue.Queue[Input] = queue.Queue(MAX_WAITING)
         self._outbox = OutboxFile(directory.path / OUTBOX)
@@ -235,6 +238,9 @@ class AgentService:
             case fx.Diagnose(command_id):
                 facts = self._diagnose()
                 self._offer(lambda moment: core.diagnosed(moment, command_id, facts))
+            case fx.CollectLogs(command_id):
+                lines = {"lines": [] if self._logs is None else self._logs.newest()}
+                self._offer(lambda moment: core.diagnosed(moment, command_id, lines))
             case fx.Restart():
                 self.restart = True
                 self.stop()

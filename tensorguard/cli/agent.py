@@ -19,6 +19,7 @@ from agent.runtime.enroll import Joined, Waiting, enter
 from agent.runtime.enroll import enroll as join_platform
 from agent.runtime.enroll_mtls import DeviceDoor
 from agent.runtime.health import HealthCheck
+from agent.runtime.logs import LogRing
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.service import AgentService, read_credentials, read_trust
 from agent.runtime.statedir import OUTBOX, StateDir
@@ -147,7 +148,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
-    _configure_log(as_json=as_json or not sys.stderr.isatty())
+    ring = LogRing()
+    _configure_log(as_json=as_json or not sys.stderr.isatty(), ring=ring)
     lifeline.end_with_parent()
     directory = StateDir(state_dir or default_state_dir())
     if not directory.is_enrolled:
@@ -156,7 +158,7 @@ def run(
         health = None
         if health_check:
             health = HealthCheck(shlex.split(health_check), health_timeout)
-        service = AgentService(directory, health=health)
+        service = AgentService(directory, health=health, logs=ring)
         service.stop_on_signals()
         service.run()
     if service.restart:
@@ -220,7 +222,7 @@ def _report(report: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"{key:22} {shown}")
 
 
-def _configure_log(*, as_json: bool) -> None:
+def _configure_log(*, as_json: bool, ring: LogRing | None = None) -> None:
     render = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[
@@ -228,6 +230,7 @@ def _configure_log(*, as_json: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([] if ring is None else [ring]),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -41,6 +41,7 @@ BENCHMARKS = (
     Benchmark("storm", "1,000 revoked agents that keep reconnecting", 200),
     Benchmark("fleet", "A fleet of 10,000 agents revoked at once", 60),
     Benchmark("history", "Heartbeats as history: written, rolled up, read", 120, ("8", "20")),
+    Benchmark("rollouts", "100,000 agents in one deployment: documents, and a gate's tick", 180),
     Benchmark("vault", "Grants with a warm DEK, and calls to the KMS", 60),
     Benchmark("tgsp", "Building and opening packages of 1 GiB", 90, ("1024", "3")),
 )

@@ -284,6 +284,25 @@ class AgentTagsChanged(Event, frozen=True, kw_only=True):
     after: Mapping[str, str]
 
 
+class CommandIssued(Event, frozen=True, kw_only=True):
+    TYPE = "command.issued"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    command_id: UUID
+    kind: str
+
+
+class CommandFinished(Event, frozen=True, kw_only=True):
+    """The agent has said how it ended: done, failed, expired or refused."""
+
+    TYPE = "command.finished"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    command_id: UUID
+    kind: str
+    state: str
+
+
 # Publishers, packages, releases
 
 

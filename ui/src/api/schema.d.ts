@@ -64,6 +64,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/agents/{agent_id}/commands": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Commands
+         * @description List an agent's commands, the newest first.
+         */
+        get: operations["list_commands_api_v1_agents__agent_id__commands_get"];
+        put?: never;
+        /**
+         * Create Command
+         * @description Queue a command: it is sent when the agent is next heard of.
+         */
+        post: operations["create_command_api_v1_agents__agent_id__commands_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/agents/{agent_id}/move": {
         parameters: {
             query?: never;
@@ -2292,6 +2316,70 @@ export interface components {
             superseded_at: string | null;
         };
         /**
+         * CommandCreate
+         * @description A command; after `ttl_s` it is not run any more.
+         */
+        CommandCreate: {
+            /** Arguments */
+            arguments?: {
+                [key: string]: unknown;
+            };
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "restart" | "diagnostics" | "collect-logs" | "set-tags";
+            /**
+             * Ttl S
+             * @default 3600
+             */
+            ttl_s: number;
+        };
+        /**
+         * CommandView
+         * @description A command: queued, sent, acknowledged, and then done, failed, refused or expired.
+         */
+        CommandView: {
+            /**
+             * Agent Id
+             * Format: uuid
+             */
+            agent_id: string;
+            /** Arguments */
+            arguments: {
+                [key: string]: unknown;
+            };
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Finished At */
+            finished_at: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Kind */
+            kind: string;
+            /** Result */
+            result: {
+                [key: string]: unknown;
+            } | null;
+            /** Sent At */
+            sent_at: string | null;
+            /** State */
+            state: string;
+        };
+        /**
          * Decide
          * @description The same decision about several agents; only a rejection has a reason.
          */
@@ -3459,6 +3547,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[CommandView] */
+        Page_CommandView_: {
+            /** Items */
+            items: components["schemas"]["CommandView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[DeploymentAgentView] */
         Page_DeploymentAgentView_: {
             /** Items */
@@ -4595,6 +4690,80 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AgentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_commands_api_v1_agents__agent_id__commands_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_CommandView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_command_api_v1_agents__agent_id__commands_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CommandCreate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CommandView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
