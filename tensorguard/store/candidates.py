@@ -106,19 +106,20 @@ def count_candidates(audience: Audience, sample: int) -> sa.Select[Any]:
 
 
 def places(found: sa.CTE) -> sa.CTE:
-    """Return (agent_id, h, state, chosen, place) of the candidates that are not excluded.
+    """Return the candidates with (chosen, place), those who are excluded at the end.
 
     `place` counts from 1 in the order in which the stages take them: by h, but before all others
-    the `chosen`, of each stratum the first.
+    the `chosen`, of each stratum the first. Without a join, which would be a bad one as long as
+    the planner knows nothing of a new fleet.
     """
-    of_stratum = sa.func.row_number().over(partition_by=found.c.stratum, order_by=found.c.h)
-    chosen = found.c.stratum.is_not(None) & (of_stratum == 1)
-    ordered = (
-        sa.select(found.c.agent_id, found.c.h, found.c.state, chosen.label("chosen"))
-        .where(found.c.state != AgentState.EXCLUDED)
-        .subquery("ordered")
+    excluded = found.c.state == AgentState.EXCLUDED
+    of_stratum = sa.func.row_number().over(
+        partition_by=(excluded, found.c.stratum), order_by=found.c.h
     )
-    place = sa.func.row_number().over(order_by=(sa.not_(ordered.c.chosen), ordered.c.h))
+    chosen = sa.not_(excluded) & found.c.stratum.is_not(None) & (of_stratum == 1)
+    ordered = sa.select(found, chosen.label("chosen")).subquery("ordered")
+    last = ordered.c.state == AgentState.EXCLUDED
+    place = sa.func.row_number().over(order_by=(last, sa.not_(ordered.c.chosen), ordered.c.h))
     return sa.select(ordered, place.label("place")).cte("places")
 
 
@@ -131,7 +132,8 @@ def stage_at(placed: sa.CTE, ends: Sequence[int]) -> sa.ColumnElement[int]:
 def count_placed(audience: Audience) -> sa.Select[int, int]:
     """Return how many agents there are to place, and how many strata they are of."""
     placed = places(candidates(audience))
-    return sa.select(sa.func.count(), sa.func.count().filter(placed.c.chosen)).select_from(placed)
+    counts = sa.select(sa.func.count(), sa.func.count().filter(placed.c.chosen))
+    return counts.select_from(placed).where(placed.c.state != AgentState.EXCLUDED)
 
 
 def describe_stages(audience: Audience, ends: Sequence[int], sample: int) -> sa.Select[Any]:
@@ -141,7 +143,7 @@ def describe_stages(audience: Audience, ends: Sequence[int], sample: int) -> sa.
     """
     placed = places(candidates(audience))
     stage = stage_at(placed, ends).label("stage")
-    one = sa.select(placed, stage).subquery("one")
+    one = sa.select(placed, stage).where(placed.c.state != AgentState.EXCLUDED).subquery("one")
     plain = sa.func.array_agg(
         aggregate_order_by(one.c.h, one.c.h.desc()), type_=ARRAY(sa.LargeBinary)
     ).filter(sa.not_(one.c.chosen))[1]

@@ -148,12 +148,9 @@ async def settle_stages(session: AsyncSession, deployment: Deployment, now: date
                 started_at=now if index == 0 else None,
             )
         )
-    found = candidates(audience)
-    placed = places(found)
+    placed = places(candidates(audience))
     ends = list(accumulate(stage.agents for stage in stages))
-    rows = _rows(found, deployment, stage_at(placed, ends), now).outerjoin_from(
-        found, placed, placed.c.agent_id == found.c.agent_id
-    )
+    rows = _rows(placed, deployment, stage_at(placed, ends), now)
     await session.execute(insert(deployment_agents).from_select(rows.selected_columns.keys(), rows))
 
 
