@@ -26,6 +26,7 @@ from api.openapi import describe
 from api.operations.routes import router as operations
 from api.overview.routes import router as overview
 from api.packages.routes import router as packages
+from api.packages.upload_routes import router as package_uploads
 from api.publishers.routes import router as publishers
 from api.recoveries.routes import router as recoveries
 from api.releases.routes import router as releases
@@ -54,6 +55,7 @@ ROUTERS = (
     crl,
     publishers,
     keys,
+    package_uploads,  # before packages, whose digests would be read into its path
     packages,
     releases,
     deployments,

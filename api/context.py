@@ -18,10 +18,14 @@ from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
 from tensorguard.services.certificates.crl import CrlCache
+from tensorguard.services.deployments.receiving import Receiver
+from tensorguard.services.deployments.uploads import UploadLimits
+from tensorguard.services.deployments.verifying import UploadVerifier
 from tensorguard.services.enrollment.enrollment_failures import EnrollmentFailures
 from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
 from tensorguard.services.keys.keyring import API_SECRETS, Keyring
 from tensorguard.services.people.passwords import HASHER
+from tensorguard.store.bucket import parse_store_url
 from tensorguard.store.engine import (
     SessionMaker,
     check_schema,
@@ -29,7 +33,9 @@ from tensorguard.store.engine import (
     session_maker,
     store_error,
 )
+from tensorguard.store.package_bucket import PackageBucket
 from tensorguard.store.package_files import PackageFiles
+from tensorguard.store.package_store import PackageStore, PackageStoreUnavailable
 
 log = structlog.get_logger()
 
@@ -54,7 +60,9 @@ class ApiContext:
     clock: Clock
     denials: Tally
     passwords: Passwords
-    files: PackageFiles
+    package_store: PackageStore
+    receiver: Receiver
+    verifier: UploadVerifier
     downloads: Downloads
     feed: Feed
     enrollments: Enrollments
@@ -90,9 +98,16 @@ async def open_context(
             opener = kek_settings.opener(settings.data_dir)
             kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
             keyring = await Keyring.load(session, kek, only=API_SECRETS)
-        files = PackageFiles(settings.data_dir / PACKAGES_FOLDER)
-        if leftovers := await asyncio.to_thread(files.prepare):
-            log.info("interrupted_uploads_removed", files=leftovers)
+        package_store = await _open_package_store(settings)
+        verifier = UploadVerifier(sessions, package_store, keyring, kek, clock)
+        receiver = Receiver(
+            sessions,
+            package_store,
+            clock,
+            limit_bytes=settings.package_limit_bytes,
+            limits=UploadLimits(settings.uploads_per_user, settings.uploads_in_all),
+            changed=verifier.wake,
+        )
         context = ApiContext(
             settings=settings,
             sessions=sessions,
@@ -101,7 +116,9 @@ async def open_context(
             clock=clock,
             denials=Tally(sessions, clock),
             passwords=Passwords(hasher),
-            files=files,
+            package_store=package_store,
+            receiver=receiver,
+            verifier=verifier,
             downloads=Downloads(settings.downloads_per_fleet),
             feed=Feed(sessions, clock, idle=settings.session_idle),
             enrollments=Enrollments(
@@ -110,6 +127,7 @@ async def open_context(
         )
         stop = asyncio.Event()
         flushing = asyncio.create_task(_flush_counters(context, stop), name="counters")
+        verifying = asyncio.create_task(verifier.run(stop), name="uploads")
         try:
             async with context.enrollments.serving():
                 yield context
@@ -117,9 +135,26 @@ async def open_context(
             stop.set()
             await context.feed.close()
             await flushing
+            await verifying
+            await package_store.close()
             await kek.close()
     finally:
         await engine.dispose()
+
+
+async def _open_package_store(settings: ApiSettings) -> PackageStore:
+    """Open the store that the settings name. One that does not answer now may do so later.
+
+    Raises: BadStoreUrl, MissingLibrary.
+    """
+    store: PackageStore = PackageFiles(settings.data_dir / PACKAGES_FOLDER)
+    if settings.package_store is not None:
+        store = PackageBucket(parse_store_url(settings.package_store))
+    try:
+        await store.prepare()
+    except PackageStoreUnavailable as error:
+        log.error("package_store_not_ready", reason=error.message)
+    return store
 
 
 async def _flush_counters(context: ApiContext, stop: asyncio.Event) -> None:

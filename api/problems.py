@@ -69,6 +69,15 @@ STATUS: Final[Mapping[str, int]] = {
     "illegal-move": 409,
     "package-too-large": 413,
     "package-store-full": 507,
+    "package-store-unavailable": 503,
+    "upload-lost": 409,
+    # tus: https://tus.io/protocols/resumable-upload
+    "tus-version": 412,
+    "too-many-uploads": 429,
+    "upload-busy": 423,
+    "upload-too-long": 413,
+    "upload-idle": 408,
+    "checksum-mismatch": 460,
     # key providers
     "bad-key-reference": 422,
     "key-import-refused": 422,
@@ -97,6 +106,7 @@ _KINDS: Final[Sequence[tuple[type[Exception], int]]] = (
     (TgspError, 422),
     (RolloutError, 422),
 )
+_TITLES: Final = {460: "Checksum Mismatch"}  # a status that only tus knows
 _HTTP_CODES: Final = {
     400: "bad-request",
     404: "not-found",
@@ -183,7 +193,7 @@ def answer(
     status = STATUS[code] if status is None else status
     problem = Problem(
         type=f"/problems/{code}",
-        title=HTTPStatus(status).phrase,
+        title=_TITLES.get(status) or HTTPStatus(status).phrase,
         status=status,
         detail=detail,
         code=code,

@@ -65,10 +65,10 @@ class Route(APIRoute):
 
 def new_router(prefix: str, tag: str) -> APIRouter:
     """Return a router for one resource; `prefix` is the whole path, as in `/api/v1/fleets`."""
-    return APIRouter(prefix=prefix, tags=[tag], route_class=Route, responses={"default": _PROBLEM})
+    return APIRouter(prefix=prefix, tags=[tag], route_class=Route, responses={"default": PROBLEM})
 
 
-_PROBLEM = {
+PROBLEM = {
     "description": "Any error, as RFC 9457 problem details.",
     "content": {"application/problem+json": {"schema": {"$ref": PROBLEM_REF}}},
 }

@@ -72,6 +72,11 @@ class ApiSettings(BaseSettings):
     max_connections: int = 2000
     package_limit_bytes: int = Field(default=16 * 1024**3, ge=1)
     """The largest package that may be uploaded."""
+    package_store: str | None = None
+    """`s3://bucket/prefix`; none: the data directory's `packages` folder."""
+    uploads_per_user: int = Field(default=8, ge=1)
+    uploads_in_all: int = Field(default=200, ge=1)
+    """How many uploads may be open, of one user or API key and together."""
     downloads_per_fleet: int = Field(default=200, ge=1)
     """How many agents of a fleet may download at the same time; the others are told to wait."""
 

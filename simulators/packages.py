@@ -218,12 +218,12 @@ def _get_bundle(home: Home, trust: TrustStore, version: int) -> bytes | None:
 
 def _get_header(job: Job, step: Download) -> bytes:
     url = urlsplit(urljoin(job.home.device_url + "/", step.url))
-    answer = request(
-        _tls(job.core.trust),
-        job.home.device_url,
-        f"{url.path}?{url.query}",
-        headers={"Range": f"bytes=0-{HEADER_BYTES - 1}"},
-    )
+    headers = {"Range": f"bytes=0-{HEADER_BYTES - 1}"}
+    target = f"{url.path}?{url.query}"
+    answer = request(_tls(job.core.trust), job.home.device_url, target, headers=headers)
+    if answer.status == 307 and (store := urlsplit(answer.location)).scheme == "https":
+        target, base_url = f"{store.path}?{store.query}", f"https://{store.netloc}"
+        answer = request(ssl.create_default_context(), base_url, target, headers=headers)
     if answer.status not in (200, 206):
         raise DownloadFailed("link", "link-refused", f"HTTP status {answer.status}")
     return answer.body

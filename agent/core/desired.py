@@ -23,7 +23,11 @@ from tensorguard.protocol.topics import UpKind
 SEALED_BYTES = 80
 PROGRESS_EVERY_S = 10.0
 MAX_DOWNLOAD_TRIES = 20  # without a byte of progress in between
-UNKNOWN_PUBLISHER = "unknown-publisher"
+# Reasons to refuse a package that the next trust bundle may take away: it names publishers, the
+# names that they may sign, and from when until when.
+BEHIND_ON_PUBLISHERS = frozenset(
+    {"unknown-publisher", "publisher-not-allowed", "publisher-not-yet-valid", "publisher-expired"}
+)
 MAX_TRUST_TRIES = 5
 MAX_KEY_REQUESTS = 30  # about two hours of back-off
 SOON_REQUESTS = 3  # so many unanswered ones, and a package does not count as about to run
@@ -253,8 +257,8 @@ class DesiredMachine:
                 self.link_refused = failure.kind == "link"
                 self.due_s = turn.mono_s + DOWNLOAD.delay_s(self._attempt, turn.uniform)
                 return
-        if failure.code == UNKNOWN_PUBLISHER and self._trust_tries < MAX_TRUST_TRIES:
-            # The trust bundle that names the publisher is on its way.
+        if failure.code in BEHIND_ON_PUBLISHERS and self._trust_tries < MAX_TRUST_TRIES:
+            # The trust bundle that says otherwise may be on its way: fetch again a little later.
             self._trust_tries += 1
             self.step = Step.DOWNLOAD
             self.due_s = turn.mono_s + DOWNLOAD.delay_s(self._trust_tries, turn.uniform)

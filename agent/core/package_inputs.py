@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from agent.core.belief import Belief
 from agent.core.clock import Moment
-from agent.core.desired import UNKNOWN_PUBLISHER, DesiredMachine
+from agent.core.desired import BEHIND_ON_PUBLISHERS, DesiredMachine
 from agent.core.effects import Effect, SampleTelemetry
 from agent.core.errors import JobFailure
 from agent.core.state import AgentState, Installed
@@ -63,6 +63,6 @@ class PackageInputs(ABC):
         """A step of the job did not succeed."""
         turn = self._turn(moment)
         self._desired.failed(turn, job, failure)
-        if failure.code == UNKNOWN_PUBLISHER:
+        if failure.code in BEHIND_ON_PUBLISHERS:
             self._belief.hurry(turn)
         return self._finish(turn)

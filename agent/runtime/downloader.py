@@ -40,9 +40,10 @@ def download(
 ) -> None:
     """Bring `target` to exactly `size_bytes`, durably; it appears under its name only when whole.
 
-    `url` may be relative to `base_url`, and may answer with a redirect to a store elsewhere (307),
-    which gets the public CAs of this machine instead of the platform's, and nothing secret. The
-    bytes are not believed here: the package's digest and signature are checked next.
+    `url` may be relative to `base_url`, and may answer with one redirect to a store elsewhere
+    (307): to https only, judged by the CAs of this machine instead of the platform's, sent nothing
+    but the range, and not followed any further. The bytes are not believed here: the package's
+    digest and signature are checked next.
 
     Raises: DownloadFailed, Cancelled.
     """
@@ -92,11 +93,15 @@ def _fetch(
             return
         elsewhere = answer.headers.get("Location", "")
     if urlsplit(elsewhere).scheme != "https":
-        raise DownloadFailed("link", "link-not-https", "the redirect is not to https")
+        raise DownloadFailed("network", "redirect-not-https", "the redirect is not to https")
     with (
         _client(ssl.create_default_context()) as client,
         client.stream("GET", elsewhere, headers=headers) as answer,
     ):
+        if answer.status_code in _REFUSED_LINK:
+            # The store's own link, good for seconds: the platform's is, and gives another.
+            status = answer.status_code
+            raise DownloadFailed("network", "store-refused", f"HTTP status {status}")
         _save(answer, file, size_bytes, etag_file, cancelled, progress)
 
 

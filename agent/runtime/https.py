@@ -28,12 +28,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, content type and body of an answer, and when to come back if it says so."""
+    """Status, content type and body of an answer, and when to come back or where to go instead."""
 
     status: int
     content_type: str
     body: bytes
     retry_after_s: float | None = None
+    location: str = ""
 
     def problem(self) -> Problem:
         """Return the RFC 9457 problem in the body, as well as it can be told."""
@@ -116,7 +117,10 @@ def request(
     if len(data) > MAX_ANSWER_BYTES:
         raise Unreachable(f"{where} answered more than {MAX_ANSWER_BYTES} bytes")
     kind, later = response.headers.get_content_type(), response.headers.get("Retry-After", "")
-    return Answer(response.status, kind, data, float(later) if later.isdecimal() else None)
+    location = response.headers.get("Location", "")
+    return Answer(
+        response.status, kind, data, float(later) if later.isdecimal() else None, location
+    )
 
 
 def _line(text: str) -> str:

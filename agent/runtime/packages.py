@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec import UnsetType
 
 from agent.core.errors import FailureKind, JobFailure
 from agent.core.state import Installed, SeqFloor
@@ -21,6 +22,7 @@ from tensorguard.tgsp import errors as tgsp
 from tensorguard.tgsp import opener, reader, target
 from tensorguard.tgsp.manifest import Manifest
 from tensorguard.tgsp.signing import PublisherKey
+from tensorguard.tgsp.window import to_seconds
 
 HARDWARE = ("cpu",)
 _POLICY = (
@@ -139,11 +141,15 @@ class PackageStore:
         assert grant.sealed is not None
         digest = desired.package.digest
         directory = self.directory(digest)
-        if directory.is_dir() and any(directory.iterdir()):
-            return False  # it appeared under this name whole and verified
         try:
             with self.file(digest).open("rb") as file:
                 header = reader.read_header(file, os.fstat(file.fileno()).st_size)
+            if directory.is_dir() and any(directory.iterdir()):
+                # It appeared under this name whole and verified; but that may be long ago, and who
+                # has signed it may not be believed any more.
+                known = publishers(trust, now)
+                reader.verify_header(header, known, now, digest=bytes.fromhex(digest))
+                return False
             if header.manifest.at_rest == "sealed" and self._memory is not None:
                 directory = self._memory / digest
             opener.open_package(
@@ -212,12 +218,13 @@ class PackageStore:
 
 
 def publishers(trust: TrustStore, now: datetime) -> list[PublisherKey]:
-    """The publisher keys of a trust bundle. Raises: BundleExpired."""
+    """The publisher keys of a trust bundle, each with its window. Raises: BundleExpired."""
     return [
         PublisherKey(
             Ed25519PublicKey.from_public_bytes(one.public),
             names=one.names,
-            not_after=int(one.not_after.timestamp()),
+            not_before=0 if isinstance(one.not_before, UnsetType) else to_seconds(one.not_before),
+            not_after=to_seconds(one.not_after),
         )
         for one in trust.publishers(now)
     ]

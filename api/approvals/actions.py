@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
+from api.publishers.views import PublisherChange, PublisherRegister
 from tensorguard.services.deployments.approving import require_approval, start_approved
 from tensorguard.services.enrollment import manufacturers
 from tensorguard.services.keys.kek_changes import destroy_version
@@ -30,6 +31,7 @@ def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
     return {
         ApprovalKind.REGISTER_MANUFACTURER: _activate_manufacturer,
         ApprovalKind.REGISTER_PUBLISHER: _register_publisher,
+        ApprovalKind.CHANGE_PUBLISHER: _change_publisher,
         ApprovalKind.REVOKE_PUBLISHER: _revoke_publisher,
         ApprovalKind.REVOKE_AGENT: _revoke_agent,
         ApprovalKind.REVOKE_FLEET: _revoke_fleet,
@@ -53,12 +55,24 @@ async def _activate_manufacturer(
 async def _register_publisher(
     session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
 ) -> Mapping[str, JSON]:
+    wanted = PublisherRegister.model_validate(request)
     publisher = await publishers.register_publisher(
+        session, **wanted.arguments(), by=deciders.requested_by, now=now
+    )
+    return {"kid": publisher.kid}
+
+
+async def _change_publisher(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    kid = request["kid"]
+    wanted = PublisherChange.model_validate({k: v for k, v in request.items() if k != "kid"})
+    publisher = await publishers.change_publisher(
         session,
-        name=request["name"],
-        public_pem=request["public_pem"],
-        names=request["names"],
-        not_after=datetime.fromisoformat(request["not_after"]),
+        kid,
+        names=wanted.names,
+        not_after=wanted.not_after,
+        reason=wanted.reason,
         by=deciders.requested_by,
         now=now,
     )

@@ -67,7 +67,7 @@ async def create_deployment(
 
 @router.post("/preview")
 async def preview_deployment(
-    caller: Reader, context: Context, session: Session, body: DeploymentPlan
+    caller: Reader, context: Context, session: Session, body: DeploymentPlan, now: Now
 ) -> PreviewView:
     """Tell who would get the release in which stage, and who not, and why; changes nothing.
 
@@ -76,7 +76,7 @@ async def preview_deployment(
     key = context.keyring.url_key
     draw = body.draw or new_draw(key)
     plan = body.model_copy(update={"draw": draw}).to_plan(key)
-    return preview_view(await deployments.preview_deployment(session, plan), draw=draw)
+    return preview_view(await deployments.preview_deployment(session, plan, now=now), draw=draw)
 
 
 @router.get("/default-strategy")

@@ -1,6 +1,5 @@
 """`/device/v1/packages`: the bytes of a package, for the agent that the link was made for."""
 
-import asyncio
 from typing import Annotated
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from api.problems import problem_response
 from api.routing import Context, Now, Session, new_router
 from tensorguard.services.deployments.downloads import Download, admit_download
 from tensorguard.services.deployments.release_errors import PackageFileMissing, TooManyDownloads
+from tensorguard.store.package_store import Link
 
 log = structlog.get_logger()
 
@@ -57,7 +57,8 @@ async def download_package(
     exp: Annotated[int, Query(ge=0, lt=2**53)],
     sig: Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{43}$")],
 ) -> Response:
-    """Return the package; ranges, If-Range and HEAD work as RFC 9110 says."""
+    """Return the package, or send to the store that has it; ranges, If-Range and HEAD work as
+    RFC 9110 says."""
     download = await admit_download(
         session,
         context.keyring.url_key,
@@ -67,8 +68,11 @@ async def download_package(
         sig=sig,
         now=now,
     )
-    path = context.files.path(download.store_key)
-    if not await asyncio.to_thread(path.is_file):
+    found = await context.package_store.find(download.store_key, head=request.method == "HEAD")
+    if found is None:
         log.error("package_file_missing", package=digest)
         raise PackageFileMissing(f"the file of package {digest} is gone")
-    return PackageResponse(str(path), download, context.downloads)
+    if isinstance(found, Link):
+        # Good for a minute, and asked for again at each resumption: so is the deny set.
+        return Response(status_code=307, headers={"Location": found.url})
+    return PackageResponse(str(found), download, context.downloads)

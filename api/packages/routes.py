@@ -5,28 +5,26 @@ from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import Path, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from api.access import Requires
-from api.context import ApiContext
 from api.errors import UnsupportedMediaType
 from api.limits import limits
 from api.packages.views import PackageDetail, PackageView, package_detail, package_view
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
-from api.routing import Context, Now, Session, new_router
-from tensorguard.rollouts.errors import RolloutError
+from api.routing import Context, Session, new_router
 from tensorguard.services.deployments import packages
-from tensorguard.services.errors import ServiceError
+from tensorguard.services.deployments.upload_at_once import upload_at_once
 from tensorguard.services.people.access import Caller, Permission
-from tensorguard.store.package_files import FileTooLarge, IncomingFile
 from tensorguard.store.packages import list_packages as list_package_rows
-from tensorguard.tgsp.errors import TgspError
 
 router = new_router("/api/v1/packages", "packages")
 Reader = Annotated[Caller, Requires(Permission.PACKAGES_READ)]
 Writer = Annotated[Caller, Requires(Permission.PACKAGES_WRITE)]
 DigestPath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 MEDIA_TYPES = frozenset({"application/vnd.tensorguard.tgsp", "application/octet-stream"})
-_REFUSALS = (TgspError, RolloutError, ServiceError, FileTooLarge)
+# nginx's word for a client that has gone: nobody reads the answer, but the log has it.
+CLIENT_GONE = 499
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -37,38 +35,30 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.put("", status_code=201, openapi_extra=_BODY)
-@router.post("", status_code=201, openapi_extra=_BODY)
+@router.put("", status_code=201, response_model=PackageDetail, openapi_extra=_BODY)
+@router.post("", status_code=201, response_model=PackageDetail, openapi_extra=_BODY)
 @limits(max_body_bytes=2**40, timeout_s=3600, streamed=True)
 async def upload_package(
     caller: Writer,
     request: Request,
     response: Response,
     context: Context,
-    session: Session,
-    now: Now,
-) -> PackageDetail:
+) -> PackageDetail | Response:
     """Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
 
-    It is verified first; nobody sees it before, and nothing of a refused one stays.
+    It is verified first; nobody sees it before, and nothing of a refused or cut one stays.
+    `packages/uploads` takes packages that are too large for one request.
     """
-    _check_head(request, context)
-    incoming: IncomingFile | None = None
-    limit_bytes = context.settings.package_limit_bytes
     try:
-        async with context.files.receive(request.stream(), limit_bytes=limit_bytes) as incoming:
-            async with context.sessions() as reading:
-                held = await packages.list_signing_keys(reading, now)
-            verified = await packages.verify_upload(
-                incoming, held, context.keyring.recipient_key, now
-            )
-            uploaded = await packages.admit_package(
-                session, context.kek, context.files, verified, by=caller.actor, now=now
-            )
-    except _REFUSALS as error:
-        async with context.sessions.begin() as writing:
-            await packages.record_refusal(writing, incoming, error.code, by=caller.actor, now=now)
-        raise
+        uploaded = await upload_at_once(
+            context.receiver,
+            context.verifier,
+            request.stream(),
+            length_bytes=_announced_bytes(request),
+            by=caller.actor,
+        )
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_GONE)
     response.status_code = 201 if uploaded.created else 200
     response.headers["Location"] = f"/api/v1/packages/{uploaded.package.digest.hex()}"
     return package_detail(uploaded.package)
@@ -79,12 +69,15 @@ async def list_packages(
     caller: Reader,
     session: Session,
     name: Annotated[str | None, Query(max_length=64, pattern=r"^[a-z0-9._-]+$")] = None,
+    publisher: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[PackageView]:
-    """List packages, the newest upload first."""
+    """List packages, the newest upload first; `publisher` is the key id of one."""
     after = decode_cursor(cursor, _parse_place)
-    rows = await list_package_rows(session, name=name, after=after, limit=limit + 1)
+    rows = await list_package_rows(
+        session, name=name, publisher=publisher, after=after, limit=limit + 1
+    )
     return page_of(
         rows,
         limit,
@@ -114,10 +107,10 @@ def _parse_place(values: list[Any]) -> tuple[datetime, bytes]:
     return uploaded_at, bytes.fromhex(values[1])
 
 
-def _check_head(request: Request, context: ApiContext) -> None:
-    """Refuse before the first byte what its head already tells.
+def _announced_bytes(request: Request) -> int | None:
+    """Return how long the body says it is; only package files are read.
 
-    Raises: UnsupportedMediaType, FileTooLarge.
+    Raises: UnsupportedMediaType.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in MEDIA_TYPES:
@@ -125,6 +118,5 @@ def _check_head(request: Request, context: ApiContext) -> None:
             f"this route does not read {media_type[:100] or 'that'!r}",
             hint="Send the file itself, with 'Content-Type: application/vnd.tensorguard.tgsp'.",
         )
-    announced = int(request.headers.get("content-length", "0"))
-    if announced > context.settings.package_limit_bytes:
-        raise FileTooLarge(f"the package has {announced:,} bytes")
+    announced = request.headers.get("content-length")
+    return None if announced is None else int(announced)

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import msgspec
+from fastapi import Response
 
 from api.access import Requires
 from api.approvals.views import ApprovalView, approval_view
@@ -13,18 +14,37 @@ from tensorguard.pki.changes import describe_changes
 from tensorguard.services.people import approvals
 from tensorguard.services.people.access import Caller, Permission
 from tensorguard.services.people.approvals import ApprovalKind
+from tensorguard.services.trust.trust import draft_next
 from tensorguard.services.trust.trust_overview import get_trust_overview
 from tensorguard.services.trust.trust_publishing import check_bundle
 
 router = new_router("/api/v1/trust", "trust")
 Reader = Annotated[Caller, Requires(Permission.TRUST_READ)]
 Writer = Annotated[Caller, Requires(Permission.TRUST_WRITE)]
+_DRAFT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"schema": {"type": "object"}}}}
+}
 
 
 @router.get("")
 async def get_trust(caller: Reader, session: Session, now: Now) -> TrustView:
     """Return the newest trust bundle, the CAs, and which bundle agents believe."""
     return TrustView.model_validate(await get_trust_overview(session, now=now))
+
+
+@router.get("/draft", response_class=Response, responses=_DRAFT)
+async def get_draft(caller: Reader, session: Session, now: Now) -> Response:
+    """Return the next trust bundle, of what the platform says now, as a file for root keys to sign.
+
+    `tensorguard trust sign FILE --key root-….key` signs it; its `envelope` is what POST takes then.
+    """
+    draft = await draft_next(session, now=now)
+    name = f"trust-bundle-{draft.following.version}.json"
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Cache-Control": "no-store",
+    }
+    return Response(draft.to_bytes(), media_type="application/json", headers=headers)
 
 
 @router.post("/bundles", status_code=202)

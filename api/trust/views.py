@@ -58,3 +58,5 @@ class TrustView(View):
     roots: list[str]
     cas: list[CaView]
     agents_by_version: list[AgentsOfVersionView]
+    awaited: list[str]
+    """What the platform says and this bundle does not: the next one has to be signed."""

@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "simulate": Subcommand("agent", "Run simulated agents against a platform.", False),
     "agent": Subcommand("agent", "Enrol and run the agent of this device."),
     "tgsp": Subcommand("agent", "Build, inspect, verify and open packages."),
+    "packages": Subcommand("agent", "Send packages to a platform."),
     "keys": Subcommand("server", "Keys that wrap keys: rotate, rewrap, migrate, import."),
     "trust": Subcommand("server", "Root keys, trust bundles and the platform's CA."),
     "admin": Subcommand("server", "Manage users and secrets on the platform's own machine."),

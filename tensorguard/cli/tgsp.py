@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,10 +13,9 @@ import msgspec
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tensorguard.cli import tgsp_report
+from tensorguard.cli.progress import progress_bar
 from tensorguard.tgsp import builder, keys, opener, reader
 from tensorguard.tgsp.errors import FileFailed
 from tensorguard.tgsp.manifest import Manifest, Target
@@ -131,7 +130,7 @@ def build(
         selector=selector,
         hardware=tuple(word.value for word in hardware or ()),
     )
-    with _file_errors(), _progress("build", as_json) as progress:
+    with _file_errors(), progress_bar("build", quiet=as_json) as progress:
         built = builder.build(
             source,
             out,
@@ -188,7 +187,7 @@ def inspect(file: File, as_json: Json = False) -> None:
 @app.command()
 def verify(file: File, publisher: PublisherFiles, as_json: Json = False) -> None:
     """Check signature, form, validity and ciphertext digest; needs no secret."""
-    with _file_errors(), _progress("verify", as_json) as progress:
+    with _file_errors(), progress_bar("verify", quiet=as_json) as progress:
         package = reader.verify(
             file, _load_publishers(publisher), datetime.now(UTC), progress=progress
         )
@@ -233,7 +232,7 @@ def open_(
     if volatile and sys.platform == "linux" and not is_memory_backed(out.absolute().parent):
         raise typer.BadParameter("DIR is not on a tmpfs", param_hint="--volatile")
     now = datetime.now(UTC)
-    with _file_errors(), _progress("open", as_json) as progress:
+    with _file_errors(), progress_bar("open", quiet=as_json) as progress:
         package = opener.open_package(
             file,
             out,
@@ -315,21 +314,3 @@ def _with_hex(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_hex(item) for item in value]
     return value
-
-
-@contextmanager
-def _progress(title: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on a terminal's stderr while the block runs."""
-    console = Console(stderr=True)
-    if as_json or not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -214,6 +214,7 @@ def _facts(found: TrustOverview) -> dict[str, Any]:
         "agents_by_version": [
             {"version": one.version, "agents": one.agents} for one in found.agents_by_version
         ],
+        "awaited": found.awaited,
     }
 
 
@@ -233,4 +234,9 @@ def _lines(found: TrustOverview) -> list[str]:
         f"  {one.version if one.version is not None else 'unknown'}: {one.agents}"
         for one in found.agents_by_version
     ]
+    if found.awaited:
+        lines.append(
+            "what the next bundle will say ('tensorguard trust draft', 'sign', 'publish'):"
+        )
+        lines += [f"  {one}" for one in found.awaited]
     return lines

@@ -102,9 +102,12 @@ class TrustStore:
         return {key.kid: self._verifiers[key.kid] for key in keys if now < key.not_after}
 
     def publishers(self, now: datetime) -> Sequence[TrustedPublisher]:
-        """The keys that may sign packages at `now`. Raises: BundleExpired."""
+        """The keys that may sign packages, each within its own window: whoever uses one looks.
+
+        Raises: BundleExpired.
+        """
         self._check_not_expired(now)
-        return [one for one in self.bundle.publishers if now < one.not_after]
+        return self.bundle.publishers
 
     def _check_not_expired(self, now: datetime) -> None:
         if now >= self.bundle.expires_at:
@@ -218,6 +221,8 @@ def _check_consistent(bundle: TrustBundle) -> None:
         raise BadBundle("a root key serves as an online key as well")
     if len(root_kids) != len(keys.root) or bundle.root_threshold > len(root_kids):
         raise BadBundle(f"{len(root_kids)} root keys cannot reach {bundle.root_threshold}")
+    if len({one.kid for one in bundle.publishers}) != len(bundle.publishers):
+        raise BadBundle("the bundle names a publisher twice")
     if not bundle.ca:
         raise BadBundle("the bundle has no CA certificate")
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
+from msgspec import UnsetType
 
 from tensorguard.pki.bundle import KEY_ROLES
 from tensorguard.pki.identity import spki_sha256
@@ -89,7 +90,9 @@ def _until(key: TrustedKey) -> str:
 
 
 def _may_sign(publisher: TrustedPublisher) -> str:
-    return f"may sign {', '.join(publisher.names)} until {_day(publisher.not_after)}"
+    begin = publisher.not_before
+    since = "" if isinstance(begin, UnsetType) else f" from {_day(begin)}"
+    return f"may sign {', '.join(publisher.names)}{since} until {_day(publisher.not_after)}"
 
 
 def _day(moment: datetime) -> str:

@@ -355,13 +355,17 @@ class TrustedKeys(Message, frozen=True, kw_only=True):
 
 
 class TrustedPublisher(Message, frozen=True, kw_only=True):
-    """A key that may sign packages whose name matches one of `names` (`*` at the end: a prefix)."""
+    """A key that may sign packages whose name matches one of `names` (`*` at the end: a prefix).
+
+    It counts from `not_before`, or else at once, until `not_after`: when the package is opened.
+    """
 
     kid: KeyId
     alg: Literal["ed25519"]
     public: Annotated[bytes, Meta(min_length=32, max_length=32)]
     names: list[str]
     not_after: Timestamp
+    not_before: Timestamp | UnsetType = UNSET
 
 
 class TrustBundle(Signed, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Reading publishers, packages and releases."""
+"""Reading packages and releases."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,24 +8,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.store.tables import packages, publishers, releases
+from tensorguard.store.tables import packages, releases
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publisher:
-    """A key that may sign packages whose name matches one of `names`."""
-
-    kid: str
-    name: str
-    alg: str
-    public: bytes
-    names: list[str]
-    not_after: datetime
-    created_at: datetime
-    created_by: str
-    revoked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,25 +48,6 @@ class Release:
     withdrawn_at: datetime | None
 
 
-async def find_publisher(session: AsyncSession, kid: str) -> Publisher | None:
-    """Return the publisher with this key id."""
-    return await _find(session, Publisher, sa.select(publishers).where(publishers.c.kid == kid))
-
-
-async def list_publishers(session: AsyncSession) -> list[Publisher]:
-    """Return every publisher, the revoked ones too, oldest first; they are few."""
-    query = sa.select(publishers).order_by(publishers.c.created_at, publishers.c.kid)
-    return [Publisher(**row) for row in (await session.execute(query)).mappings()]
-
-
-async def list_valid_publishers(session: AsyncSession, now: datetime) -> list[Publisher]:
-    """Return the publishers whose signature counts at `now`."""
-    query = sa.select(publishers).where(
-        publishers.c.revoked_at.is_(None), publishers.c.not_after > now
-    )
-    return [Publisher(**row) for row in (await session.execute(query)).mappings()]
-
-
 async def find_package(session: AsyncSession, digest: bytes) -> Package | None:
     """Return the package with this digest."""
     return await _find(session, Package, sa.select(packages).where(packages.c.digest == digest))
@@ -91,14 +57,20 @@ async def list_packages(
     session: AsyncSession,
     *,
     name: str | None = None,
+    publisher: str | None = None,
     after: tuple[datetime, bytes] | None = None,
     limit: int,
 ) -> list[Package]:
-    """Return packages, newest upload first, beyond the (uploaded_at, digest) of the page before."""
+    """Return packages, newest upload first, beyond the (uploaded_at, digest) of the page before.
+
+    `publisher`: the key id of the one who answers for them.
+    """
     place = sa.tuple_(packages.c.uploaded_at, packages.c.digest)
     query = sa.select(packages).order_by(packages.c.uploaded_at.desc(), packages.c.digest.desc())
     if name is not None:
         query = query.where(packages.c.name == name)
+    if publisher is not None:
+        query = query.where(packages.c.publisher_kid == publisher)
     if after is not None:
         query = query.where(place < sa.tuple_(*after))
     rows = (await session.execute(query.limit(limit))).mappings()

@@ -89,6 +89,20 @@ class UnknownPublisher(SignatureError):
     hint = "Register the publisher's key, or have the package signed by a registered publisher."
 
 
+class PublisherNotYetValid(SignatureError):
+    """The publisher key that has signed is held, but counts only from a later time on."""
+
+    code = "publisher-not-yet-valid"
+    hint = "Check this machine's clock, or wait until the publisher is valid."
+
+
+class PublisherExpired(SignatureError):
+    """The publisher key that has signed is held, but its time is over."""
+
+    code = "publisher-expired"
+    hint = "Have the package signed by the publisher's successor, or extend its validity."
+
+
 class UnknownSignatureAlg(SignatureError):
     """A held publisher key is named with an algorithm that this version does not know."""
 

@@ -145,9 +145,26 @@ def verify(
     """
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        header = read_header(file, size)
-        signers = verify_header(header, publishers, now, digest=digest)
-        _check_ciphertext(file, header, progress)
+        return verify_file(file, size, publishers, now, digest=digest, progress=progress)
+
+
+def verify_file(
+    file: BinaryIO,
+    size: int,
+    publishers: Publishers,
+    now: datetime,
+    *,
+    digest: bytes | None = None,
+    progress: Progress | None = None,
+) -> VerifiedPackage:
+    """Verify a package of `size` bytes as `verify` does; the file is read once, front to end.
+
+    Raises:
+        TgspError: the first refusal in the opening order; the payload's digest comes last.
+    """
+    header = read_header(file, size)
+    signers = verify_header(header, publishers, now, digest=digest)
+    _check_ciphertext(file, header, progress)
     return VerifiedPackage(
         digest=header.digest,
         manifest=header.manifest,

@@ -13,13 +13,17 @@ from tensorguard.tgsp.errors import (
     BadSigs,
     DuplicateSigner,
     NotCanonical,
+    PublisherExpired,
     PublisherNotAllowed,
+    PublisherNotYetValid,
+    SignatureError,
     UnknownPublisher,
     UnknownSignatureAlg,
     Unsigned,
 )
 from tensorguard.tgsp.keys import compute_kid
 from tensorguard.tgsp.manifest import MANIFEST_TYPE
+from tensorguard.tgsp.window import format_time
 
 SIGNATURE_ALG = "ed25519"
 
@@ -27,24 +31,46 @@ SIGNATURE_ALG = "ed25519"
 class PublisherKey:
     """A publisher key that the verifier already holds.
 
-    `names` are the package names it may sign (`*` at the end: a prefix); `not_after` in seconds
-    since 1970 UTC, 0 = none: after it the key is treated as one that is not held.
+    `names` are the package names it may sign (`*` at the end: a prefix). It counts from
+    `not_before` on and before `not_after`, both in seconds since 1970 UTC, 0 = none.
     """
 
     def __init__(
-        self, key: Ed25519PublicKey, *, names: Sequence[str] = ("*",), not_after: int = 0
+        self,
+        key: Ed25519PublicKey,
+        *,
+        names: Sequence[str] = ("*",),
+        not_before: int = 0,
+        not_after: int = 0,
     ) -> None:
         self.key = key
         self.kid = compute_kid(key)
         self.names = tuple(names)
+        self.not_before = not_before
         self.not_after = not_after
 
     def may_sign(self, name: str) -> bool:
         """Whether this publisher may sign packages of that name."""
-        return any(
-            name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
-            for pattern in self.names
-        )
+        return covers(self.names, name)
+
+    def check_window(self, now_s: int) -> None:
+        """Raises: PublisherNotYetValid, PublisherExpired."""
+        if now_s < self.not_before:
+            raise PublisherNotYetValid(
+                f"publisher {self.kid.hex()} is valid from {format_time(self.not_before)}"
+            )
+        if self.not_after and now_s >= self.not_after:
+            raise PublisherExpired(
+                f"publisher {self.kid.hex()} was valid until {format_time(self.not_after)}"
+            )
+
+
+def covers(names: Sequence[str], name: str) -> bool:
+    """Whether a publisher of these `names` may sign packages of that name."""
+    return any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+        for pattern in names
+    )
 
 
 Publishers = Iterable[PublisherKey] | Mapping[bytes, PublisherKey]
@@ -101,10 +127,12 @@ def verify_signatures(
 ) -> tuple[PublisherKey, ...]:
     """Give the held publisher keys that have signed the manifest bytes, at least one.
 
-    Entries of an unknown kid or algorithm are ignored, and named when nothing is left.
+    Entries of an unknown kid or algorithm, and of keys whose time it is not, are ignored; and named
+    when nothing is left.
 
     Raises:
         Unsigned: there is no entry.
+        PublisherNotYetValid, PublisherExpired: a held key has signed, but it is not its time.
         UnknownPublisher: no entry is by a held key.
         UnknownSignatureAlg: none is, and one names a held key with another algorithm.
         BadSignature: a held key's signature does not verify.
@@ -112,9 +140,10 @@ def verify_signatures(
     if not signatures:
         raise Unsigned("the package carries no signature")
     held = publishers.values() if isinstance(publishers, Mapping) else publishers
-    known = {key.kid: key for key in held if not key.not_after or now_s <= key.not_after}
+    known = {key.kid: key for key in held}
     message = pae(MANIFEST_TYPE, manifest_bytes)
     signers: list[PublisherKey] = []
+    untimely: SignatureError | None = None
     for entry in signatures:
         publisher = known.get(entry.kid)
         if publisher is None or entry.alg != SIGNATURE_ALG:
@@ -125,13 +154,20 @@ def verify_signatures(
             raise BadSignature(
                 f"the signature of publisher {entry.kid.hex()} does not verify"
             ) from error
-        signers.append(publisher)
-    if not signers:
-        ignored = ", ".join(f"{entry.alg[:32]!a} by {entry.kid.hex()}" for entry in signatures[:8])
-        if any(entry.kid in known for entry in signatures):
-            raise UnknownSignatureAlg(f"no held publisher key is used with Ed25519: {ignored}")
-        raise UnknownPublisher(f"no signature is by a held publisher key: {ignored}")
-    return tuple(signers)
+        try:
+            publisher.check_window(now_s)
+        except SignatureError as error:
+            untimely = untimely or error
+        else:
+            signers.append(publisher)
+    if signers:
+        return tuple(signers)
+    if untimely:
+        raise untimely
+    ignored = ", ".join(f"{entry.alg[:32]!a} by {entry.kid.hex()}" for entry in signatures[:8])
+    if any(entry.kid in known for entry in signatures):
+        raise UnknownSignatureAlg(f"no held publisher key is used with Ed25519: {ignored}")
+    raise UnknownPublisher(f"no signature is by a held publisher key: {ignored}")
 
 
 def check_allowed(name: str, signers: Sequence[PublisherKey]) -> None:

@@ -20,12 +20,13 @@ def check_window(manifest: Manifest, *, now_s: int) -> None:
         NotYetValid, Expired
     """
     if now_s < manifest.not_before:
-        raise NotYetValid(f"the package is valid from {_show(manifest.not_before)} on")
+        raise NotYetValid(f"the package is valid from {format_time(manifest.not_before)} on")
     if manifest.not_after and now_s > manifest.not_after:
-        raise Expired(f"the package was valid until {_show(manifest.not_after)}")
+        raise Expired(f"the package was valid until {format_time(manifest.not_after)}")
 
 
-def _show(seconds: int) -> str:
+def format_time(seconds: int) -> str:
+    """Give a time as people read it; one beyond the calendar as its number."""
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat()
     except (OverflowError, ValueError, OSError):  # beyond the year 9999

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
-from schemathesis import BaseSchema, Case, GenerationMode, openapi
+from schemathesis import BaseSchema, Case, GenerationMode, openapi, serializer
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import (
@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import ROUTERS, create_app
+from api.packages.tus import MEDIA_TYPE as OCTETS
 from api.settings import ApiSettings
 from tensorguard.services.evidence.event import SYSTEM
 from tensorguard.services.people.access import Role
@@ -37,16 +38,17 @@ CHECKS = [
     unsupported_method,
     ignored_auth,
 ]
-# The answers to wrong data: 413 where the generator has made too much of it.
+# The answers to wrong data: 413 where the generator has made too much of it, 412 for tus.
 CONFIG = SchemathesisConfig.from_dict(
     {
         "checks": {
             "negative_data_rejection": {
-                "expected-statuses": [400, 401, 403, 404, 406, 409, 413, 415, 422, 428]
+                "expected-statuses": [400, 401, 403, 404, 406, 409, 412, 413, 415, 422, 428]
             }
         }
     }
 )
+serializer.alias(OCTETS, "application/octet-stream")  # the body of a tus request
 # Nothing can be sent to the first two that is wrong, and the stream's answer does not end:
 # test_events.py listens to it.
 BARE = {"/healthz", "/readyz", "/api/v1/events"}

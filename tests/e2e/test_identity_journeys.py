@@ -1,5 +1,6 @@
 """What people do to let devices in and to shut them out, done in a real browser."""
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -125,6 +126,25 @@ def test_a_code_is_asked_for_in_time_and_what_was_typed_goes_on(
     kids = {publisher["kid"] for publisher in operator.get("publishers")["items"]}
     assert approved["result"]["kid"] in kids
     operator.wait_entry("session.stepped-up")
+
+
+def test_agents_are_told_of_a_publisher_by_a_bundle_that_was_signed_elsewhere(
+    journey: Journey, operator: Operator, platform: RunningPlatform, hire: Hire
+) -> None:
+    public = Ed25519PrivateKey.generate().public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    kid = hashlib.sha256(public.public_bytes_raw()).hexdigest()
+    journey(
+        "publisher",
+        requester=hire("admin"),
+        approver=hire("admin"),
+        publisher=f"team-{secrets.token_hex(4)}",
+        pem=pem,
+        kid=kid,
+        rootKey=str(next((platform.data / "root-keys").glob("root-*.key"))),
+    )
+    known = next(one for one in operator.get("publishers")["items"] if one["kid"] == kid)
+    assert known["told_in"] == operator.get("trust")["version"]
 
 
 def test_the_pages_of_identity_are_accessible_and_fit_a_narrow_screen(

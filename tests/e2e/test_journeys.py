@@ -100,7 +100,7 @@ def test_an_outage_leaves_what_was_known_and_looks_like_one(journey: Journey, fl
     journey("outage")
 
 
-def test_an_upload_that_was_cut_is_repeated(
+def test_an_upload_that_was_cut_goes_on_after_a_reload(
     journey: Journey, publisher: Publisher, tmp_path: Path
 ) -> None:
     source = tmp_path / "model.bin"
@@ -125,6 +125,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
     source = tmp_path / "model.bin"
     source.write_bytes(secrets.token_bytes(1000))
     digest = publisher.release(source)["package_digest"]
+    kid = operator.get(f"packages/{digest}")["publisher_kid"]
     agent = enroll(operator, fleet, tmp_path, "W" * 100)
     journey(
         "accessibility",
@@ -144,6 +145,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 "/packages?tab=releases",
                 "/packages?tab=publishers",
                 f"/packages/{digest}",
+                f"/publishers/{kid}",
             ),
             *("/deployments", "/ledger", "/ledger?entry=3", "/users", "/api-keys", "/nowhere"),
             *("/approvals", "/enrollment", "/trust", "/keys"),
@@ -154,6 +156,8 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 [f"/agents/{agent}", "Revoke"],
                 ["/packages", "Upload"],
                 ["/packages", "New release"],
+                ["/packages?tab=publishers", "Register publisher"],
+                [f"/publishers/{kid}", "Replace its key"],
             ),
             *(["/deployments", "New deployment"], ["/users", "New user"], ["/api-keys", "New key"]),
         ],

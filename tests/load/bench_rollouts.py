@@ -121,7 +121,7 @@ async def _prepare(sessions: object, folder: Path) -> Platform:
     async with sessions() as session:
         keyring = await Keyring.load(session, kek)
     files = PackageFiles(folder / "packages")
-    files.prepare()
+    await files.prepare()
     key = Ed25519PrivateKey.generate()
     platform = Platform(sessions, keyring, kek, files, folder, clock, key)
     await platform.register_publisher(key)

@@ -72,6 +72,13 @@ const routes: RouteRecordRaw[] = [
     meta: { permission: "packages:read" },
   },
   {
+    path: "/publishers/:kid",
+    name: "publisher",
+    component: () => import("./pages/publishers/PublisherPage.vue"),
+    props: true,
+    meta: { permission: "publishers:read" },
+  },
+  {
     path: "/deployments",
     name: "deployments",
     component: () => import("./pages/deployments/DeploymentsPage.vue"),

@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+
 import { describe, expect, it } from "vitest";
 
 import { Intent } from "@/api/intent";
@@ -9,7 +11,7 @@ import { slugOf } from "@/pages/fleets/slug";
 import { parseTags } from "@/pages/fleets/tags";
 import { readCheckpoint } from "@/pages/ledger/checkpoint";
 import { groupEvents } from "@/pages/overview/eventGroups";
-import { stepStates, STEPS } from "@/pages/packages/verification";
+import { stepStates, STEPS, wordsOf } from "@/pages/packages/verification";
 import { badText, progressOf } from "@/text/deployments";
 import { formatAge, formatBytes, formatDuration, shortId, words } from "@/text/format";
 import { tokensOf } from "@/text/json";
@@ -124,13 +126,36 @@ describe("a verification", () => {
     expect(states).toEqual(["passed", "passed", "failed", ...STEPS.slice(3).map(() => "skipped")]);
   });
 
+  it("has passed what stands before the payload as soon as that is read", () => {
+    const begun = stepStates({ phase: "verifying", verifiedBytes: 0 });
+    expect(begun).toEqual(["passed", "working", ...STEPS.slice(2).map(() => "waiting")]);
+    const read = stepStates({ phase: "verifying", verifiedBytes: 1 });
+    expect(read.slice(0, 5)).toEqual(["passed", "passed", "passed", "passed", "working"]);
+  });
+
   it("says that the transfer failed where no step is to blame", () => {
     expect(stepStates({ phase: "failed", code: "unreachable" })[0]).toBe("failed");
   });
 
   it("gives each refusal to one step", () => {
-    const codes = STEPS.flatMap((step) => step.codes);
+    const codes = STEPS.flatMap((step) => Object.keys(step.codes));
     expect(new Set(codes).size).toBe(codes.length);
+  });
+
+  it("has a step and words for whatever the platform may refuse a package for", () => {
+    // What only builders and devices meet, who open packages and write their files.
+    const elsewhere = new Set(
+      (
+        "wrong-package wrong-target wrong-fleet selector-mismatch wrong-hardware agent-too-old " +
+        "seq-too-low output-error output-exists out-of-space sealed-at-rest source-refused " +
+        "source-changed bad-key file-failed"
+      ).split(" "),
+    );
+    const source = readFileSync("../tensorguard/tgsp/errors.py", "utf8");
+    const codes = [...source.matchAll(/^ {4}code = "(.+)"$/gm)].map(([, code]) => code ?? "");
+    expect(codes.length).toBeGreaterThan(40);
+    expect(codes.filter((code) => !elsewhere.has(code) && !wordsOf(code))).toEqual([]);
+    expect([...elsewhere].filter((code) => !codes.includes(code))).toEqual([]);
   });
 });
 

@@ -14,7 +14,7 @@ from tensorguard.rollouts.states import DeploymentState
 from tensorguard.services.deployments.deployments import get_deployment
 from tensorguard.services.deployments.moving import move_deployment, start_deployment
 from tensorguard.services.deployments.release_errors import ApprovalOutdated
-from tensorguard.services.deployments.releases import check_deployable
+from tensorguard.services.deployments.releases import check_deployment
 from tensorguard.services.errors import FleetNotFound
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import Actor, DeploymentApprovalAsked, FleetApprovalSet
@@ -37,7 +37,7 @@ async def begin_deployment(
     begun = deployment.state not in (DeploymentState.DRAFT, DeploymentState.AWAITING_APPROVAL)
     if begun or not demanding:
         return await start_deployment(session, deployment_id, by=by.actor, now=now)
-    await check_deployable(session, deployment.package_digest)
+    await check_deployment(session, deployment, now)
     approval = await approvals.ask(
         session,
         ApprovalKind.START_DEPLOYMENT,

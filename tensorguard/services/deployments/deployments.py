@@ -48,9 +48,10 @@ async def create_deployment(
 ) -> Deployment:
     """Write down a deployment as a draft: nobody gets anything before `start_deployment`.
 
-    Raises: ReleaseNotFound, PackageWithdrawn, FleetNotFound, BadSelector, BadStrategy.
+    Raises: ReleaseNotFound, PackageWithdrawn, PublisherNotInForce, FleetNotFound, BadSelector,
+        BadStrategy.
     """
-    release, slugs = await _check_plan(session, plan)
+    release, slugs = await _check_plan(session, plan, now)
     deployment_id = new_id()
     await session.execute(
         sa.insert(deployments).values(
@@ -83,13 +84,13 @@ async def create_deployment(
     return await get_deployment(session, deployment_id)
 
 
-async def preview_deployment(session: AsyncSession, plan: Plan) -> Preview:
+async def preview_deployment(session: AsyncSession, plan: Plan, *, now: datetime) -> Preview:
     """Return who would get the release if this started now, and who not, and why.
 
-    Raises: ReleaseNotFound, PackageWithdrawn, FleetNotFound, BadSelector, BadStrategy,
-        StageTooSmall.
+    Raises: ReleaseNotFound, PackageWithdrawn, PublisherNotInForce, FleetNotFound, BadSelector,
+        BadStrategy, StageTooSmall.
     """
-    release, slugs = await _check_plan(session, plan)
+    release, slugs = await _check_plan(session, plan, now)
     audience = await membership.make_audience(
         session,
         release.package_digest,
@@ -120,9 +121,11 @@ async def get_deployment(
     return deployment
 
 
-async def _check_plan(session: AsyncSession, plan: Plan) -> tuple[Release, list[str]]:
+async def _check_plan(
+    session: AsyncSession, plan: Plan, now: datetime
+) -> tuple[Release, list[str]]:
     release = await get_release(session, plan.release_id)
-    await check_release(session, release)
+    await check_release(session, release, now)
     parse_selector(plan.selector)
     parse_strategy(dump_strategy(plan.strategy))
     return release, await _check_fleets(session, plan.fleets)

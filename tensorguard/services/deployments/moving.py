@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.rollouts.errors import IllegalMove
 from tensorguard.rollouts.gates import GateReport
 from tensorguard.rollouts.states import RETRYABLE, DeploymentState, check_deployment_move
+from tensorguard.services.deployments.deployability import check_believed
 from tensorguard.services.deployments.deployments import get_deployment
 from tensorguard.services.deployments.membership import settle_stages, strategy_of
 from tensorguard.services.deployments.release_errors import NothingToRetry
-from tensorguard.services.deployments.releases import check_deployable
+from tensorguard.services.deployments.releases import check_deployment
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import (
     Actor,
@@ -51,13 +52,14 @@ async def start_deployment(
 ) -> Deployment:
     """Settle who is in which stage and let the controller begin; or wait for `start_at`.
 
-    Raises: DeploymentNotFound, IllegalMove, PackageWithdrawn, NoEligibleAgents, StageTooSmall.
+    Raises: DeploymentNotFound, IllegalMove, PackageWithdrawn, PublisherNotInForce,
+        PublisherUnpublished, NoEligibleAgents, StageTooSmall.
     """
     deployment = await get_deployment(session, deployment_id, lock=True)
     if deployment.state not in _BEFORE_START:
         check_deployment_move(deployment.state, DeploymentState.RUNNING)
         raise IllegalMove("the deployment has started before", hint="Resume it.")
-    await check_deployable(session, deployment.package_digest)
+    await _check_may_go(session, deployment, now)
     approver = None if approved_by is None else approved_by.id
     if deployment.start_at is not None and deployment.start_at > now:
         scheduled = DeploymentScheduled(
@@ -92,13 +94,18 @@ async def pause_deployment(
 async def resume_deployment(
     session: AsyncSession, deployment_id: UUID, *, reason: str, by: Actor, now: datetime
 ) -> Deployment:
-    """Go on with a paused deployment. Raises: DeploymentNotFound, IllegalMove."""
+    """Go on with a paused deployment.
+
+    Raises: DeploymentNotFound, IllegalMove, PackageWithdrawn, PublisherNotInForce,
+        PublisherUnpublished.
+    """
     deployment = await get_deployment(session, deployment_id, lock=True)
     if deployment.state is not DeploymentState.PAUSED:
         raise IllegalMove(
             f"a deployment that is {deployment.state} cannot be resumed",
             hint="Only a paused one goes on.",
         )
+    await _check_may_go(session, deployment, now)
     event = DeploymentResumed(by=by, deployment_id=deployment.id, reason=reason)
     return await move_deployment(session, deployment, event, DeploymentState.RUNNING, now=now)
 
@@ -281,6 +288,11 @@ async def tell_of(session: AsyncSession, deployment: Deployment, now: datetime) 
     """Hint that the deployment has changed to whoever watches it."""
     fleet = deployment.fleets[0] if len(deployment.fleets) == 1 else None
     await tell(session, [Hint(HintKind.DEPLOYMENT, str(deployment.id), fleet)], now=now)
+
+
+async def _check_may_go(session: AsyncSession, deployment: Deployment, now: datetime) -> None:
+    await check_deployment(session, deployment, now)
+    await check_believed(session, deployment.package_digest, now)
 
 
 async def _write_move(

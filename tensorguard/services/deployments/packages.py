@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 import sqlalchemy as sa
 from cryptography.cobblestone import Cobblestone256Decryptor
@@ -24,11 +24,15 @@ from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import Actor, PackageRefused, PackageUploaded
 from tensorguard.services.keys.fleet_deks import PURPOSE_DEK as PURPOSE_DEK
 from tensorguard.services.keys.sealed_rows import store_secret
-from tensorguard.store.package_files import IncomingFile, PackageFiles
-from tensorguard.store.packages import Package, find_package, list_valid_publishers
+from tensorguard.services.trust.publisher_standing import find_objection
+from tensorguard.store.hashed_file import HashedFile
+from tensorguard.store.package_store import IncomingFile, PackageStore
+from tensorguard.store.packages import Package, find_package
+from tensorguard.store.publishers import list_unrevoked_publishers
 from tensorguard.store.tables import packages
 from tensorguard.tgsp import manifest as manifests
 from tensorguard.tgsp import reader
+from tensorguard.tgsp.errors import WrongDek
 from tensorguard.tgsp.grants import open_embedded_grant
 from tensorguard.tgsp.signing import PublisherKey
 from tensorguard.tgsp.window import to_seconds
@@ -52,19 +56,21 @@ class VerifiedUpload:
     """A file that was found good, what it is, and its DEK."""
 
     file: IncomingFile
+    sha256: bytes
     package: reader.VerifiedPackage
     dek: bytes = field(repr=False)
 
 
-async def list_signing_keys(session: AsyncSession, now: datetime) -> list[PublisherKey]:
-    """Return the keys whose signature makes an upload believable at `now`."""
+async def list_signing_keys(session: AsyncSession) -> list[PublisherKey]:
+    """Return the keys whose signature can make an upload believable, each with its window."""
     return [
         PublisherKey(
             Ed25519PublicKey.from_public_bytes(publisher.public),
             names=publisher.names,
-            not_after=int(publisher.not_after.timestamp()),
+            not_before=to_seconds(publisher.not_before),
+            not_after=to_seconds(publisher.not_after),
         )
-        for publisher in await list_valid_publishers(session, now)
+        for publisher in await list_unrevoked_publishers(session)
     ]
 
 
@@ -73,30 +79,38 @@ async def verify_upload(
     publishers: Sequence[PublisherKey],
     recipient: X25519PrivateKey,
     now: datetime,
+    progress: reader.Progress | None = None,
 ) -> VerifiedUpload:
     """Accept a package that a publisher has signed, that is whole, and that opens with our key.
 
-    Needs no database, because hashing gigabytes must not hold a transaction open.
-    Raises: TgspError, BadSelector, PackageUnusable.
+    Needs no database, because hashing gigabytes must not hold a transaction open. `progress` is
+    called in another thread, and ends the verification by raising.
+    Raises: TgspError, BadSelector, PackageUnusable, StoreError, and what `progress` raises.
     """
-    return await asyncio.to_thread(_verify, incoming, publishers, recipient, now)
+    return await asyncio.to_thread(_verify, incoming, publishers, recipient, now, progress)
+
+
+def hash_file(incoming: IncomingFile) -> bytes:
+    """Return the SHA-256 of a file that came whole. Blocks. Raises: StoreError."""
+    with incoming.open() as file:
+        return HashedFile(file).digest_of_all()
 
 
 async def admit_package(
     session: AsyncSession,
     kek: KeyProvider,
-    files: PackageFiles,
+    store: PackageStore,
     upload: VerifiedUpload,
     *,
     by: Actor,
     now: datetime,
 ) -> Uploaded:
-    """Make a verified upload visible: file under its final name, sealed DEK, row and event.
+    """Make a verified and staged upload visible: final name, sealed DEK, row and event.
 
     The caller commits; when that fails the file stays, unknown to all, until the next upload of
     the package replaces it. After an error the caller calls `record_refusal` in a transaction
     of its own.
-    Raises: PackageUnusable, PackageSeqTaken, PackageVersionTaken, VaultError.
+    Raises: PackageUnusable, PackageSeqTaken, PackageVersionTaken, VaultError, StoreError.
     """
     await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     digest = upload.package.digest
@@ -108,7 +122,7 @@ async def admit_package(
     secret_id = await store_secret(
         session, kek, upload.dek, purpose=PURPOSE_DEK, owner=digest.hex(), now=now
     )
-    key = await asyncio.to_thread(files.keep, upload.file, digest)
+    key = await store.keep(upload.file, digest, upload.sha256)
     package = _row(upload, signer, key, secret_id, by, now)
     await session.execute(
         sa.insert(packages).values(
@@ -131,15 +145,17 @@ async def admit_package(
 
 
 async def record_refusal(
-    session: AsyncSession, incoming: IncomingFile | None, code: str, *, by: Actor, now: datetime
+    session: AsyncSession,
+    code: str,
+    *,
+    size_bytes: int | None,
+    sha256: bytes | None,
+    by: Actor,
+    now: datetime,
 ) -> None:
     """Write that an upload was refused, and why; what it claimed to be is not believed."""
     event = PackageRefused(
-        by=by,
-        digest=None,
-        reason=code,
-        size_bytes=None if incoming is None else incoming.size_bytes,
-        file_sha256=None if incoming is None else incoming.sha256,
+        by=by, digest=None, reason=code, size_bytes=size_bytes, file_sha256=sha256
     )
     await ledger.record(session, event, now=now)
 
@@ -157,8 +173,14 @@ def _verify(
     publishers: Sequence[PublisherKey],
     recipient: X25519PrivateKey,
     now: datetime,
+    progress: reader.Progress | None,
 ) -> VerifiedUpload:
-    package = reader.verify(incoming.path, publishers, now)
+    with incoming.open() as file:
+        hashed = HashedFile(file)
+        package = reader.verify_file(
+            cast(BinaryIO, hashed), incoming.size_bytes, publishers, now, progress=progress
+        )
+        sha256 = hashed.digest_of_all()
     if package.manifest.seq > MAX_BIGINT:
         raise PackageUnusable("the package's seq is larger than any database can hold")
     parse_selector(package.manifest.target.selector)
@@ -170,22 +192,31 @@ def _verify(
     )
     # The stream begins with a commitment to its key: this one and no other opens it.
     decryptor = Cobblestone256Decryptor(dek, manifests.compute_context(package.manifest))
-    with incoming.path.open("rb") as file:
+    with incoming.open() as file:
         file.seek(package.header.payload_offset)
-        head = file.read(manifests.STREAM_HEADER_BYTES)
+        head = _read_exactly(file, manifests.STREAM_HEADER_BYTES)
     try:
         decryptor.update(head)
     except InvalidTag:
-        raise PackageUnusable("the granted key is not the one that the payload is under") from None
-    return VerifiedUpload(incoming, package, dek)
+        raise WrongDek("the granted key is not the one that the payload is under") from None
+    return VerifiedUpload(incoming, sha256, package, dek)
+
+
+def _read_exactly(file: BinaryIO, length: int) -> bytes:
+    data = b""
+    while len(data) < length and (more := file.read(length - len(data))):  # it is raw
+        data += more
+    return data
 
 
 async def _find_signer(session: AsyncSession, upload: VerifiedUpload, now: datetime) -> str:
     """Return the publisher who answers for the package; once more, as time has passed."""
-    for key in await list_signing_keys(session, now):
-        if key.kid in upload.package.signers and key.may_sign(upload.package.manifest.name):
-            return key.kid.hex()
-    raise PackageUnusable("the publisher was revoked while the upload was verified")
+    name = upload.package.manifest.name
+    for publisher in await list_unrevoked_publishers(session):
+        has_signed = bytes.fromhex(publisher.kid) in upload.package.signers
+        if has_signed and find_objection(publisher, name, now) is None:
+            return publisher.kid
+    raise PackageUnusable("the publisher was revoked or changed while the upload was verified")
 
 
 async def _check_unique(session: AsyncSession, manifest: manifests.Manifest) -> None:
@@ -216,7 +247,7 @@ def _row(
         publisher_kid=publisher_kid,
         manifest=upload.package.header.manifest_bytes,
         size_bytes=upload.file.size_bytes,
-        file_sha256=upload.file.sha256,
+        file_sha256=upload.sha256,
         store_key=store_key,
         dek_secret_id=dek_secret_id,
         not_before=datetime.fromtimestamp(manifest.not_before, UTC),

@@ -25,10 +25,24 @@ class PublisherIsRevoked(Conflict):
 
 
 class BadPublisher(Invalid):
-    """A publisher's key, names or end of validity cannot be registered."""
+    """A publisher's key, names or validity cannot be."""
 
     code = "publisher-invalid"
     hint = "Give an Ed25519 public key (PEM) and package names, '*' at the end for a prefix."
+
+
+class PublisherNotInForce(Conflict):
+    """The publisher of a package is not valid now, or may not sign packages of its name."""
+
+    code = "publisher-not-in-force"
+    hint = "Deploy a package of another publisher, or change what this one may sign and until when."
+
+
+class PublisherUnpublished(Conflict):
+    """Agents have not been told of the publisher of a package."""
+
+    code = "publisher-unpublished"
+    hint = "Publish the next trust bundle: 'tensorguard trust draft', 'sign', 'publish'."
 
 
 class PackageNotFound(NotFound):

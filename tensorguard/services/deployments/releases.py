@@ -6,7 +6,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.services.deployments.packages import get_package
+from tensorguard.services.deployments.deployability import check_deployable
 from tensorguard.services.deployments.release_errors import (
     BadRelease,
     PackageWithdrawn,
@@ -17,7 +17,7 @@ from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.events import Actor, ReleaseCreated, ReleaseWithdrawn
 from tensorguard.store.deployments import Deployment
 from tensorguard.store.ids import new_id
-from tensorguard.store.packages import Release, find_publisher, find_release
+from tensorguard.store.packages import Package, Release, find_release
 from tensorguard.store.tables import releases
 from tensorguard.tgsp.versions import is_version
 
@@ -37,10 +37,9 @@ async def create_release(
 ) -> Release:
     """Make a release of a package, called as the package is unless told otherwise.
 
-    Raises: PackageNotFound, PackageWithdrawn, BadRelease, ReleaseExists.
+    Raises: PackageNotFound, PackageWithdrawn, PublisherNotInForce, BadRelease, ReleaseExists.
     """
-    package = await get_package(session, package_digest)
-    await check_deployable(session, package_digest)
+    package = await check_deployable(session, package_digest, now)
     release = Release(
         id=new_id(),
         name=package.name if name is None else name,
@@ -79,36 +78,23 @@ async def get_release(session: AsyncSession, release_id: UUID) -> Release:
     return release
 
 
-async def check_deployable(session: AsyncSession, package_digest: bytes) -> None:
-    """Accept a package that is not withdrawn, by a publisher who is not revoked.
+async def check_release(session: AsyncSession, release: Release, now: datetime) -> Package:
+    """Accept a release that may still be deployed at `now`; return its package.
 
-    Raises: PackageNotFound, PackageWithdrawn.
-    """
-    package = await get_package(session, package_digest)
-    if package.withdrawn_at is not None:
-        raise PackageWithdrawn(f"package {package_digest.hex()} was withdrawn")
-    publisher = await find_publisher(session, package.publisher_kid)
-    if publisher is None or publisher.revoked_at is not None:
-        raise PackageWithdrawn(f"publisher {package.publisher_kid} of the package was revoked")
-
-
-async def check_release(session: AsyncSession, release: Release) -> None:
-    """Accept a release that may still be deployed.
-
-    Raises: PackageNotFound, PackageWithdrawn.
+    Raises: PackageNotFound, PackageWithdrawn, PublisherNotInForce.
     """
     if release.withdrawn_at is not None:
         raise PackageWithdrawn(f"release {release.name} {release.version} was withdrawn")
-    await check_deployable(session, release.package_digest)
+    return await check_deployable(session, release.package_digest, now)
 
 
 async def check_deployment(session: AsyncSession, deployment: Deployment, now: datetime) -> None:
     """Accept a deployment whose release may go to more agents at `now`.
 
-    Raises: PackageNotFound, PackageWithdrawn.
+    Raises: PackageNotFound, PackageWithdrawn, PublisherNotInForce.
     """
-    await check_release(session, await get_release(session, deployment.release_id))
-    package = await get_package(session, deployment.package_digest)
+    release = await get_release(session, deployment.release_id)
+    package = await check_release(session, release, now)
     if package.not_after is not None and package.not_after <= now:
         raise PackageWithdrawn(f"the package has expired at {package.not_after.isoformat()}")
 

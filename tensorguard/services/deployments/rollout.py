@@ -22,7 +22,7 @@ from tensorguard.services.deployments.moving import (
     note_verdict,
 )
 from tensorguard.services.deployments.observing import count_back, count_stages
-from tensorguard.services.deployments.release_errors import PackageWithdrawn
+from tensorguard.services.deployments.release_errors import PackageWithdrawn, PublisherNotInForce
 from tensorguard.services.deployments.releases import check_deployment
 from tensorguard.services.evidence.events import (
     SYSTEM,
@@ -181,7 +181,7 @@ async def find_trouble(session: AsyncSession, deployment: Deployment, now: datet
     """Return why the package must go to nobody else, if so."""
     try:
         await check_deployment(session, deployment, now)
-    except PackageWithdrawn as error:
+    except (PackageWithdrawn, PublisherNotInForce) as error:
         return error.message
     return None
 

@@ -312,6 +312,21 @@ class PublisherRegistered(Event, frozen=True, kw_only=True):
     kid: str
     packages: list[str]
     not_after: datetime | None = None
+    not_before: datetime | None = None
+    succeeds: str | None = None
+
+
+class PublisherChanged(Event, frozen=True, kw_only=True):
+    """What a publisher may sign, or until when, is another: what it is now, and what it was."""
+
+    TYPE = "publisher.changed"
+    SUBJECT = ("publisher", "kid")
+    kid: str
+    packages: list[str]
+    packages_before: list[str]
+    not_after: datetime
+    not_after_before: datetime
+    reason: str
 
 
 class PublisherRevoked(Event, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from tensorguard.services.keys import fleet_deks
 from tensorguard.services.keys.dek_cache import DekCache, DekPlace, DenialLimit
 from tensorguard.services.keys.kek_trouble import TAKEN_AWAY, note_trouble
 from tensorguard.services.keys.keyring import Keyring
+from tensorguard.services.trust.publisher_standing import find_objection_code
 from tensorguard.store.candidates import QUARANTINE_BELOW
 from tensorguard.store.engine import SessionMaker
 from tensorguard.tgsp.grants import seal_grant
@@ -183,12 +184,20 @@ def _check(fact: sa.RowMapping, now: datetime) -> None:
         raise _Refusal("not-assigned")
     if fact["withdrawn_at"] is not None:
         raise _Refusal("package-withdrawn")
-    if fact["publisher_revoked_at"] is not None:
-        raise _Refusal("publisher-revoked")
     if now < fact["not_before"]:
         raise _Refusal("not-yet-valid")
     if fact["not_after"] is not None and now > fact["not_after"]:
         raise _Refusal("expired")
+    objection = find_objection_code(
+        not_before=fact["publisher_not_before"],
+        not_after=fact["publisher_not_after"],
+        revoked_at=fact["publisher_revoked_at"],
+        names=fact["publisher_names"],
+        package=fact["package"],
+        now=now,
+    )
+    if objection is not None:
+        raise _Refusal(objection)
     if fact["kek_expires_at"] is not None and fact["kek_expires_at"] <= now:
         raise _Refusal("key-material-expired")
     if fact["kek_trouble"] in TAKEN_AWAY:
@@ -198,7 +207,7 @@ def _check(fact: sa.RowMapping, now: datetime) -> None:
 def _grant(
     keyring: Keyring, dek: bytes, fact: sa.RowMapping, request: KeyRequest, now: datetime
 ) -> _Answer:
-    until = now + GRANT_LIFETIME
+    until = min(now + GRANT_LIFETIME, fact["publisher_not_after"])
     if fact["not_after"] is not None:
         until = min(until, fact["not_after"])
     until = until.replace(microsecond=0)
@@ -308,7 +317,9 @@ _FACTS = sa.text("""
     SELECT agent.id AS agent_id, request.request_id, agent.fleet, agent.status,
            agent.encryption_key, coalesce(status.trust_score, 100) AS trust_score,
            document.deployment_id, package.digest, package.not_before, package.not_after,
-           package.withdrawn_at, publisher.revoked_at AS publisher_revoked_at,
+           package.withdrawn_at, package.name AS package,
+           publisher.names AS publisher_names, publisher.not_before AS publisher_not_before,
+           publisher.not_after AS publisher_not_after, publisher.revoked_at AS publisher_revoked_at,
            kek.id AS kek_id, kek.trouble_code AS kek_trouble, kek.expires_at AS kek_expires_at
     FROM unnest(CAST(:agents AS uuid[]), CAST(:requests AS uuid[]), CAST(:digests AS bytea[]))
          AS request (agent_id, request_id, digest)

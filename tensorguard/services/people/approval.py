@@ -30,6 +30,7 @@ class ApprovalKind(StrEnum):
     REVOKE_AGENT = "agent.revoke"
     REGISTER_MANUFACTURER = "manufacturer-ca.register"
     REGISTER_PUBLISHER = "publisher.register"
+    CHANGE_PUBLISHER = "publisher.change"
     REVOKE_PUBLISHER = "publisher.revoke"
     PUBLISH_TRUST = "trust-bundle.publish"
     DESTROY_KEY = "kek.destroy-version"
@@ -42,6 +43,7 @@ PERMISSIONS: Final[Mapping[ApprovalKind, Permission]] = {
     ApprovalKind.REVOKE_AGENT: Permission.AGENTS_REVOKE,
     ApprovalKind.REGISTER_MANUFACTURER: Permission.MANUFACTURERS_WRITE,
     ApprovalKind.REGISTER_PUBLISHER: Permission.PUBLISHERS_WRITE,
+    ApprovalKind.CHANGE_PUBLISHER: Permission.PUBLISHERS_WRITE,
     ApprovalKind.REVOKE_PUBLISHER: Permission.PUBLISHERS_WRITE,
     ApprovalKind.PUBLISH_TRUST: Permission.TRUST_WRITE,
     ApprovalKind.DESTROY_KEY: Permission.KEYS_WRITE,

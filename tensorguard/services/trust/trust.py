@@ -140,6 +140,8 @@ async def draft_bundle(
                 public=bytes(row.public),
                 names=list(row.names),
                 not_after=row.not_after,
+                # One that began when it was registered counts at once, whatever a device's clock.
+                not_before=UNSET if row.not_before <= row.created_at else row.not_before,
             )
             for row in await session.execute(publisher_query)
         ],
@@ -164,6 +166,7 @@ async def store_bundle(
             expires_at=store.bundle.expires_at,
         )
     )
+    await _note_told(session, store, now)
     before = store if after is None else after
     quorums = count_signatures(before.bundle, store.envelope, now)
     old, new = ({key.kid for key in one.bundle.keys.root} for one in (before, store))
@@ -177,3 +180,13 @@ async def store_bundle(
         roots_removed=sorted(old - new) or None,
     )
     await ledger.record(session, event, now=now)
+
+
+async def _note_told(session: AsyncSession, store: TrustStore, now: datetime) -> None:
+    """Write with which bundle agents learn what the rows of publishers say now."""
+    table = tables.publishers
+    named = [one.kid for one in store.bundle.publishers]
+    is_said = table.c.kid.in_(named) | table.c.revoked_at.is_not(None) | (table.c.not_after <= now)
+    await session.execute(
+        sa.update(table).where(table.c.told_in.is_(None), is_said).values(told_in=store.version)
+    )

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tensorguard.pki.changes import describe_differences
 from tensorguard.services.certificates.authorities import State, count_holders, list_authorities
-from tensorguard.services.trust.trust import get_latest_bundle
+from tensorguard.services.trust.trust import draft_next, get_latest_bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,10 @@ class AgentsOfVersion:
 
 @dataclass(frozen=True, slots=True)
 class TrustOverview:
-    """The newest bundle, and what has become of it; `roots` are key ids."""
+    """The newest bundle, and what has become of it; `roots` are key ids.
+
+    `awaited`: what the platform says and the bundle does not, one line each. The next one will.
+    """
 
     version: int
     issued_at: datetime
@@ -40,6 +45,7 @@ class TrustOverview:
     roots: list[str]
     cas: list[AuthorityOverview]
     agents_by_version: list[AgentsOfVersion]
+    awaited: list[str]
 
 
 _BY_VERSION = sa.text("""
@@ -52,6 +58,11 @@ _BY_VERSION = sa.text("""
 async def get_trust_overview(session: AsyncSession, *, now: datetime) -> TrustOverview:
     """Return how it stands. Raises: PlatformNotInitialised."""
     store = await get_latest_bundle(session)
+    draft = await draft_next(session, now=now)
+    # That a publisher's time is over agents see for themselves: no bundle has to say so.
+    lasting = msgspec.structs.replace(
+        draft.current, publishers=[one for one in draft.current.publishers if one.not_after > now]
+    )
     holders = await count_holders(session, now=now)
     return TrustOverview(
         version=store.version,
@@ -69,4 +80,5 @@ async def get_trust_overview(session: AsyncSession, *, now: datetime) -> TrustOv
             AgentsOfVersion(version, agents)
             for version, agents in await session.execute(_BY_VERSION)
         ],
+        awaited=describe_differences(lasting, draft.following),
     )

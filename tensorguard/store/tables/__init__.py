@@ -19,6 +19,7 @@ from tensorguard.store.tables.deployments import (
     deployment_agents,
     deployment_stages,
     deployments,
+    package_uploads,
     packages,
     releases,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "ledger_unsequenced",
     "manufacturer_cas",
     "metadata",
+    "package_uploads",
     "packages",
     "platform",
     "publishers",

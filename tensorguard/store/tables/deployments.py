@@ -38,6 +38,27 @@ packages = Table(
     Column("withdrawn_at", Time),
     UniqueConstraint("name", "seq"),
 )
+package_uploads = Table(
+    "package_uploads",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("length_bytes", BigInteger),
+    Column("metadata", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("store_handle", Text),
+    Column("writer", Uuid),
+    Column("lease_until", Time),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("verified_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("code", Text),
+    Column("message", Text),
+    Column("hint", Text),
+    Column("package_digest", LargeBinary, ForeignKey("packages.digest")),
+    Column("created_at", Time, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_by_kind", Text, nullable=False),
+    Column("expires_at", Time, nullable=False),
+)
 releases = Table(
     "releases",
     metadata,
@@ -119,6 +140,7 @@ agent_desired = Table(
     Column("sent_at", Time),
 )
 Index("packages_uploaded_idx", packages.c.uploaded_at, packages.c.digest)
+Index("packages_publisher_idx", packages.c.publisher_kid, packages.c.uploaded_at)
 Index("deployments_state_idx", deployments.c.state, deployments.c.id)
 Index("deployment_agents_agent_idx", deployment_agents.c.agent_id)
 Index(

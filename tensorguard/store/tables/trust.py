@@ -1,6 +1,6 @@
 """What agents believe: CAs, signing keys, publishers, bundles of all of them."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, Table, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from tensorguard.store.tables.columns import TextC, Time, metadata
@@ -47,4 +47,14 @@ publishers = Table(
     Column("created_at", Time, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("revoked_at", Time),
+    Column("not_before", Time, nullable=False),
+    Column("succeeds", TextC, ForeignKey("publishers.kid")),
+    Column("revoked_reason", Text),
+    Column("told_in", BigInteger, ForeignKey("trust_bundles.version")),
+)
+Index(
+    "publishers_successor_key",
+    publishers.c.succeeds,
+    unique=True,
+    postgresql_where=text("revoked_at IS NULL"),
 )

@@ -95,7 +95,8 @@ async def test_a_route_answers_exactly_the_roles_that_have_its_permission(
     path = re.sub(r"\{fleet\}", "no-such-fleet", route.path)
     path = re.sub(r"\{[a-z_]+\}", str(uuid4()), path)
     nobody = await api.nobody.request(method, path)
-    assert (nobody.status_code, nobody.json()["code"]) == (401, "unauthenticated")
+    assert nobody.status_code == 401
+    assert method == "HEAD" or nobody.json()["code"] == "unauthenticated"
     for role in Role:
         client = await api.as_role(role)
         answer = await client.request(method, path)

@@ -16,17 +16,23 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.rollouts import RolloutController
+from tensorguard.pki.bundle import TrustStore
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Desired, Progress
 from tensorguard.rollouts.strategy import AT_ONCE
-from tensorguard.services.deployments import deployments, moving, packages, releases
+from tensorguard.services.deployments import deployments, moving, releases
 from tensorguard.services.deployments.deployments import Plan
 from tensorguard.services.deployments.packages import Uploaded
 from tensorguard.services.deployments.progress import Applied, apply_progress_many, confirm_running
+from tensorguard.services.deployments.receiving import Receiver
+from tensorguard.services.deployments.upload_at_once import upload_at_once
+from tensorguard.services.deployments.verifying import UploadVerifier
 from tensorguard.services.evidence.events import Actor
 from tensorguard.services.fleets import fleets
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.trust import publishers
+from tensorguard.services.trust.rootkeys import load_root_directory
+from tensorguard.services.trust.trust_publishing import publish_next
 from tensorguard.store import tables
 from tensorguard.store.deployments import Deployment, count_states
 from tensorguard.store.engine import SessionMaker
@@ -76,17 +82,29 @@ class Platform:
         async with self.sessions.begin() as session:
             return await use_case(session, *args, **kwargs)
 
-    async def register_publisher(self, key: Ed25519PrivateKey, *names: str) -> str:
+    async def register_publisher(
+        self, key: Ed25519PrivateKey, *names: str, publish: bool = True, **settings: Any
+    ) -> str:
+        """Register a publisher; with the trust bundle that tells agents so, unless told not to."""
+        known: dict[str, Any] = {
+            "name": "Model team",
+            "public_pem": public_pem(key),
+            "names": names or ("*",),
+            "not_after": self.clock.now + timedelta(days=365),
+        }
         publisher = await self.do(
-            publishers.register_publisher,
-            name="Model team",
-            public_pem=public_pem(key),
-            names=names or ("*",),
-            not_after=self.clock.now + timedelta(days=365),
-            by=OPERATOR,
-            now=self.clock.now,
+            publishers.register_publisher, **(known | settings), by=OPERATOR, now=self.clock.now
         )
+        if publish:
+            await self.publish_trust()
         return str(publisher.kid)
+
+    async def publish_trust(self) -> TrustStore:
+        """Publish the next trust bundle, as where the root keys are."""
+        roots = load_root_directory(self.folder / "root")
+        store = await self.do(publish_next, roots, by=OPERATOR, now=self.clock.now)
+        assert isinstance(store, TrustStore)
+        return store
 
     async def add_fleet(self, slug: str) -> str:
         await self.do(
@@ -152,26 +170,25 @@ class Platform:
 
     async def upload(self, path: Path) -> Uploaded:
         """Take a package in as the api does."""
-        async with self.files.receive(read_file(path), limit_bytes=10**7) as incoming:
-            async with self.sessions() as session:
-                held = await packages.list_signing_keys(session, self.clock.now)
-            verified = await packages.verify_upload(
-                incoming, held, self.keyring.recipient_key, self.clock.now
-            )
-            uploaded = await self.do(
-                packages.admit_package,
-                self.kek,
-                self.files,
-                verified,
-                by=OPERATOR,
-                now=self.clock.now,
-            )
-        assert isinstance(uploaded, Uploaded)
-        return uploaded
+        return await upload_at_once(
+            self.receiver(), self.verifier(), read_file(path), length_bytes=None, by=OPERATOR
+        )
+
+    def receiver(self, **settings: Any) -> Receiver:
+        settings = {"limit_bytes": 10**7} | settings
+        return Receiver(self.sessions, self.files, self.clock, **settings)
+
+    def verifier(self) -> UploadVerifier:
+        return UploadVerifier(self.sessions, self.files, self.keyring, self.kek, self.clock)
 
     async def release(self, **settings: Any) -> Release:
         """Build, upload and release a package."""
-        path = await asyncio.to_thread(lambda: self.build_package(**settings))
+        return await self.release_of(
+            await asyncio.to_thread(lambda: self.build_package(**settings))
+        )
+
+    async def release_of(self, path: Path) -> Release:
+        """Upload and release a package."""
         uploaded = await self.upload(path)
         made = await self.do(
             releases.create_release,

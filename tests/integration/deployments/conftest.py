@@ -37,7 +37,7 @@ async def platform(fresh_database: Database, tmp_path: Path) -> AsyncIterator[Pl
     async with sessions() as session:
         keyring = await Keyring.load(session, kek)
     files = PackageFiles(tmp_path / "packages")
-    files.prepare()
+    await files.prepare()
     made = Platform(sessions, keyring, kek, files, tmp_path, clock, Ed25519PrivateKey.generate())
     await made.register_publisher(made.publisher)
     yield made

@@ -68,6 +68,7 @@ async def test_an_idempotency_key_on_an_upload_holds_nothing_in_memory(
         ("unknown publisher", 422, "unknown-publisher"),
         ("damaged", 422, "ciphertext-mismatch"),
         ("not a package", 422, "not-a-package"),
+        ("empty", 422, "not-a-package"),
         ("bad selector", 422, "bad-selector"),
         ("taken", 409, "package-seq-taken"),
         ("too large", 413, "package-too-large"),
@@ -91,8 +92,8 @@ async def test_a_refused_package_says_why_stays_nowhere_and_is_written_down(
     content = platform.build_package(**settings).read_bytes()
     if how == "damaged":
         content = content[:-1] + bytes([content[-1] ^ 1])
-    if how == "not a package":
-        content = b"hello"
+    if how in ("not a package", "empty"):
+        content = b"hello" if how == "not a package" else b""
     before = set((platform.folder / "packages").rglob("*.tgsp"))
 
     async def chunks() -> Any:

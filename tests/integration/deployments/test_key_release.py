@@ -107,6 +107,12 @@ async def test_an_assigned_agent_opens_the_package_with_its_grant(assigned: Assi
         assigned.open((await assigned.ask(assigned.request()))[0], kind="desired")
 
 
+async def test_a_grant_ends_with_the_publisher_at_the_latest(assigned: Assigned) -> None:
+    end = assigned.platform.clock.now + timedelta(minutes=3)
+    await change_publisher(assigned.platform, not_after=end)
+    assert (await assigned.ask_one()).exp == int(end.timestamp())
+
+
 async def test_a_grant_opens_for_nobody_else_and_nothing_else(assigned: Assigned) -> None:
     platform = assigned.platform
     other = await platform.add_agent("f")
@@ -187,6 +193,24 @@ async def revoke_publisher(assigned: Assigned) -> None:
     )
 
 
+async def outlive_publisher(assigned: Assigned) -> None:
+    platform = assigned.platform
+    await change_publisher(platform, not_after=platform.clock.now + timedelta(hours=1))
+    platform.clock.advance(hours=1)
+
+
+async def narrow_publisher(assigned: Assigned) -> None:
+    await change_publisher(assigned.platform, names=["another"])
+
+
+async def change_publisher(platform: Platform, **terms: Any) -> None:
+    kid = compute_kid(platform.publisher.public_key()).hex()
+    now = platform.clock.now
+    await platform.do(
+        publishers.change_publisher, kid, **terms, reason="agreed", by=OPERATOR, now=now
+    )
+
+
 async def outlive(assigned: Assigned) -> None:
     assigned.platform.clock.advance(days=1, seconds=1)
 
@@ -208,6 +232,8 @@ async def update(assigned: Assigned, statement: Any) -> None:
         (unassign, "not-assigned"),
         (withdraw, "package-withdrawn"),
         (revoke_publisher, "publisher-revoked"),
+        (outlive_publisher, "publisher-expired"),
+        (narrow_publisher, "publisher-not-allowed"),
         (outlive, "expired"),
         (turn_back, "not-yet-valid"),
     ],

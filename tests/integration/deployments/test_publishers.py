@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tensorguard.pki.bundle import TrustStore, accept_next
 from tensorguard.services.trust.trust import get_latest_bundle
-from tensorguard.store.packages import list_publishers
+from tensorguard.store.publishers import list_publishers
 from tensorguard.tgsp.keys import compute_kid
 from tests.integration.deployments.builders import Platform, public_pem
 from tests.postgres import Database
@@ -76,13 +76,13 @@ async def test_agents_can_follow_to_the_bundle_that_names_the_publisher(
     )
     assert done.code == 0, done.err
     facts = json.loads(done.out)
-    assert (facts["kid"], facts["names"], facts["trust_version"]) == (kid, ["face-*"], 2)
+    assert (facts["kid"], facts["names"], facts["trust_version"]) == (kid, ["face-*"], 3)
     second = await operator.bundle()
     assert accept_next(first, second.envelope, second.bundle.issued_at) == second
     assert kid in {one.kid for one in second.publishers(second.bundle.issued_at)}
 
     revoked = await operator.publisher("revoke", kid, "--reason", "stolen")
-    assert json.loads(revoked.out)["trust_version"] == 3
+    assert json.loads(revoked.out)["trust_version"] == 4
     third = await operator.bundle()
     assert kid not in {one.kid for one in third.publishers(third.bundle.issued_at)}
 
@@ -97,7 +97,7 @@ async def test_without_the_root_keys_nothing_changes(
     )
     assert done.code == 1
     assert json.loads(done.err)["error"]["code"] == "root-keys-unusable"
-    assert (await operator.bundle()).version == 1
+    assert (await operator.bundle()).version == 2
     assert await operator.registered() == 1
 
 
@@ -109,4 +109,4 @@ async def test_a_file_that_is_no_publisher_key_is_refused_and_nothing_changes(
         "register", "--key", str(tmp_path / "bad.pub"), "--name", "Team"
     )
     assert json.loads(done.err)["error"]["code"] == "publisher-invalid"
-    assert (await operator.bundle()).version == 1
+    assert (await operator.bundle()).version == 2

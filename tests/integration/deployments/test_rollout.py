@@ -134,7 +134,8 @@ async def test_a_preview_says_what_starts_and_who_is_left_out_and_why(platform: 
         salt=draft.salt,
     )
     preview = await platform.do(deployments.preview_draft, draft)
-    assert await platform.do(deployments.preview_deployment, plan) == preview
+    now = platform.clock.now
+    assert await platform.do(deployments.preview_deployment, plan, now=now) == preview
     assert isinstance(preview, Preview)
     assert preview.stages == [1]
     assert {(group.state, group.reason): group.agents for group in preview.groups} == {

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import hashlib
+import json
 import secrets
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -15,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tensorguard.rollouts.errors import BadSelector
 from tensorguard.services.deployments import packages, releases
-from tensorguard.services.deployments.packages import record_refusal
 from tensorguard.services.deployments.release_errors import (
     BadPublisher,
     BadRelease,
@@ -25,10 +26,11 @@ from tensorguard.services.deployments.release_errors import (
     PublisherExists,
     ReleaseExists,
 )
+from tensorguard.services.deployments.upload_at_once import upload_at_once
 from tensorguard.services.keys.sealed_rows import open_stored
 from tensorguard.services.trust import publishers
 from tensorguard.store import tables
-from tensorguard.store.package_files import FilesFull, FileTooLarge, PackageFiles
+from tensorguard.store.package_store import FileTooLarge, StoreFull, store_key
 from tensorguard.tgsp import errors as tgsp
 from tensorguard.tgsp.container import encode_header
 from tensorguard.tgsp.grants import GRANT_ALG, Grant, encode_grants, seal_grant
@@ -56,7 +58,7 @@ async def assert_nothing_stored(platform: Platform) -> None:
         secret = tables.secrets.c
         query = sa.select(sa.func.count()).where(secret.purpose == "dek")
         assert (await session.execute(query)).scalar() == 0
-    assert await platform.events("package") == []
+    assert set(await platform.events("package")) <= {"package.refused"}
 
 
 async def test_a_good_package_is_stored_whole_with_its_key_sealed(platform: Platform) -> None:
@@ -85,7 +87,7 @@ async def test_a_good_package_is_stored_whole_with_its_key_sealed(platform: Plat
 
 async def signing_key(platform: Platform) -> Any:
     async with platform.sessions() as session:
-        (key,) = await packages.list_signing_keys(session, platform.clock.now)
+        (key,) = await packages.list_signing_keys(session)
     return key
 
 
@@ -180,7 +182,7 @@ def regrant(platform: Platform, path: Path) -> bytes:
         ("appended", tgsp.TrailingBytes),
         ("empty", tgsp.NotAPackage),
         ("not a package", tgsp.NotAPackage),
-        ("wrong key granted", PackageUnusable),
+        ("wrong key granted", tgsp.WrongDek),
     ],
 )
 async def test_a_bad_package_leaves_nothing(
@@ -207,7 +209,7 @@ async def test_a_publisher_who_is_revoked_or_has_expired_signs_nothing(platform:
     kid = compute_kid(platform.publisher.public_key()).hex()
     now = platform.clock.now
     platform.clock.advance(days=366)
-    with pytest.raises(tgsp.UnknownPublisher):
+    with pytest.raises(tgsp.PublisherExpired):
         await platform.upload(path)
     platform.clock.now = now
     await platform.do(publishers.revoke_publisher, kid, reason="stolen", by=OPERATOR, now=now)
@@ -232,60 +234,67 @@ async def test_a_file_that_a_failed_commit_left_is_replaced_by_the_next_upload(
     path = platform.build_package()
     with path.open("rb") as file:
         digest = read_header(file, path.stat().st_size).digest
-    async with platform.files.receive(read_file(path), limit_bytes=10**7) as incoming:
-        key = platform.files.keep(incoming, digest)
+    key = store_key(digest)
+    platform.files.path(key).parent.mkdir()
     platform.files.path(key).write_bytes(b"half of it")
     uploaded = await platform.upload(path)
     assert uploaded.created
     assert platform.files.path(key).read_bytes() == path.read_bytes()
 
 
+async def upload_stream(platform: Platform, blocks: AsyncIterator[bytes], **limits: int) -> None:
+    receiver = platform.receiver(**limits)
+    await upload_at_once(receiver, platform.verifier(), blocks, length_bytes=None, by=OPERATOR)
+
+
 async def test_an_upload_that_is_too_large_or_breaks_off_leaves_nothing(platform: Platform) -> None:
     path = platform.build_package()
     with pytest.raises(FileTooLarge):
-        async with platform.files.receive(read_file(path), limit_bytes=30_000):
-            pass
+        await upload_stream(platform, read_file(path), limit_bytes=30_000)
 
     async def breaks_off() -> AsyncIterator[bytes]:
         yield path.read_bytes()[:1000]
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        async with platform.files.receive(breaks_off(), limit_bytes=10**7):
-            pass
-    assert stored_files(platform) == []
+        await upload_stream(platform, breaks_off())
+    await assert_nothing_stored(platform)
+    async with platform.sessions() as session:
+        assert await count_rows(session, tables.package_uploads) == 0
 
 
 async def test_a_full_disk_is_said_and_leaves_nothing(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int, data: object) -> int:
+    def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tensorguard.store.package_files.os.write", full)
-    with pytest.raises(FilesFull):
-        async with platform.files.receive(read_file(platform.build_package()), limit_bytes=10**7):
-            pass
-    assert stored_files(platform) == []
+    monkeypatch.setattr("tensorguard.store.package_files.os.pwrite", full)
+    with pytest.raises(StoreFull):
+        await platform.upload(platform.build_package())
+    await assert_nothing_stored(platform)
 
 
-async def test_what_a_crash_left_of_uploads_is_swept_at_the_start(platform: Platform) -> None:
+async def test_files_that_no_row_knows_are_swept_at_the_start(platform: Platform) -> None:
     uploaded = await platform.upload(platform.build_package())
     (platform.folder / "packages" / "incoming" / "left-over").write_bytes(b"x")
-    files = PackageFiles(platform.folder / "packages")
-    async with files.receive(read_file(platform.build_package()), limit_bytes=10**7) as incoming:
-        assert files.prepare() == 1
-        assert incoming.path.exists()
-    assert stored_files(platform) == [files.path(uploaded.package.store_key)]
+    opened = await platform.receiver().begin(length_bytes=10, by=OPERATOR)
+    await platform.verifier().sweep_strays()
+    left = {platform.folder / "packages" / "incoming" / str(opened.id)}
+    assert set(stored_files(platform)) == left | {platform.files.path(uploaded.package.store_key)}
 
 
 async def test_a_refusal_is_written_down_with_its_reason(platform: Platform) -> None:
     path = broken(platform, "tampered payload")
-    async with platform.files.receive(read_file(path), limit_bytes=10**7) as incoming:
-        await platform.do(
-            record_refusal, incoming, "ciphertext-mismatch", by=OPERATOR, now=platform.clock.now
-        )
-    assert await platform.events("package") == ["package.refused"]
+    with pytest.raises(tgsp.CiphertextMismatch):
+        await platform.upload(path)
+    event = tables.ledger_events.c
+    async with platform.sessions() as session:
+        query = sa.select(event.entry).where(event.type == "package.refused")
+        details = json.loads((await session.execute(query)).scalar_one())["details"]
+    assert details["reason"] == "ciphertext-mismatch"
+    assert details["size_bytes"] == path.stat().st_size
+    assert details["file_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 async def test_a_release_stands_for_one_package_and_is_made_once(platform: Platform) -> None:

@@ -245,10 +245,12 @@ async def test_root_keys_that_others_can_read_are_refused(platform: Platform) ->
 async def test_the_next_bundle_carries_what_the_tables_say(platform: Platform) -> None:
     publisher = Ed25519Signer.generate()
     platform.run(
-        "INSERT INTO publishers VALUES (%s, 'acme', 'ed25519', %s, '{acme-*}', %s, %s, 'x', NULL)",
+        "INSERT INTO publishers (kid, name, alg, public, names, not_after, not_before, created_at,"
+        " created_by) VALUES (%s, 'acme', 'ed25519', %s, '{acme-*}', %s, %s, %s, 'x')",
         publisher.kid,
         publisher.public_raw,
         NOW + timedelta(days=30),
+        NOW,
         NOW,
     )
     async with platform.maker() as session, session.begin():

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -219,7 +220,8 @@ async def _deployments(stack: Stack, running: Running, fleets: list[list[str]]) 
                 alg="ed25519",
                 public=bytes(32),
                 names=["*"],
-                not_after=now,
+                not_before=now,
+                not_after=now + timedelta(days=1),
                 created_at=now,
                 created_by="test",
             )

@@ -151,9 +151,10 @@ async def test_what_was_drafted_before_the_last_change_is_refused(
     async with site.sessions.begin() as session:
         await session.execute(
             sa.text(
-                "INSERT INTO publishers VALUES (repeat('ab', 32), 'acme', 'ed25519',"
-                " decode(repeat('00', 32), 'hex'), '{*}', now() + interval '1 day', now(), 'x',"
-                " NULL)"
+                "INSERT INTO publishers (kid, name, alg, public, names, not_before, not_after,"
+                " created_at, created_by) VALUES (repeat('ab', 32), 'acme', 'ed25519',"
+                " decode(repeat('00', 32), 'hex'), '{*}', now(), now() + interval '1 day', now(),"
+                " 'x')"
             )
         )
     refused = await site.run("trust", "publish", str(draft), expect=1)

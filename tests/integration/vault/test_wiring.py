@@ -4,46 +4,22 @@ Moto decrypts with disabled keys and imports nothing, so the strict fake is what
 suite uses; moto shows that the requests are those that others understand.
 """
 
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 
 import boto3
-import httpx
 import pytest
 
 from tensorguard.vault.aws import AwsKeyProvider
 from tensorguard.vault.errors import KeyMissing, WrongContext
+from tests.integration.moto import running_moto
 
 CONTEXT = {"purpose": "dek", "owner": "a" * 64}
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        give_up_at = time.monotonic() + 30
-        with httpx.Client(trust_env=False, timeout=2) as client:
-            while True:
-                try:
-                    client.get(f"{url}/moto-api/")
-                    break
-                except httpx.HTTPError:
-                    assert time.monotonic() < give_up_at, "moto did not start"
-                    time.sleep(0.05)
+    with running_moto() as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture

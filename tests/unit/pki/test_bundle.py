@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UnsetType
 
 from tensorguard.pki.bundle import TrustStore, accept_next, sign_bundle
 from tensorguard.pki.errors import (
@@ -82,21 +83,27 @@ def test_nothing_of_an_expired_bundle_is_believed(roots: Roots) -> None:
         store.publishers(NOW + timedelta(days=1))
 
 
-def test_only_publishers_that_have_not_run_out_are_given(roots: Roots) -> None:
-    def publisher(days: int) -> TrustedPublisher:
-        public = Ed25519Signer.generate().public_raw
-        return TrustedPublisher(
-            kid=kid_of(public),
-            alg="ed25519",
-            public=public,
-            names=["*"],
-            not_after=NOW + timedelta(days=days),
-        )
+def test_publishers_are_given_with_their_windows(roots: Roots) -> None:
+    public = Ed25519Signer.generate().public_raw
+    known = TrustedPublisher(
+        kid=kid_of(public), alg="ed25519", public=public, names=["*"], not_after=NOW
+    )
+    later = replace(known, not_before=NOW - timedelta(days=1))
+    for publisher in (known, later):
+        bundle = roots.bundle(publishers=[publisher])
+        store = TrustStore.open_first(envelope.sign(bundle, roots.signers))
+        assert list(store.publishers(NOW + timedelta(days=2))) == [publisher]
+    assert isinstance(known.not_before, UnsetType)
 
-    publishers = [publisher(1), publisher(3)]
-    bundle = roots.bundle(publishers=publishers)
-    store = TrustStore.open_first(envelope.sign(bundle, roots.signers))
-    assert list(store.publishers(NOW + timedelta(days=2))) == publishers[1:]
+
+def test_a_publisher_named_twice_makes_a_bad_bundle(roots: Roots) -> None:
+    public = Ed25519Signer.generate().public_raw
+    known = TrustedPublisher(
+        kid=kid_of(public), alg="ed25519", public=public, names=["a"], not_after=NOW
+    )
+    bundle = roots.bundle(publishers=[known, replace(known, names=["b"])])
+    with pytest.raises(BadBundle):
+        TrustStore.open_first(envelope.sign(bundle, roots.signers))
 
 
 def test_one_signature_below_the_threshold_is_refused_though_given_twice(roots: Roots) -> None:

@@ -91,11 +91,36 @@ def test_a_publisher_may_be_bound_to_names_and_time(forge: Forge) -> None:
     assert refusal(forge, publishers=[PublisherKey(key, names=["mod", "other*"])]) == (
         "publisher-not-allowed"
     )
-    assert refusal(forge, publishers=[PublisherKey(key, not_after=NOW_S - 1)]) == (
-        "unknown-publisher"
-    )
-    bound = PublisherKey(key, names=["mod*"], not_after=NOW_S)
+    for window, code in (
+        ({"not_after": NOW_S}, "publisher-expired"),
+        ({"not_before": NOW_S + 1}, "publisher-not-yet-valid"),
+    ):
+        untimely = [PublisherKey(key, **window)]
+        assert refusal(forge, publishers=untimely) == code
+    bound = PublisherKey(key, names=["mod*"], not_before=NOW_S, not_after=NOW_S + 1)
     assert forge.open(publishers={bound.kid: bound}).manifest.name == "model"
+
+
+def test_a_signature_in_its_time_counts_beside_one_out_of_time(forge: Forge) -> None:
+    former = Ed25519PrivateKey.generate()
+    forge.build()
+    header, _ = forge.read()
+    entries = [
+        forge.signature(header.manifest_bytes, former),
+        forge.signature(header.manifest_bytes),
+    ]
+    forge.write(sigs=cbor2.dumps(entries, canonical=True))
+    held = [PublisherKey(former.public_key(), not_after=NOW_S - 1), *forge.publishers]
+    assert forge.open(publishers=held).signers == (entries[1]["kid"],)
+
+
+def test_a_bad_signature_by_a_key_out_of_time_is_refused(forge: Forge) -> None:
+    former = Ed25519PrivateKey.generate()
+    forge.build()
+    forged = forge.signature(b"something else", former)
+    forge.write(sigs=cbor2.dumps([forged], canonical=True))
+    held = [PublisherKey(former.public_key(), not_after=NOW_S - 1)]
+    assert refusal(forge, publishers=held) == "bad-signature"
 
 
 @pytest.mark.parametrize("sig", [b"", bytes(63), bytes(64), bytes(65)])

@@ -71,14 +71,29 @@ export function useUserNames() {
   return computed(() => new Map(users.data.value?.items.map((user) => [user.id, user.email])));
 }
 
-/** What publishers are called, by the id of their key. */
-export function usePublisherNames() {
-  const publishers = useQuery({
+/** The newest trust bundle, who believes it, and what the next one will say. */
+export function useTrust() {
+  return useQuery({
+    queryKey: ["trust"],
+    queryFn: ({ signal }) => unwrap(api.GET("/api/v1/trust", { signal })),
+    enabled: computed(() => may("trust:read")),
+    meta: { live: { kinds: ["package", "trust"], later: ["overview", "agent"] } },
+  });
+}
+
+/** Every publisher: they are few. */
+export function usePublishers() {
+  return useQuery({
     queryKey: ["publishers"],
     queryFn: ({ signal }) => unwrap(api.GET("/api/v1/publishers", { signal })),
     enabled: computed(() => may("publishers:read")),
-    meta: { live: { kinds: ["package"] } },
+    meta: { live: { kinds: ["package", "trust"], later: ["overview", "agent"] } },
   });
+}
+
+/** What publishers are called, by the id of their key. */
+export function usePublisherNames() {
+  const publishers = usePublishers();
   return computed(() => new Map(publishers.data.value?.items.map((one) => [one.kid, one.name])));
 }
 

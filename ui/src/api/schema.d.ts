@@ -1316,21 +1316,23 @@ export interface paths {
         };
         /**
          * List Packages
-         * @description List packages, the newest upload first.
+         * @description List packages, the newest upload first; `publisher` is the key id of one.
          */
         get: operations["list_packages_api_v1_packages_get"];
         /**
          * Upload Package
          * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
          *
-         *     It is verified first; nobody sees it before, and nothing of a refused one stays.
+         *     It is verified first; nobody sees it before, and nothing of a refused or cut one stays.
+         *     `packages/uploads` takes packages that are too large for one request.
          */
         put: operations["upload_package_api_v1_packages_put"];
         /**
          * Upload Package
          * @description Store a package: the body is the .tgsp file. 201, or 200 if it is here already.
          *
-         *     It is verified first; nobody sees it before, and nothing of a refused one stays.
+         *     It is verified first; nobody sees it before, and nothing of a refused or cut one stays.
+         *     `packages/uploads` takes packages that are too large for one request.
          */
         post: operations["upload_package_api_v1_packages_post"];
         delete?: never;
@@ -1379,6 +1381,72 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/packages/uploads": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Uploads
+         * @description List the caller's uploads that are open, or ended within the last day, newest first.
+         */
+        get: operations["list_uploads_api_v1_packages_uploads_get"];
+        put?: never;
+        /**
+         * Begin Upload
+         * @description Open an upload of Upload-Length bytes; the Location is where they are sent.
+         *
+         *     It stays open for a day after the last byte came, and is deleted by DELETE.
+         */
+        post: operations["begin_upload_api_v1_packages_uploads_post"];
+        delete?: never;
+        /**
+         * Describe Uploads
+         * @description Say what of tus is spoken here, and how large a package may be.
+         */
+        options: operations["describe_uploads_api_v1_packages_uploads_options"];
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/packages/uploads/{upload_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Upload
+         * @description Return how an upload stands; once it is `done`, `package_digest` is its package.
+         */
+        get: operations["get_upload_api_v1_packages_uploads__upload_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete Upload
+         * @description Delete an upload and what came of it; a package that it has become stays.
+         */
+        delete: operations["delete_upload_api_v1_packages_uploads__upload_id__delete"];
+        options?: never;
+        /**
+         * Find Offset
+         * @description Say by Upload-Offset where the next byte belongs.
+         */
+        head: operations["find_offset_api_v1_packages_uploads__upload_id__head"];
+        /**
+         * Append To Upload
+         * @description Add the body's bytes, which begin at Upload-Offset.
+         *
+         *     What came of a request that was cut is kept, as far as the store could: HEAD says how far. With
+         *     Upload-Checksum the body may have 8 MiB, and is kept whole or not at all. After the last byte
+         *     the package is verified: GET says what became of it.
+         */
+        patch: operations["append_to_upload_api_v1_packages_uploads__upload_id__patch"];
+        trace?: never;
+    };
     "/api/v1/publishers": {
         parameters: {
             query?: never;
@@ -1395,6 +1463,8 @@ export interface paths {
         /**
          * Register Publisher
          * @description Ask for a key to be let sign packages; a second person has to approve it.
+         *
+         *     With `succeeds` it takes the place of another, which ends some time after it has begun.
          */
         post: operations["register_publisher_api_v1_publishers_post"];
         delete?: never;
@@ -1412,11 +1482,56 @@ export interface paths {
         };
         /**
          * Get Publisher
-         * @description Return one publisher.
+         * @description Return one publisher. What it has signed: `/api/v1/packages?publisher=`.
          */
         get: operations["get_publisher_api_v1_publishers__kid__get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/publishers/{kid}/agents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Publisher Agents
+         * @description List active agents by id, and whether they have the bundle that tells of this publisher.
+         *
+         *     `told` asks for those alone who have it, or who have not.
+         */
+        get: operations["list_publisher_agents_api_v1_publishers__kid__agents_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/publishers/{kid}/change": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Change Publisher
+         * @description Ask for a publisher to sign other names, or until another time.
+         *
+         *     It happens when a second person approves it; deployments that it leaves without a publisher are
+         *     paused then.
+         */
+        post: operations["change_publisher_api_v1_publishers__kid__change_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1436,7 +1551,7 @@ export interface paths {
          * Revoke Publisher
          * @description Ask for the end of uploads, deployments and grants of what this publisher has signed.
          *
-         *     It happens at once when a second person approves it.
+         *     It happens at once when a second person approves it; deployments that run are paused then.
          */
         post: operations["revoke_publisher_api_v1_publishers__kid__revoke_post"];
         delete?: never;
@@ -1743,6 +1858,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/trust/draft": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Draft
+         * @description Return the next trust bundle, of what the platform says now, as a file for root keys to sign.
+         *
+         *     `tensorguard trust sign FILE --key root-….key` signs it; its `envelope` is what POST takes then.
+         */
+        get: operations["get_draft_api_v1_trust_draft_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/users": {
         parameters: {
             query?: never;
@@ -1925,6 +2062,32 @@ export interface components {
             name: string;
             /** Why Not */
             why_not: string | null;
+        };
+        /**
+         * AgentBeliefView
+         * @description An active agent, and whether it has the trust bundle that tells of the publisher.
+         *
+         *     `trust_version` null: it has not said which bundle it has.
+         */
+        AgentBeliefView: {
+            /** Fleet */
+            fleet: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Presence
+             * @enum {string}
+             */
+            presence: "never" | "online" | "late" | "offline";
+            /** Told */
+            told: boolean;
+            /** Trust Version */
+            trust_version: number | null;
         };
         /**
          * AgentCounts
@@ -2197,7 +2360,7 @@ export interface components {
          * @description What takes a second person.
          * @enum {string}
          */
-        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.revoke" | "trust-bundle.publish" | "kek.destroy-version" | "deployment.start" | "fleet.waive-approval";
+        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.change" | "publisher.revoke" | "trust-bundle.publish" | "kek.destroy-version" | "deployment.start" | "fleet.waive-approval";
         /**
          * ApprovalView
          * @description What was asked for, and what became of it; `why_not` says why the viewer may not decide.
@@ -3526,6 +3689,13 @@ export interface components {
             /** Withdrawn At */
             withdrawn_at: string | null;
         };
+        /** Page[AgentBeliefView] */
+        Page_AgentBeliefView_: {
+            /** Items */
+            items: components["schemas"]["AgentBeliefView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[AgentView] */
         Page_AgentView_: {
             /** Items */
@@ -3652,6 +3822,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[UploadView] */
+        Page_UploadView_: {
+            /** Items */
+            items: components["schemas"]["UploadView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[UserView] */
         Page_UserView_: {
             /** Items */
@@ -3771,8 +3948,22 @@ export interface components {
             name: "local" | "aws" | "azure" | "gcp";
         };
         /**
+         * PublisherChange
+         * @description What a publisher may sign from now on, and until when; null leaves it as it is.
+         */
+        PublisherChange: {
+            /** Names */
+            names?: string[] | null;
+            /** Not After */
+            not_after?: string | null;
+            /** Reason */
+            reason: string;
+        };
+        /**
          * PublisherRegister
          * @description A new publisher: an Ed25519 public key (PEM), and the package names it may sign.
+         *
+         *     `not_before` null: at once. A successor has to be valid before the other ends.
          */
         PublisherRegister: {
             /** Name */
@@ -3784,8 +3975,11 @@ export interface components {
              * Format: date-time
              */
             not_after: string;
+            /** Not Before */
+            not_before?: string | null;
             /** Public Pem */
             public_pem: string;
+            succeeds?: components["schemas"]["SuccessionBody"] | null;
         };
         /**
          * PublisherRevoke
@@ -3798,10 +3992,20 @@ export interface components {
         /**
          * PublisherView
          * @description A publisher: `kid` is the SHA-256 of its public key.
+         *
+         *     `told_in` is the trust bundle that says of it what this says (of one that is revoked, by leaving
+         *     it out); `agents_told` of all `agents` that are active have that one. `awaits_bundle`: the next
+         *     bundle has yet to be signed for agents to learn of this.
          */
         PublisherView: {
+            /** Agents */
+            agents: number;
+            /** Agents Told */
+            agents_told: number;
             /** Alg */
             alg: string;
+            /** Awaits Bundle */
+            awaits_bundle: boolean;
             /**
              * Created At
              * Format: date-time
@@ -3820,8 +4024,24 @@ export interface components {
              * Format: date-time
              */
             not_after: string;
+            /**
+             * Not Before
+             * Format: date-time
+             */
+            not_before: string;
+            /** Packages */
+            packages: number;
             /** Revoked At */
             revoked_at: string | null;
+            /** Revoked Reason */
+            revoked_reason: string | null;
+            state: components["schemas"]["Standing"];
+            /** Succeeded By */
+            succeeded_by: string | null;
+            /** Succeeds */
+            succeeds: string | null;
+            /** Told In */
+            told_in: number | null;
         };
         /**
          * ReceiptView
@@ -3921,6 +4141,18 @@ export interface components {
              * @enum {string}
              */
             state: "pending" | "approved" | "rejected" | "expired";
+        };
+        /**
+         * RefusalView
+         * @description Why an upload was refused, or what its verification waits for.
+         */
+        RefusalView: {
+            /** Code */
+            code: string;
+            /** Detail */
+            detail: string;
+            /** Hint */
+            hint: string;
         };
         /**
          * Release
@@ -4216,6 +4448,12 @@ export interface components {
             } | null;
         };
         /**
+         * Standing
+         * @description Where a publisher stands in its life; what agents have heard of it is another matter.
+         * @enum {string}
+         */
+        Standing: "upcoming" | "valid" | "expired" | "revoked";
+        /**
          * StatusView
          * @description `ok`; anything else is a problem.
          */
@@ -4236,6 +4474,16 @@ export interface components {
              * Format: date-time
              */
             stepped_up_until: string;
+        };
+        /**
+         * SuccessionBody
+         * @description Whose place a new publisher takes, and when that one ends; null: when it would anyway.
+         */
+        SuccessionBody: {
+            /** Kid */
+            kid: string;
+            /** Predecessor Ends */
+            predecessor_ends?: string | null;
         };
         /**
          * TallyView
@@ -4440,6 +4688,8 @@ export interface components {
         TrustView: {
             /** Agents By Version */
             agents_by_version: components["schemas"]["AgentsOfVersionView"][];
+            /** Awaited */
+            awaited: string[];
             /** Cas */
             cas: components["schemas"]["CaView"][];
             /**
@@ -4473,6 +4723,41 @@ export interface components {
              * Format: uuid
              */
             id: string;
+        };
+        /**
+         * UploadView
+         * @description An upload of the caller: how far it is, and what became of it.
+         */
+        UploadView: {
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Filename */
+            filename: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Length Bytes */
+            length_bytes: number | null;
+            /** Package Digest */
+            package_digest: string | null;
+            problem: components["schemas"]["RefusalView"] | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "receiving" | "verifying" | "done" | "refused";
+            /** Verified Bytes */
+            verified_bytes: number;
         };
         /**
          * UserCreate
@@ -7153,6 +7438,7 @@ export interface operations {
                 /** @description How many items at most. */
                 limit?: number;
                 name?: string | null;
+                publisher?: string | null;
             };
             header?: never;
             path?: never;
@@ -7309,6 +7595,234 @@ export interface operations {
             };
         };
     };
+    list_uploads_api_v1_packages_uploads_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_UploadView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    begin_upload_api_v1_packages_uploads_post: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+                "upload-length": number;
+                "upload-metadata"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    describe_uploads_api_v1_packages_uploads_options: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_upload_api_v1_packages_uploads__upload_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_upload_api_v1_packages_uploads__upload_id__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+            };
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    find_offset_api_v1_packages_uploads__upload_id__head: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+            };
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    append_to_upload_api_v1_packages_uploads__upload_id__patch: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description `1.0.0`. */
+                "tus-resumable"?: string | null;
+                "upload-checksum"?: string | null;
+                "upload-offset": number;
+            };
+            path: {
+                upload_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/offset+octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_publishers_api_v1_publishers_get: {
         parameters: {
             query?: never;
@@ -7392,6 +7906,81 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PublisherView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_publisher_agents_api_v1_publishers__kid__agents_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+                told?: boolean | null;
+            };
+            header?: never;
+            path: {
+                kid: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AgentBeliefView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_publisher_api_v1_publishers__kid__change_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                kid: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PublisherChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
@@ -8035,6 +8624,35 @@ export interface operations {
                 };
                 content: {
                     "application/pkix-crl": string;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_draft_api_v1_trust_draft_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

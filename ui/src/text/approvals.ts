@@ -26,12 +26,18 @@ const KINDS: Record<string, KindText> = {
   },
   "publisher.register": {
     title: "Register a publisher",
-    effect: "Packages that this key signs are believed by the platform and by every agent.",
+    effect:
+      "Packages that this key signs are believed by the platform at once, and by each agent that has the next trust bundle.",
+  },
+  "publisher.change": {
+    title: "Change a publisher",
+    effect:
+      "What it may sign, and until when, is what stands here: on the platform at once, on each agent that has the next trust bundle. What is being deployed and may not be any more is paused.",
   },
   "publisher.revoke": {
     title: "Revoke a publisher",
     effect:
-      "Uploads, deployments and model keys of everything that it has signed end at once, for good.",
+      "Uploads, deployments and model keys of everything that it has signed end at once, for good. Deployments that run are paused.",
   },
   "kek.destroy-version": {
     title: "Destroy a key version",

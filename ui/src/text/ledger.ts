@@ -126,6 +126,7 @@ const SENTENCES: Record<string, string> = {
   "package.refused": "Package refused",
   "package.uploaded": "Package uploaded",
   "platform.initialised": "Platform initialised",
+  "publisher.changed": "Publisher changed",
   "publisher.registered": "Publisher registered",
   "publisher.revoked": "Publisher revoked",
   "release.created": "Release created",

@@ -1,75 +1,109 @@
+import type { DetailedError, Upload as TusUpload } from "tus-js-client";
+
+import { api, type Schemas, unwrap } from "@/api/client";
 import { ApiProblem, unreachable } from "@/api/problem";
-import type { PackageDetail } from "@/api/resources";
 import { renewSession } from "@/session/session";
 
-const PATH = "/api/v1/packages";
-const MEDIA_TYPE = "application/vnd.tensorguard.tgsp";
+export type UploadView = Schemas["UploadView"];
 
-export interface Progress {
-  sentBytes: number;
-  isSent: boolean;
+const ENDPOINT = "/api/v1/packages/uploads";
+/** Whole parts of an S3 store; and what a proxy that holds requests back has to hold. */
+const CHUNK_BYTES = 32 * 1024 * 1024;
+const RETRY_DELAYS_MS = [0, 1000, 3000, 5000, 10_000, 20_000];
+
+export interface Sending {
+  /** Stop for now: what has come stays on the platform. */
+  pause: () => Promise<void>;
+  resume: () => void;
+  /** Stop, and have the platform delete what has come. */
+  cancel: () => Promise<void>;
+}
+
+export interface Listener {
+  onProgress: (sentBytes: number) => void;
+  /** The platform has all of it, and verifies it under this id. */
+  onSent: (uploadId: string) => void;
+  onError: (error: unknown) => void;
 }
 
 /**
- * Send a package. PUT, because sending the same file again changes nothing: after a cut the whole
- * upload is just repeated. (fetch tells nothing of how much was sent; XMLHttpRequest does.)
- * Throws ApiProblem, or DOMException "AbortError".
+ * Send a file by tus, or go on with what this browser has begun to send before: a cut, a pause and
+ * a reload of the page lose nothing. (The file's name, size and date say that it is the same.)
  */
-export async function uploadPackage(
-  file: File,
-  onProgress: (progress: Progress) => void,
-  stop: AbortSignal,
-): Promise<PackageDetail> {
-  const answer = await sendFile(file, onProgress, stop);
-  if (answer.status !== 401 || !(await renewSession())) return read(answer);
-  return read(await sendFile(file, onProgress, stop));
-}
-
-interface Answer {
-  status: number;
-  text: string;
-}
-
-function sendFile(
-  file: File,
-  onProgress: (progress: Progress) => void,
-  stop: AbortSignal,
-): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    const abort = (): void => request.abort();
-    request.open("PUT", PATH);
-    request.setRequestHeader("Content-Type", MEDIA_TYPE);
-    request.upload.addEventListener("progress", (event) => {
-      onProgress({ sentBytes: event.loaded, isSent: event.loaded >= event.total });
-    });
-    request.addEventListener("load", () => {
-      resolve({ status: request.status, text: request.responseText });
-    });
-    request.addEventListener("error", () => reject(unreachable()));
-    request.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
-    request.addEventListener("loadend", () => stop.removeEventListener("abort", abort));
-    stop.addEventListener("abort", abort);
-    onProgress({ sentBytes: 0, isSent: false });
-    request.send(file);
+export async function sendFile(file: File, listener: Listener): Promise<Sending> {
+  const { Upload } = await import("tus-js-client");
+  const intent = crypto.randomUUID();
+  const upload: TusUpload = new Upload(file, {
+    endpoint: ENDPOINT,
+    chunkSize: CHUNK_BYTES,
+    retryDelays: RETRY_DELAYS_MS,
+    metadata: { filename: file.name },
+    removeFingerprintOnSuccess: true,
+    // An upload whose answer was cut off is the one that the next try gets.
+    onBeforeRequest: (request) => {
+      if (request.getMethod() === "POST") request.setHeader("Idempotency-Key", intent);
+    },
+    onProgress: listener.onProgress,
+    onSuccess: () => listener.onSent(idOf(upload)),
+    onError: (error) => void recover(error),
   });
+
+  async function recover(error: Error | DetailedError): Promise<void> {
+    const problem = problemOf(error);
+    if (problem.status === 401 && (await renewSession())) upload.start();
+    else listener.onError(problem);
+  }
+
+  const [previous] = await upload.findPreviousUploads();
+  if (previous !== undefined) upload.resumeFromPreviousUpload(previous);
+  upload.start();
+  return {
+    pause: () => upload.abort(),
+    resume: () => upload.start(),
+    cancel: () => upload.abort(true),
+  };
 }
 
-function read({ status, text }: Answer): PackageDetail {
-  let body: unknown;
+/** List what this user has begun to upload. */
+export async function listUploads(): Promise<UploadView[]> {
+  const page = await unwrap(api.GET("/api/v1/packages/uploads", { params: { query: {} } }));
+  return page.items;
+}
+
+export async function getUpload(id: string): Promise<UploadView> {
+  return unwrap(
+    api.GET("/api/v1/packages/uploads/{upload_id}", { params: { path: { upload_id: id } } }),
+  );
+}
+
+export async function discardUpload(id: string): Promise<void> {
+  await unwrap(
+    api.DELETE("/api/v1/packages/uploads/{upload_id}", {
+      params: { path: { upload_id: id }, header: { "tus-resumable": "1.0.0" } },
+    }),
+  );
+}
+
+function idOf(upload: TusUpload): string {
+  return (upload.url ?? "").split("/").at(-1) ?? "";
+}
+
+/** What a failed request means: the platform's own words, where it has answered. */
+export function problemOf(error: Error | DetailedError): ApiProblem {
+  const response = "originalResponse" in error ? error.originalResponse : null;
+  if (response === null) return unreachable();
   try {
-    body = JSON.parse(text);
+    const body: unknown = JSON.parse(response.getBody());
+    if (typeof body === "object" && body !== null && "code" in body && "detail" in body) {
+      return new ApiProblem(body as ConstructorParameters<typeof ApiProblem>[0]);
+    }
   } catch {
-    body = undefined;
+    // Not JSON: said below.
   }
-  if (status >= 200 && status < 300 && body !== undefined) return body as PackageDetail;
-  if (typeof body === "object" && body !== null && "code" in body) {
-    throw new ApiProblem(body as ConstructorParameters<typeof ApiProblem>[0]);
-  }
-  throw new ApiProblem({
-    status,
+  return new ApiProblem({
+    status: response.getStatus(),
     code: "unexpected-answer",
-    detail: `The answer was ${status}.`,
-    hint: "Something between this browser and the platform may limit how large a file can be.",
+    detail: `The answer was ${response.getStatus()}.`,
+    hint: "Something between this browser and the platform may limit how large a request can be.",
   });
 }
