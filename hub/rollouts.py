@@ -61,6 +61,7 @@ class RolloutController:
         self._watch = Watch(heard_since=clock(), clock_since=NEVER)
         self._read_at = (clock(), 0.0 if monotonic is None else monotonic())
         self._joined_at: dict[UUID, datetime] = {}
+        self._observed: dict[UUID, UUID] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Move deployments on until `stop`; what fails is done at the next tick."""
@@ -80,6 +81,7 @@ class RolloutController:
                 return
             active = await list_active(session, MAX_ACTIVE)
         self._joined_at = {one.id: at for one in active if (at := self._joined_at.get(one.id))}
+        self._observed = {one.id: to for one in active if (to := self._observed.get(one.id))}
         for deployment in active:
             if stop is not None and stop.is_set():
                 return
@@ -145,7 +147,7 @@ class RolloutController:
             if found is None:
                 return
             now = self._clock()
-            await observing.observe(session, found, watch=self._watch, now=now)
+            await self._observe(session, found, now)
             decision = await rollout.decide_next(session, found, watch=self._watch, now=now)
         if decision.move is not Move.WAIT:
             log.info(
@@ -172,7 +174,14 @@ class RolloutController:
         """Who had begun goes on, and is watched; nobody else begins."""
         async with self._leading(deployment_id, DeploymentState.PAUSED) as (session, found):
             if found is not None:
-                await observing.observe(session, found, watch=self._watch, now=self._clock())
+                await self._observe(session, found, self._clock())
+
+    async def _observe(self, session: AsyncSession, found: Deployment, now: datetime) -> None:
+        """Look at the next agents; who follows another leader begins with the first."""
+        after = self._observed.get(found.id, observing.FIRST)
+        self._observed[found.id] = await observing.observe(
+            session, found, watch=self._watch, now=now, after=after
+        )
 
     async def _roll_back(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
         last = assignment.BEFORE_ALL

@@ -5,7 +5,7 @@ The SQL here says what rollouts.presumption says of one agent; a test holds the 
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -27,18 +27,35 @@ from tensorguard.services.deployments.membership import strategy_of
 from tensorguard.services.deployments.moving import tell_of
 from tensorguard.store.deployments import Deployment
 
+OBSERVED_AGENTS: Final = 20_000
+FIRST: Final = UUID(int=0)
+LAST: Final = UUID(int=2**128 - 1)
+
 
 async def observe(
-    session: AsyncSession, deployment: Deployment, *, watch: Watch, now: datetime
-) -> int:
+    session: AsyncSession,
+    deployment: Deployment,
+    *,
+    watch: Watch,
+    now: datetime,
+    after: UUID = FIRST,
+    limit: int = OBSERVED_AGENTS,
+) -> UUID:
     """Move agents by what the tables show: notified, succeeded, timed_out, lost, failed in the
-    soak, excluded. Returns how many.
+    soak, excluded.
+
+    Looks at the next `limit` agents beyond `after`, and returns after whom to go on: a step must
+    not take longer the more agents there are. A small deployment is looked at whole each time.
     """
     strategy = strategy_of(deployment)
+    bounds = {"id": deployment.id, "after": after, "skip": limit - 1}
+    until = (await session.execute(_UNTIL, bounds)).scalar()
     result = await session.execute(
         _OBSERVE,
         {
             "id": deployment.id,
+            "after": after,
+            "until": until or LAST,
             "digest": deployment.package_digest,
             "watched": [*OPEN, *PRESUMED, AgentState.SUCCEEDED],
             "at_work": list(AT_WORK),
@@ -57,12 +74,13 @@ async def observe(
             "intervals": LOST_AFTER_INTERVALS,
         },
     )
-    return await _told(session, deployment, result, now)
+    await _tell(session, deployment, result, now)
+    return until or FIRST
 
 
 async def observe_rollback(
     session: AsyncSession, deployment: Deployment, *, watch: Watch, now: datetime
-) -> int:
+) -> None:
     """Move agents on their way back by what the tables show: done, failed, superseded, gone."""
     timeouts = strategy_of(deployment).timeouts
     values = {
@@ -72,7 +90,7 @@ async def observe_rollback(
         "clock_since": watch.clock_since,
         "too_long": "the platform has not seen it back in time",
     }
-    return await _told(session, deployment, await session.execute(_OBSERVE_BACK, values), now)
+    await _tell(session, deployment, await session.execute(_OBSERVE_BACK, values), now)
 
 
 async def count_stages(session: AsyncSession, deployment_id: UUID, *, stages: int) -> list[Tally]:
@@ -103,22 +121,28 @@ async def count_back(
     return counts, sum(row.reachable for row in rows)
 
 
-async def _told(session: AsyncSession, deployment: Deployment, result: Any, now: datetime) -> int:
-    moved = int(result.rowcount)
-    if moved:
+async def _tell(session: AsyncSession, deployment: Deployment, moved: Any, now: datetime) -> None:
+    if moved.rowcount:
         await tell_of(session, deployment, now)
-    return moved
 
 
+_UNTIL = sa.text("""
+    SELECT agent_id FROM deployment_agents WHERE deployment_id = :id AND agent_id > :after
+    ORDER BY agent_id OFFSET :skip LIMIT 1
+""")
+# The bounds stand at every table: the planner does not pass them on, and would read it whole.
 _OBSERVE = sa.text("""
     WITH seen AS (
         SELECT row.agent_id, found.next, found.why
         FROM deployment_agents AS row
-        JOIN agents ON agents.id = row.agent_id
+        JOIN agents ON agents.id = row.agent_id AND agents.id > :after AND agents.id <= :until
         LEFT JOIN agent_desired AS document
                ON document.agent_id = row.agent_id AND document.deployment_id = row.deployment_id
+              AND document.agent_id > :after AND document.agent_id <= :until
         LEFT JOIN agent_state AS state ON state.agent_id = row.agent_id
+              AND state.agent_id > :after AND state.agent_id <= :until
         LEFT JOIN agent_status AS status ON status.agent_id = row.agent_id
+              AND status.agent_id > :after AND status.agent_id <= :until
         LEFT JOIN fleet_configs AS config ON config.fleet = agents.fleet
         CROSS JOIN LATERAL (SELECT
             greatest(state.received_at, row.notified_at, CAST(:watching_since AS timestamptz))
@@ -153,6 +177,7 @@ _OBSERVE = sa.text("""
         END) AS chosen (pair)
         CROSS JOIN LATERAL (SELECT chosen.pair[1], chosen.pair[2]) AS found (next, why)
         WHERE row.deployment_id = :id AND row.state = ANY(CAST(:watched AS text[]))
+          AND row.agent_id > :after AND row.agent_id <= :until
           AND row.rollback IS NULL AND found.next <> row.state
         ORDER BY row.agent_id
         FOR NO KEY UPDATE OF row SKIP LOCKED

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from tensorguard.rollouts.presumption import Seen, Watch, presume
 from tensorguard.rollouts.states import AgentState
 from tensorguard.rollouts.strategy import Strategy
-from tensorguard.services.deployments.observing import observe
+from tensorguard.services.deployments.observing import FIRST, observe
 from tensorguard.store import tables
 from tensorguard.store.deployments import list_deployment_agents
 from tests.integration.deployments.builders import START, Platform
@@ -58,3 +58,23 @@ async def test_sql_and_rules_agree_on_who_is_lost_late_or_silent(platform: Platf
     await platform.do(observe, deployment, watch=watch, now=now)
     found = await platform.do(list_deployment_agents, deployment.id, limit=len(agents))
     assert {one.agent_id: (one.state, one.reason) for one in found} == expected
+
+
+async def test_many_agents_are_looked_at_a_part_at_a_time_and_none_is_left_out(
+    platform: Platform,
+) -> None:
+    fleet = await platform.add_fleet("f")
+    agents = sorted([await platform.add_agent(fleet) for _ in range(5)])
+    deployment = await platform.start(await platform.release(), fleet)
+    await platform.controller().step()
+    await platform.send()
+    watch = Watch(heard_since=START, clock_since=START)
+    after, seen = FIRST, []
+    for _ in range(3):
+        after = await platform.do(
+            observe, deployment, watch=watch, now=platform.clock.now, after=after, limit=2
+        )
+        rows = await platform.do(list_deployment_agents, deployment.id, limit=9)
+        seen.append([row.agent_id for row in rows if row.state is A.NOTIFIED])
+    assert [sorted(one) for one in seen] == [agents[:2], agents[:4], agents]
+    assert after == FIRST
