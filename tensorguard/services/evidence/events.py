@@ -57,6 +57,13 @@ from tensorguard.services.evidence.event import Digest as Digest
 from tensorguard.services.evidence.event import Event as Event
 from tensorguard.services.evidence.event import Outcome as Outcome
 from tensorguard.services.evidence.event import Subject as Subject
+from tensorguard.services.evidence.package_events import PackageRefused as PackageRefused
+from tensorguard.services.evidence.package_events import PackageUploaded as PackageUploaded
+from tensorguard.services.evidence.package_events import PublisherChanged as PublisherChanged
+from tensorguard.services.evidence.package_events import PublisherRegistered as PublisherRegistered
+from tensorguard.services.evidence.package_events import PublisherRevoked as PublisherRevoked
+from tensorguard.services.evidence.package_events import ReleaseCreated as ReleaseCreated
+from tensorguard.services.evidence.package_events import ReleaseWithdrawn as ReleaseWithdrawn
 from tensorguard.services.keys.key_events import KekAdded as KekAdded
 from tensorguard.services.keys.key_events import KekExpiring as KekExpiring
 from tensorguard.services.keys.key_events import KekImported as KekImported
@@ -301,79 +308,6 @@ class CommandFinished(Event, frozen=True, kw_only=True):
     command_id: UUID
     kind: str
     state: str
-
-
-# Publishers, packages, releases
-
-
-class PublisherRegistered(Event, frozen=True, kw_only=True):
-    TYPE = "publisher.registered"
-    SUBJECT = ("publisher", "kid")
-    kid: str
-    packages: list[str]
-    not_after: datetime | None = None
-    not_before: datetime | None = None
-    succeeds: str | None = None
-
-
-class PublisherChanged(Event, frozen=True, kw_only=True):
-    """What a publisher may sign, or until when, is another: what it is now, and what it was."""
-
-    TYPE = "publisher.changed"
-    SUBJECT = ("publisher", "kid")
-    kid: str
-    packages: list[str]
-    packages_before: list[str]
-    not_after: datetime
-    not_after_before: datetime
-    reason: str
-
-
-class PublisherRevoked(Event, frozen=True, kw_only=True):
-    TYPE = "publisher.revoked"
-    SUBJECT = ("publisher", "kid")
-    kid: str
-    reason: str | None = None
-
-
-class PackageUploaded(Event, frozen=True, kw_only=True):
-    TYPE = "package.uploaded"
-    SUBJECT = ("package", "digest")
-    digest: Digest
-    size_bytes: int
-    publisher_kid: str
-    package: str
-    version: str
-
-
-class PackageRefused(Event, frozen=True, kw_only=True):
-    """An upload failed verification; `reason` is the error's code."""
-
-    TYPE = "package.refused"
-    SUBJECT = ("package", "digest")
-    OUTCOME = "denied"
-    digest: Digest | None
-    reason: str
-    size_bytes: int | None = None
-    file_sha256: Digest | None = None
-
-
-class ReleaseCreated(Event, frozen=True, kw_only=True):
-    TYPE = "release.created"
-    SUBJECT = ("release", "release_id")
-    release_id: UUID
-    release: str
-    version: str
-    package_digest: Digest
-
-
-class ReleaseWithdrawn(Event, frozen=True, kw_only=True):
-    """It goes to nobody else; what runs it, runs on."""
-
-    TYPE = "release.withdrawn"
-    SUBJECT = ("release", "release_id")
-    release_id: UUID
-    reason: str
 
 
 # Grants
