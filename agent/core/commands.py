@@ -10,10 +10,6 @@ from tensorguard.protocol.topics import UpKind, is_fleet
 
 MAX_REMEMBERED = 1_000
 
-_REFUSED = {
-    "set-tags": "tags come with the desired document",
-}
-
 
 def run(turn: Turn, command: Command) -> str | None:
     """Start a verified command, unless it was started before; remember it first.
@@ -30,9 +26,6 @@ def run(turn: Turn, command: Command) -> str | None:
         return None
     remembered[command.command_id] = command.expires_at
     turn.persist()
-    if command.kind in _REFUSED:
-        _reply_refused(turn, command, _REFUSED[command.kind])
-        return None
     fleet = command.arguments.get("fleet") if command.kind == "move" else None
     if command.kind == "move" and not (isinstance(fleet, str) and is_fleet(fleet)):
         _reply_refused(turn, command, "that is no fleet")
@@ -43,6 +36,9 @@ def run(turn: Turn, command: Command) -> str | None:
         turn.do(Diagnose(command.command_id))
     elif command.kind == "collect-logs":
         turn.do(CollectLogs(command.command_id))
+    elif command.kind == "set-tags":
+        # The platform writes them down; what counts here comes in the next desired document.
+        turn.publish(UpKind.REPLY, Reply(command_id=command.command_id, state="done"))
     elif command.kind == "restart":
         turn.state.restarting = command.command_id
         turn.do(Restart())

@@ -25,6 +25,7 @@ from tensorguard.services.evidence.events import (
 )
 from tensorguard.services.fleets.agents import get_agent
 from tensorguard.services.fleets.moves import KIND as MOVE
+from tensorguard.services.fleets.tagging import parse_tags, set_tags
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.ids import new_id
 from tensorguard.store.tables import agents, commands
@@ -86,6 +87,8 @@ async def issue_command(
         raise AgentNotActive(f"agent {agent_id} is {agent.status}")
     if len(msgspec.json.encode(dict(arguments))) > MAX_ARGUMENT_BYTES:
         raise Invalid(f"arguments have at most {MAX_ARGUMENT_BYTES} bytes")
+    if kind == "set-tags":
+        parse_tags(arguments)
     table = commands.c
     waiting = sa.select(sa.func.count()).where(
         table.agent_id == agent_id, table.state.in_(_OPEN), table.expires_at > now
@@ -190,9 +193,12 @@ async def take_replies(
                 table.agent_id == agents.c.id,
             )
             .values(state=reply.state, result=reply.result, finished_at=now if final else None)
-            .returning(table.kind, agents.c.fleet)
+            .returning(table.kind, table.arguments, agents.c.fleet)
         )
         row = moved.one_or_none()
+        if row is not None and row.kind == "set-tags" and reply.state == "done":
+            by = Actor("agent", str(agent_id))
+            await set_tags(session, agent_id, parse_tags(row.arguments), by=by, now=now)
         if row is not None and final and row.kind != MOVE:
             events.append(
                 CommandFinished(
