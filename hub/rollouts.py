@@ -24,6 +24,7 @@ from tensorguard.rollouts.states import DeploymentState
 from tensorguard.services.deployments import assignment, moving, observing, rollout
 from tensorguard.services.deployments.deployments import get_deployment
 from tensorguard.services.deployments.membership import follow_members
+from tensorguard.services.errors import ServiceError
 from tensorguard.services.evidence.events import SYSTEM
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.deployments import Deployment, list_active
@@ -112,9 +113,17 @@ class RolloutController:
         now = self._clock()
         if deployment.start_at is not None and deployment.start_at > now:
             return
-        async with self._leading(deployment.id, DeploymentState.SCHEDULED) as (session, found):
-            if found is not None:
-                await moving.start_deployment(session, found.id, by=SYSTEM, now=now)
+        try:
+            async with self._leading(deployment.id, DeploymentState.SCHEDULED) as (session, found):
+                if found is not None:
+                    await moving.start_deployment(session, found.id, by=SYSTEM, now=now)
+        except ServiceError as error:
+            # It may go away: tried again at each tick, and said once.
+            async with self._leading(deployment.id, DeploymentState.SCHEDULED) as (session, found):
+                if found is not None and await moving.note_obstacle(
+                    session, found, error.message, now
+                ):
+                    log.warning("deployment_not_started", deployment=str(found.id), code=error.code)
 
     async def _roll_out(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
         await self._join(deployment_id)

@@ -284,6 +284,21 @@ async def move_deployment(
     )
 
 
+async def note_obstacle(
+    session: AsyncSession, deployment: Deployment, reason: str, now: datetime
+) -> bool:
+    """Say why a scheduled deployment has not started at its time; tell whether that is news."""
+    if deployment.state_reason == reason:
+        return False
+    await session.execute(
+        sa.update(deployments)
+        .where(deployments.c.id == deployment.id)
+        .values(state_reason=reason, revision=deployments.c.revision + 1)
+    )
+    await tell_of(session, deployment, now)
+    return True
+
+
 async def tell_of(session: AsyncSession, deployment: Deployment, now: datetime) -> None:
     """Hint that the deployment has changed to whoever watches it."""
     fleet = deployment.fleets[0] if len(deployment.fleets) == 1 else None

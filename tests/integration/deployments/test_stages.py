@@ -306,6 +306,28 @@ async def test_a_deployment_begins_at_its_time(platform: Platform) -> None:
     ]
 
 
+async def test_what_cannot_start_at_its_time_says_why_and_starts_when_it_can(
+    platform: Platform,
+) -> None:
+    fleet = await platform.add_fleet("f")
+    at = platform.clock.now + timedelta(hours=2)
+    deployment = await platform.start(await platform.release(), fleet, start_at=at)
+    controller = platform.controller()
+    await controller.step()
+    assert (await platform.find(deployment)).state_reason == ""
+    platform.clock.advance(hours=2)
+    for _ in range(2):
+        await controller.step()
+    waiting = await platform.find(deployment)
+    assert (waiting.state, waiting.revision) == ("scheduled", deployment.revision + 1)
+    assert "no agent of these fleets" in waiting.state_reason
+    agent = await platform.add_agent(fleet)
+    await controller.step()
+    assert await told(platform) == [agent]
+    started = await platform.find(deployment)
+    assert (started.state, started.state_reason) == ("running", "")
+
+
 async def test_a_clock_that_jumps_makes_nobody_lost(platform: Platform) -> None:
     deployment, _, (agent,) = await begun(platform, 1, staged(100))
     await told(platform)
