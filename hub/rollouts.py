@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.presence import pause
 from tensorguard.rollouts.decisions import Move
+from tensorguard.rollouts.errors import RolloutError
 from tensorguard.rollouts.presumption import Watch
 from tensorguard.rollouts.states import DeploymentState
 from tensorguard.services.deployments import assignment, moving, observing, rollout
@@ -117,7 +118,7 @@ class RolloutController:
             async with self._leading(deployment.id, DeploymentState.SCHEDULED) as (session, found):
                 if found is not None:
                     await moving.start_deployment(session, found.id, by=SYSTEM, now=now)
-        except ServiceError as error:
+        except (RolloutError, ServiceError) as error:
             # It may go away: tried again at each tick, and said once.
             async with self._leading(deployment.id, DeploymentState.SCHEDULED) as (session, found):
                 if found is not None and await moving.note_obstacle(

@@ -49,7 +49,7 @@ async def observe(
     """
     strategy = strategy_of(deployment)
     bounds = {"id": deployment.id, "after": after, "skip": limit - 1}
-    until = (await session.execute(_UNTIL, bounds)).scalar()
+    until: UUID | None = (await session.execute(_UNTIL, bounds)).scalar()
     result = await session.execute(
         _OBSERVE,
         {

@@ -13,6 +13,7 @@ from tests.integration.platform.operator import Operator
 from tests.integration.platform.programs import Simulator
 from tests.integration.platform.publishing import Publisher
 from tests.integration.platform.running import RunningPlatform
+from tests.integration.platform.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -142,6 +143,10 @@ def test_agents_that_were_away_get_it_when_they_return_and_never_moved_the_gate(
         with Simulator(tmp_path / "away", operator, fleet, away) as leaving:
             operator.wait_online(fleet, here + away)
             leaving.finish()
+        wait_until(
+            lambda: Counter(one["presence"] for one in operator.agents(fleet))["offline"] == away,
+            "those that left are offline",
+        )
         publisher = Publisher(platform, operator, tmp_path / "publisher")
         site = Site(operator, fleet, here + away, publisher, tmp_path)
         deployment = site.deploy(GOOD, canary(50, min_reported=1))
