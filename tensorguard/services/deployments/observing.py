@@ -27,7 +27,7 @@ from tensorguard.services.deployments.membership import strategy_of
 from tensorguard.services.deployments.moving import tell_of
 from tensorguard.store.deployments import Deployment
 
-OBSERVED_AGENTS: Final = 20_000
+OBSERVED_AGENTS: Final = 10_000
 FIRST: Final = UUID(int=0)
 LAST: Final = UUID(int=2**128 - 1)
 
