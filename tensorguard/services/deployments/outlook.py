@@ -60,7 +60,11 @@ async def look(session: AsyncSession, deployment: Deployment, *, now: datetime) 
     actions = list_actions(deployment)
     if deployment.state not in _BEGUN:
         return Outlook(
-            gate=None, waits_for="", window_opens_at=None, rate_per_minute=None, actions=actions
+            gate=None,
+            waits_for=_find_delay(deployment),
+            window_opens_at=None,
+            rate_per_minute=None,
+            actions=actions,
         )
     watch = Watch(heard_since=now, clock_since=datetime.min.replace(tzinfo=now.tzinfo))
     standing = await read_standing(session, deployment, watch=watch, now=now)
@@ -81,6 +85,15 @@ async def look(session: AsyncSession, deployment: Deployment, *, now: datetime) 
         rate_per_minute=rate,
         actions=actions,
     )
+
+
+def _find_delay(deployment: Deployment) -> str:
+    """Return what the start is waiting for."""
+    if deployment.state not in (_D.AWAITING_APPROVAL, _D.SCHEDULED):
+        return ""
+    if deployment.state_reason or deployment.start_at is None:
+        return deployment.state_reason
+    return f"it starts at {deployment.start_at.isoformat()}"
 
 
 def list_actions(deployment: Deployment) -> list[Action]:

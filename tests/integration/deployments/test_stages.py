@@ -314,13 +314,16 @@ async def test_what_cannot_start_at_its_time_says_why_and_starts_when_it_can(
     deployment = await platform.start(await platform.release(), fleet, start_at=at)
     controller = platform.controller()
     await controller.step()
-    assert (await platform.find(deployment)).state_reason == ""
+    assert (
+        await platform.do(look, deployment, now=at)
+    ).waits_for == f"it starts at {at.isoformat()}"
     platform.clock.advance(hours=2)
     for _ in range(2):
         await controller.step()
     waiting = await platform.find(deployment)
     assert (waiting.state, waiting.revision) == ("scheduled", deployment.revision + 1)
-    assert "no agent of these fleets" in waiting.state_reason
+    outlook = await platform.do(look, waiting, now=at)
+    assert outlook.waits_for.startswith("no agent of these fleets")
     agent = await platform.add_agent(fleet)
     await controller.step()
     assert await told(platform) == [agent]
