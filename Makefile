@@ -23,7 +23,7 @@ UI_SOURCES = $(shell find ui/src ui/public ui/index.html ui/*.config.ts ui/packa
 NPM_IN = PATH="$(abspath $(BIN)):$$PATH" npm --prefix
 NPM = $(NPM_IN) ui
 
-.PHONY: setup up demo api-types test test-deep check bench lock clean
+.PHONY: setup up demo api-types event-docs test test-deep check bench lock clean
 
 setup: $(VENV)/.dev api/static/index.html tests/timescale/node_modules/.installed
 
@@ -47,7 +47,13 @@ check: $(VENV)/.dev ui/node_modules/.installed
 	$(BIN)/lint-imports
 	$(BIN)/python -m api.document | diff -u ui/openapi.json - || { \
 		echo "ui/openapi.json is out of date: run 'make api-types'" >&2; exit 1; }
+	$(BIN)/python -m tensorguard.services.evidence.catalogue | diff -u docs/events.md - || { \
+		echo "docs/events.md is out of date: run 'make event-docs'" >&2; exit 1; }
 	$(NPM) run --silent check
+
+# The page of all ledger events, after a change of one.
+event-docs: $(VENV)/.dev
+	$(BIN)/python -m tensorguard.services.evidence.catalogue > docs/events.md
 
 # The interface's types, after a change in the API.
 api-types: $(VENV)/.dev ui/node_modules/.installed

@@ -20,6 +20,7 @@ from api.events.routes import router as events
 from api.fleets.revocations import router as fleet_revocations
 from api.fleets.routes import router as fleets
 from api.keys.routes import router as keys
+from api.ledger.private import router as ledger_private
 from api.ledger.routes import router as ledger
 from api.manufacturers.routes import router as manufacturers
 from api.openapi import describe
@@ -63,6 +64,7 @@ ROUTERS = (
     deployment_export,
     approvals,
     ledger,
+    ledger_private,
     trust,
     events,
     users,

@@ -66,6 +66,7 @@ STATUS: Final[Mapping[str, int]] = {
     "csr-too-large": 413,
     "bad-key": 422,
     "no-checkpoint": 404,
+    "no-such-proof": 404,
     "illegal-move": 409,
     "package-too-large": 413,
     "package-store-full": 507,

@@ -39,6 +39,7 @@ class Route(APIRoute):
                 limits.check_json(request)
             limited = limits.limited(request, cost.max_body_bytes)
             async with context.sessions() as session:
+                session.info["route"] = self.path
                 limited.state.session = session
                 if cost.streamed:
                     response = await endpoint(limited)

@@ -52,6 +52,7 @@ STATE_COLUMNS = (
     ("desired_revision", "int8"),
     ("config_revision", "int8"),
     ("trust_version", "int8"),
+    ("ledger_epoch", "int8"),
     ("ledger_size", "int8"),
     ("ledger_root", "bytea"),
 )
@@ -176,6 +177,7 @@ def state_row(one: From[Heartbeat], intervals: Mapping[str, timedelta]) -> dict[
         "desired_revision": has.desired.revision if has.desired else None,
         "config_revision": has.config,
         "trust_version": has.trust,
+        "ledger_epoch": beat.ledger.epoch if beat.ledger else None,
         "ledger_size": beat.ledger.size if beat.ledger else None,
         "ledger_root": _bytea(beat.ledger.root) if beat.ledger else None,
     }

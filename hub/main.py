@@ -27,11 +27,13 @@ from hub.settings import HubSettings
 from hub.settling import Settler
 from hub.upkeep import Upkeep
 from hub.uplink import UplinkSource
+from hub.witness import Witness
 from hub.work import Work
-from tensorguard.ledger.checkpoint import ledger_origin
 from tensorguard.pki.identity import ServiceIdentity
 from tensorguard.services.certificates.certificates import ServiceCertificate
 from tensorguard.services.certificates.certifier import Certifier
+from tensorguard.services.evidence.checkpoint_file import checkpoint_file
+from tensorguard.services.evidence.private_fields import ensure_privacy_key
 from tensorguard.services.keys.following import KeyringFollower
 from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
 from tensorguard.services.keys.kek_watch import KekWatch
@@ -59,11 +61,12 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         closing.push_async_callback(engine.dispose)
         await check_schema(engine)
         kek_settings = KekSettings()
-        async with sessions() as session:
+        async with sessions.begin() as session:
             opener = kek_settings.opener(settings.data_dir)
             kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
             closing.push_async_callback(kek.close)
             keyring = await Keyring.load(session, kek)
+            await ensure_privacy_key(session, kek, now=utc_now())
         certificate = ServiceCertificate(
             keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
         )
@@ -81,6 +84,16 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
                 source.use(certificate.client_context(keyring.trust.cas))
 
         work = Work(sessions, keyring, kek, utc_now, enrollments, lambda: source.share)
+        witness = Witness(
+            sessions,
+            work.echoes,
+            file=checkpoint_file(settings.data_dir),
+            bucket=settings.checkpoint_bucket(),
+            clock=utc_now,
+            bucket_every=settings.ledger_bucket_every,
+            leads=lambda: source.leads,
+        )
+        await witness.check()
         ingest = Ingest(
             source,
             work,
@@ -102,12 +115,13 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             ).run,
             "sequencer": Sequencer(
                 sessions,
-                origin=ledger_origin(keyring.trust_domain),
-                signers=[keyring.signer("ledger").private_key],
+                trust_domain=keyring.trust_domain,
+                signers=lambda: [signer.private_key for signer in keyring.ledger_signers],
                 clock=utc_now,
                 random=random.SystemRandom(),
             ).run,
             "settler": Settler(sessions, keyring, work.new_connections, utc_now).run,
+            "witness": witness.run,
             "upkeep": Upkeep(sessions, keyring, work, utc_now, leads).run,
             "certificate": certificate.keep_renewed,
             "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,

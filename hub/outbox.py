@@ -61,7 +61,10 @@ _TAKE_CHECKPOINTS = sa.text("""
     UPDATE fleet_notices n SET checkpoint_at = :now FROM due WHERE n.fleet = due.fleet
     RETURNING n.fleet
 """)
-_CHECKPOINT = sa.text("SELECT note FROM ledger_checkpoints ORDER BY tree_size DESC LIMIT 1")
+_CHECKPOINT = sa.text("""
+    SELECT note FROM ledger_checkpoints WHERE epoch = (SELECT epoch FROM platform)
+    ORDER BY tree_size DESC LIMIT 1
+""")
 
 
 class Outbox:

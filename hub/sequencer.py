@@ -30,16 +30,17 @@ class Sequencer:
         self,
         sessions: SessionMaker,
         *,
-        origin: str,
-        signers: Sequence[Signer],
+        trust_domain: str,
+        signers: Callable[[], Sequence[Signer]],
         clock: Callable[[], datetime],
         random: Random,
         interval: timedelta = INTERVAL,
         checkpoint_every: timedelta = CHECKPOINT_EVERY,
         batch_events: int = BATCH_EVENTS,
     ) -> None:
+        """`signers` are asked for at each checkpoint: all of them sign it."""
         self._sessions = sessions
-        self._origin = origin
+        self._trust_domain = trust_domain
         self._signers = signers
         self._clock = clock
         self._random = random
@@ -88,8 +89,8 @@ class Sequencer:
         async with self._sessions() as session, session.begin():
             checkpoint = await sign_latest(
                 session,
-                origin=self._origin,
-                signers=self._signers,
+                trust_domain=self._trust_domain,
+                signers=self._signers(),
                 now=self._clock(),
                 every=self._checkpoint_every,
             )

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tensorguard.protocol.messages import MqttAddress
 from tensorguard.services.certificates.service_certificates import allowed_hosts
+from tensorguard.services.evidence.bucket import BucketSettings, CheckpointBucket
 
 
 class HubSettings(BaseSettings):
@@ -42,11 +43,34 @@ class HubSettings(BaseSettings):
         default=None, description="host:port of /metrics; none unless given"
     )
 
+    ledger_bucket: str | None = Field(
+        default=None, description="S3 bucket with Object Lock that checkpoints go to"
+    )
+    ledger_bucket_prefix: str = ""
+    ledger_bucket_endpoint: str | None = Field(
+        default=None, description="URL of an S3 that is not Amazon's"
+    )
+    ledger_bucket_retention: timedelta = timedelta(days=3650)
+    ledger_bucket_every: timedelta = timedelta(minutes=10)
+
     batch_messages: int = Field(default=500, ge=1, le=5_000)
     flush_after: timedelta = timedelta(milliseconds=200)
     # What one hub holds in memory at most: above it, it stops reading from the broker.
     intake_limit: int = Field(default=5_000, ge=1, le=100_000)
     downlink_limit: int = Field(default=20_000, ge=1, le=1_000_000)
+
+    def checkpoint_bucket(self) -> CheckpointBucket | None:
+        """Where checkpoints are locked away, if anywhere. Raises: BucketLibraryMissing."""
+        if self.ledger_bucket is None:
+            return None
+        return CheckpointBucket(
+            BucketSettings(
+                name=self.ledger_bucket,
+                prefix=self.ledger_bucket_prefix,
+                retention=self.ledger_bucket_retention,
+                endpoint_url=self.ledger_bucket_endpoint,
+            )
+        )
 
     @property
     def mqtt_address(self) -> MqttAddress:

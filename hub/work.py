@@ -11,6 +11,7 @@ from hub.batch import Batch
 from hub.dead_letters import poison_counts, poisoned, store_dead_letters, tell_poisoned
 from hub.denials import denial_counts, denials, tell_denials
 from hub.downlink import Downlink, Downlinks
+from hub.echoes import Echoes
 from hub.enrollments import DeviceEnrollments
 from hub.events import store_events
 from hub.fleets import FleetConfigs
@@ -66,6 +67,7 @@ class Work:
         self._trust_hints = TrustHints()
         self.configs = FleetConfigs.none()
         self.news = News()
+        self.echoes = Echoes()
         self.new_connections = NewConnections()
 
     async def store(self, batch: Batch, fence: Fence | None = None) -> Outcome:
@@ -105,6 +107,7 @@ class Work:
         self._denials.settle(denied_tallies)
         self._poisoned.settle(letter_tallies)
         self.news.add(len(beats), moved_in)
+        self.echoes.add(newest)
         self.new_connections.add(new)
         return Outcome(len(beats), events, downlinks.items)
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from agent.core.effects import FetchTrust, KeepTrust
 from agent.core.turn import Turn
-from tensorguard.ledger.checkpoint import Checkpoint, VerifierKey, parse_checkpoint
+from tensorguard.ledger.checkpoint import Checkpoint, VerifierKey, epoch_of, parse_checkpoint
 from tensorguard.ledger.checkpoint import verify_checkpoint as verify_note
 from tensorguard.ledger.errors import LedgerError
 from tensorguard.pki.bundle import TrustStore, accept_next
@@ -129,6 +129,7 @@ class Belief:
             origin = parse_checkpoint(note).origin
             if not origin.startswith(f"{turn.identity.trust_domain}/ledger/"):
                 return None
+            epoch_of(origin)
             publics = [
                 key.public for key in self.store.bundle.keys.ledger if turn.now < key.not_after
             ]

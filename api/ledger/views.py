@@ -2,9 +2,12 @@
 
 import base64
 from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
 
 from api.views import View
 from tensorguard.services.evidence.ledger_queries import LedgerEntry
+from tensorguard.services.evidence.witnesses import ReportedFork
 from tensorguard.store.names import Thing
 
 
@@ -14,6 +17,7 @@ class EntryView(View):
     The names are no part of the entry: what its subject and its actor are called now, if anything.
     """
 
+    epoch: int
     leaf_index: int
     leaf_hash: str
     entry: str
@@ -24,9 +28,53 @@ class EntryView(View):
 def entry_view(entry: LedgerEntry, names: Mapping[Thing, str]) -> EntryView:
     """Return an entry as it travels."""
     return EntryView(
+        epoch=entry.epoch,
         leaf_index=entry.leaf_index,
         leaf_hash=entry.leaf_hash.hex(),
         entry=base64.b64encode(entry.entry).decode(),
         subject_name=names.get((entry.subject_kind, entry.subject_id)),
         actor_name=names.get((entry.actor_kind, entry.actor_id)),
+    )
+
+
+class InclusionProofView(View):
+    """That an entry stands in the tree of `tree_size`; hashes in hex, the leaf's sibling first."""
+
+    leaf_index: int
+    tree_size: int
+    root_hash: str
+    audit_path: list[str]
+
+
+class ConsistencyProofView(View):
+    """That the tree of `second` entries begins with that of `first`; hashes in hex."""
+
+    first: int
+    second: int
+    consistency_path: list[str]
+
+
+class ForkView(View):
+    """A checkpoint that a device has seen and that this ledger cannot extend.
+
+    `reason`: `newer-epoch`, `larger` (more entries than there are) or `other-root`.
+    """
+
+    epoch: int
+    tree_size: int
+    root_hash: str
+    agent_id: UUID
+    reason: str
+    seen_at: datetime
+
+
+def fork_view(fork: ReportedFork) -> ForkView:
+    """Return an alarm as it travels."""
+    return ForkView(
+        epoch=fork.epoch,
+        tree_size=fork.tree_size,
+        root_hash=fork.root_hash.hex(),
+        agent_id=fork.agent_id,
+        reason=fork.reason,
+        seen_at=fork.seen_at,
     )

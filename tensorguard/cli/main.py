@@ -32,6 +32,7 @@ SUBCOMMANDS = {
     "tgsp": Subcommand("agent", "Build, inspect, verify and open packages."),
     "packages": Subcommand("agent", "Send packages to a platform."),
     "keys": Subcommand("server", "Keys that wrap keys: rotate, rewrap, migrate, import."),
+    "ledger": Subcommand("server", "The Evidence Locker: verify, export, keys, epochs."),
     "trust": Subcommand("server", "Root keys, trust bundles and the platform's CA."),
     "admin": Subcommand("server", "Manage users and secrets on the platform's own machine."),
 }

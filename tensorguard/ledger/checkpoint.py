@@ -23,6 +23,7 @@ MAX_NOTE_BYTES = 16 * 1024
 MAX_SIGNATURES = 16
 _SIGNATURE_LINE = re.compile(r"— (?P<name>[^\s+]+) (?P<signature>[A-Za-z0-9+/=]+)")
 _VERIFIER_KEY = re.compile(r"(?P<name>[^\s+]+)\+(?P<hash>[0-9a-f]{8})\+(?P<key>[A-Za-z0-9+/=]+)")
+_EPOCH = re.compile(r"/ledger/([1-9][0-9]{0,14})\Z", re.ASCII)
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -72,6 +73,14 @@ class VerifierKey:
 def ledger_origin(trust_domain: str, epoch: int = 1) -> str:
     """Return the ledger's name, which is its key's name too: `<trust-domain>/ledger/<epoch>`."""
     return f"{trust_domain}/ledger/{epoch}"
+
+
+def epoch_of(origin: str) -> int:
+    """Return the epoch that a ledger's name ends with. Raises: BadCheckpoint."""
+    match = _EPOCH.search(origin)
+    if match is None:
+        raise BadCheckpoint(f"{origin[:200]!r} names no epoch of a ledger")
+    return int(match[1])
 
 
 def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[Signer]) -> str:

@@ -52,6 +52,8 @@ class Entry:
     fleet: str | None
     outcome: Outcome
     details: Mapping[str, object]
+    private: Mapping[str, str] | None = None
+    """What ledger.private has sealed, or None where nothing is private."""
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON (RFC 8785) of this entry, at most 64 KiB.
@@ -83,6 +85,8 @@ class Entry:
             "outcome": self.outcome,
             "details": details,
         }
+        if self.private is not None:
+            document["private"] = dict(self.private)
         try:
             return _canonical(document)
         except rfc8785.CanonicalizationError as error:

@@ -86,8 +86,9 @@ class Has(Message, frozen=True, kw_only=True):
 
 
 class LedgerSeen(Message, frozen=True, kw_only=True):
-    """The newest ledger checkpoint that the agent has seen: tree size and root hash."""
+    """The newest ledger checkpoint that the agent has seen: epoch, tree size and root hash."""
 
+    epoch: Annotated[int, Meta(ge=1, le=2**53 - 1)] = 1
     size: Count
     root: Digest
 

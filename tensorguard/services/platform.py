@@ -26,6 +26,7 @@ from tensorguard.services.evidence.events import (
     PlatformInitialised,
     UserCreated,
 )
+from tensorguard.services.evidence.private_fields import ensure_privacy_key
 from tensorguard.services.keys.keks import enter_kek
 from tensorguard.services.keys.sealed_rows import store_secret
 from tensorguard.services.people.passwords import generate_password, hash_password
@@ -90,6 +91,7 @@ async def bootstrap(
     await make_authority(session, kek, trust_domain, state="issuing", by=SYSTEM, now=now)
     events += await _make_signing_keys(session, kek, trust_domain, found.epoch, now)
     events.append(await _make_recipient_key(session, kek, now))
+    await ensure_privacy_key(session, kek, now=now)
     await store_secret(
         session,
         kek,
@@ -110,7 +112,7 @@ async def _make_signing_keys(
 ) -> list[Event]:
     events: list[Event] = []
     for role in KEY_ROLES:
-        signer = await _make_signing_key(session, kek, role, now)
+        signer = await make_signing_key(session, kek, role, now)
         if role == "ledger":
             name = ledger_origin(trust_domain, epoch)
             verifier = str(VerifierKey(name, signer.public_key()))
@@ -120,9 +122,10 @@ async def _make_signing_keys(
     return events
 
 
-async def _make_signing_key(
+async def make_signing_key(
     session: AsyncSession, kek: KeyProvider, role: KeyRole, now: datetime
 ) -> Ed25519Signer:
+    """Make a key that signs what is of `role` from now on; the caller records it."""
     signer = Ed25519Signer.generate()
     secret_id = await store_secret(
         session,
@@ -179,7 +182,9 @@ async def _make_admin(
             created_at=now,
         )
     )
-    return UserCreated(by=SYSTEM, user_id=user_id, role="admin")
+    return UserCreated(
+        by=SYSTEM, user_id=user_id, role="admin", email=email.lower(), name="Administrator"
+    )
 
 
 async def _publish_first(

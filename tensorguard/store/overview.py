@@ -18,6 +18,7 @@ from tensorguard.store.tables import (
     ledger_entries,
     ledger_unsequenced,
     packages,
+    platform,
     releases,
 )
 
@@ -68,7 +69,10 @@ async def count_deployments_by_state(session: AsyncSession) -> dict[str, int]:
 
 async def get_totals(session: AsyncSession, *, now: datetime) -> sa.RowMapping:
     """Return how many there are of everything else, and how far the ledger is."""
-    ledger_size = sa.select(sa.func.coalesce(sa.func.max(ledger_entries.c.leaf_index) + 1, 0))
+    epoch = sa.select(platform.c.epoch).scalar_subquery()
+    ledger_size = sa.select(
+        sa.func.coalesce(sa.func.max(ledger_entries.c.leaf_index) + 1, 0)
+    ).where(ledger_entries.c.epoch == epoch)
     query = sa.select(
         _count(fleets).label("fleets"),
         _count(packages).label("packages"),

@@ -1,11 +1,12 @@
 """The kill switch among 1,000 connected agents, as the devices that are revoked see it.
 
-python tests/load/bench_killswitch.py [revocations] [agents]
+python tests/load/bench_killswitch.py [revocations] [agents] [up|cluster]
 
-`tensorguard up` with its embedded database and broker. Each device holds a TLS connection of its
-own from its own address; an operator revokes one after the other through the REST API. Measured is
+`tensorguard up` with its embedded database and broker, or a cluster of three NATS nodes with a
+front each, two hubs, and a balancer between the agents and the nodes. Each device holds a TLS
+connection of its own; an operator revokes one after the other through the REST API. Measured is
 from the request to the end of the device's connection, and to the CONNACK that refuses it when it
-comes back at once. Then the fleet of the simulated agents is revoked as a whole.
+comes back at once. Then, with `up`, the fleet of the simulated agents is revoked as a whole.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import ssl
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ import psutil
 from bench_broker import packet, text
 
 from broker.embedded import packets
+from tests.integration.nats.machines import running_machines
 from tests.integration.platform.conftest import operator_of
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
@@ -46,17 +49,14 @@ class Seen:
     refused_ms: float
 
 
-def main(revocations: int = 200, agents: int = 1000) -> dict[str, float]:
+def main(revocations: int = 200, agents: int = 1000, where: str = "up") -> dict[str, float]:
     """Print and give every figure."""
     directory = Path(tempfile.mkdtemp(prefix="bench-kill-"))
     directory.chmod(0o711)  # as root the database is another user, who has to pass through
-    platform = RunningPlatform(directory)
+    measure = {"up": _measure_up, "cluster": _measure_cluster}[where]
     try:
-        platform.start()
-        figures = _measure(platform, directory, revocations, agents)
-        platform.stop()
+        figures = measure(directory, revocations, agents)
     finally:
-        platform.kill_everything()
         shutil.rmtree(directory)
     for name, figure in figures.items():
         print(f"{name:44} {figure:10.2f}")
@@ -65,24 +65,47 @@ def main(revocations: int = 200, agents: int = 1000) -> dict[str, float]:
     return figures
 
 
-def _measure(
-    platform: RunningPlatform, directory: Path, revocations: int, agents: int
-) -> dict[str, float]:
-    operator = operator_of(platform)
-    operator.create_fleet(SIMULATED, heartbeat_interval_s=10)
-    simulated = max(1, agents - revocations)
-    arguments = (directory / "simulated", operator, SIMULATED, simulated)
-    with Simulator(*arguments, interval="10s", drain="1s") as simulator:
-        operator.wait_online(SIMULATED, simulated, within_s=120)
-        devices = _enrol(operator, directory, revocations)
-        seen = asyncio.run(Revoking(operator, platform).run(devices))
-        figures = {
-            **_percentiles("revoke_to_disconnected", [one.disconnected_ms for one in seen]),
-            **_percentiles("revoke_to_refused", [one.refused_ms for one in seen]),
-        }
-        figures |= _revoke_fleet(platform, operator, simulated)
-        simulator.process.terminate()
+def _measure_up(directory: Path, revocations: int, agents: int) -> dict[str, float]:
+    platform = RunningPlatform(directory)
+    try:
+        platform.start()
+        operator = operator_of(platform)
+        with _simulated(operator, directory, agents - revocations) as simulated:
+            figures = _measure(operator, directory, revocations)
+            figures |= _revoke_fleet(platform, operator, simulated)
+        platform.stop()
+    finally:
+        platform.kill_everything()
     return figures
+
+
+def _measure_cluster(directory: Path, revocations: int, agents: int) -> dict[str, float]:
+    with (
+        running_machines(directory) as machines,
+        _simulated(machines.operator, directory, agents - revocations),
+    ):
+        return _measure(machines.operator, directory, revocations)
+
+
+@contextlib.contextmanager
+def _simulated(operator: Operator, directory: Path, agents: int) -> Iterator[int]:
+    """Have so many agents online beside those that are revoked one by one."""
+    operator.create_fleet(SIMULATED, heartbeat_interval_s=10)
+    count = max(1, agents)
+    arguments = (directory / "simulated", operator, SIMULATED, count)
+    with Simulator(*arguments, interval="10s", drain="1s") as simulator:
+        operator.wait_online(SIMULATED, count, within_s=300)
+        yield count
+        simulator.process.terminate()
+
+
+def _measure(operator: Operator, directory: Path, revocations: int) -> dict[str, float]:
+    devices = _enrol(operator, directory, revocations)
+    seen = asyncio.run(Revoking(operator).run(devices))
+    return {
+        **_percentiles("revoke_to_disconnected", [one.disconnected_ms for one in seen]),
+        **_percentiles("revoke_to_refused", [one.refused_ms for one in seen]),
+    }
 
 
 def _enrol(operator: Operator, directory: Path, count: int) -> list[Device]:
@@ -101,10 +124,9 @@ def _enrol(operator: Operator, directory: Path, count: int) -> list[Device]:
 class Revoking:
     """All devices are connected; then each in turn is revoked, and comes back at once."""
 
-    def __init__(self, operator: Operator, platform: RunningPlatform) -> None:
+    def __init__(self, operator: Operator) -> None:
         self._url = operator.url
         self._headers = {"Authorization": f"Bearer {operator.api_key}"}
-        self._platform = platform
 
     async def run(self, devices: list[Device]) -> list[Seen]:
         """Return what each device saw."""
@@ -192,4 +214,4 @@ def _percentiles(name: str, values: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main(*map(int, sys.argv[1:3]), *sys.argv[3:4])

@@ -164,6 +164,7 @@ describe("the ledger", () => {
     const text = '{"actor":{"id":"platform","kind":"system"},"details":{"reason":"ä"},"id":"1","outcome":"success","subject":{"id":"a","kind":"agent"},"time":"2026-01-01T00:00:00Z","type":"agent.revoked"}';
     const bytes = new TextEncoder().encode(text);
     const entry = readEntry({
+      epoch: 1,
       leaf_index: 5,
       leaf_hash: "00",
       entry: btoa(String.fromCharCode(...bytes)),

@@ -22,11 +22,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened, told by `by`; the fields of a subclass become its details.
 
     `SUBJECT` is the kind of thing it happened to, and the field that holds the thing's id.
+    `PRIVATE` names the fields that say who a person is: they are encrypted under a key of the
+    subject, which can be destroyed, and stand in no other place of the entry.
     """
 
     TYPE: ClassVar[str]
     SUBJECT: ClassVar[tuple[str, str]]
     OUTCOME: ClassVar[Outcome] = "success"
+    PRIVATE: ClassVar[tuple[str, ...]] = ()
 
     by: Actor
     fleet: str | None = None
@@ -53,10 +56,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         values = ((name, getattr(self, name)) for name in _detail_fields(type(self)))
         return {name: _plain(value) for name, value in values if value is not None}
 
+    def private(self) -> dict[str, object]:
+        """Return the private fields as JSON values; what is None is left out."""
+        values = ((name, getattr(self, name)) for name in self.PRIVATE)
+        return {name: _plain(value) for name, value in values if value is not None}
+
 
 @cache
 def _detail_fields(event: "type[Event]") -> tuple[str, ...]:
-    elsewhere = {"by", "fleet", event.SUBJECT[1]}
+    elsewhere = {"by", "fleet", event.SUBJECT[1], *event.PRIVATE}
     return tuple(name for name in event.__struct_fields__ if name not in elsewhere)
 
 

@@ -9,6 +9,70 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from tensorguard.services.certificates.certificate_events import (
+    AgentMoveCancelled as AgentMoveCancelled,
+)
+from tensorguard.services.certificates.certificate_events import AgentMoved as AgentMoved
+from tensorguard.services.certificates.certificate_events import (
+    AgentMoveOrdered as AgentMoveOrdered,
+)
+from tensorguard.services.certificates.certificate_events import AgentRecovered as AgentRecovered
+from tensorguard.services.certificates.certificate_events import (
+    CertificateSuperseded as CertificateSuperseded,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryApproved as RecoveryApproved,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryRejected as RecoveryRejected,
+)
+from tensorguard.services.certificates.certificate_events import (
+    RecoveryRequested as RecoveryRequested,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentAborted as DeploymentAborted,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentAdvanced as DeploymentAdvanced,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentApprovalAsked as DeploymentApprovalAsked,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentCompleted as DeploymentCompleted,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentCreated as DeploymentCreated,
+)
+from tensorguard.services.deployments.deployment_events import DeploymentMoved as DeploymentMoved
+from tensorguard.services.deployments.deployment_events import DeploymentPaused as DeploymentPaused
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentResumed as DeploymentResumed,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentRetried as DeploymentRetried,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentRolledBack as DeploymentRolledBack,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentRollingBack as DeploymentRollingBack,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentScheduled as DeploymentScheduled,
+)
+from tensorguard.services.deployments.deployment_events import (
+    DeploymentStarted as DeploymentStarted,
+)
+from tensorguard.services.deployments.package_events import PackageRefused as PackageRefused
+from tensorguard.services.deployments.package_events import PackageUploaded as PackageUploaded
+from tensorguard.services.deployments.package_events import PublisherChanged as PublisherChanged
+from tensorguard.services.deployments.package_events import (
+    PublisherRegistered as PublisherRegistered,
+)
+from tensorguard.services.deployments.package_events import PublisherRevoked as PublisherRevoked
+from tensorguard.services.deployments.package_events import ReleaseCreated as ReleaseCreated
+from tensorguard.services.deployments.package_events import ReleaseWithdrawn as ReleaseWithdrawn
 from tensorguard.services.enrollment.manufacturer_events import (
     ManufacturerCaActivated as ManufacturerCaActivated,
 )
@@ -28,42 +92,20 @@ from tensorguard.services.evidence.agent_events import EventConflict as EventCon
 from tensorguard.services.evidence.agent_events import EventMalformed as EventMalformed
 from tensorguard.services.evidence.agent_events import EventsGap as EventsGap
 from tensorguard.services.evidence.agent_events import MessagePoisoned as MessagePoisoned
-from tensorguard.services.evidence.deployment_events import DeploymentAborted as DeploymentAborted
-from tensorguard.services.evidence.deployment_events import DeploymentAdvanced as DeploymentAdvanced
-from tensorguard.services.evidence.deployment_events import (
-    DeploymentApprovalAsked as DeploymentApprovalAsked,
-)
-from tensorguard.services.evidence.deployment_events import (
-    DeploymentCompleted as DeploymentCompleted,
-)
-from tensorguard.services.evidence.deployment_events import DeploymentCreated as DeploymentCreated
-from tensorguard.services.evidence.deployment_events import DeploymentMoved as DeploymentMoved
-from tensorguard.services.evidence.deployment_events import DeploymentPaused as DeploymentPaused
-from tensorguard.services.evidence.deployment_events import DeploymentResumed as DeploymentResumed
-from tensorguard.services.evidence.deployment_events import DeploymentRetried as DeploymentRetried
-from tensorguard.services.evidence.deployment_events import (
-    DeploymentRolledBack as DeploymentRolledBack,
-)
-from tensorguard.services.evidence.deployment_events import (
-    DeploymentRollingBack as DeploymentRollingBack,
-)
-from tensorguard.services.evidence.deployment_events import (
-    DeploymentScheduled as DeploymentScheduled,
-)
-from tensorguard.services.evidence.deployment_events import DeploymentStarted as DeploymentStarted
 from tensorguard.services.evidence.event import SYSTEM as SYSTEM
 from tensorguard.services.evidence.event import Actor as Actor
 from tensorguard.services.evidence.event import Digest as Digest
 from tensorguard.services.evidence.event import Event as Event
 from tensorguard.services.evidence.event import Outcome as Outcome
 from tensorguard.services.evidence.event import Subject as Subject
-from tensorguard.services.evidence.package_events import PackageRefused as PackageRefused
-from tensorguard.services.evidence.package_events import PackageUploaded as PackageUploaded
-from tensorguard.services.evidence.package_events import PublisherChanged as PublisherChanged
-from tensorguard.services.evidence.package_events import PublisherRegistered as PublisherRegistered
-from tensorguard.services.evidence.package_events import PublisherRevoked as PublisherRevoked
-from tensorguard.services.evidence.package_events import ReleaseCreated as ReleaseCreated
-from tensorguard.services.evidence.package_events import ReleaseWithdrawn as ReleaseWithdrawn
+from tensorguard.services.evidence.ledger_events import KeyCreated as KeyCreated
+from tensorguard.services.evidence.ledger_events import LedgerEpochBegan as LedgerEpochBegan
+from tensorguard.services.evidence.ledger_events import LedgerExported as LedgerExported
+from tensorguard.services.evidence.ledger_events import LedgerForkSeen as LedgerForkSeen
+from tensorguard.services.evidence.ledger_events import LedgerKeyCreated as LedgerKeyCreated
+from tensorguard.services.evidence.ledger_events import LedgerKeyRetired as LedgerKeyRetired
+from tensorguard.services.evidence.ledger_events import PrivateRead as PrivateRead
+from tensorguard.services.evidence.ledger_events import SubjectErased as SubjectErased
 from tensorguard.services.keys.key_events import KekAdded as KekAdded
 from tensorguard.services.keys.key_events import KekExpiring as KekExpiring
 from tensorguard.services.keys.key_events import KekImported as KekImported
@@ -132,22 +174,6 @@ class PlatformInitialised(Event, frozen=True, kw_only=True):
     TYPE = "platform.initialised"
     SUBJECT = ("platform", "trust_domain")
     trust_domain: str
-
-
-class KeyCreated(Event, frozen=True, kw_only=True):
-    """A CA, signing or recipient key; for the ledger's own key see LedgerKeyCreated."""
-
-    TYPE = "key.created"
-    SUBJECT = ("key", "kid")
-    kid: str
-    purpose: str
-
-
-class LedgerKeyCreated(Event, frozen=True, kw_only=True):
-    TYPE = "ledger.key-created"
-    SUBJECT = ("key", "kid")
-    kid: str
-    verifier_key: str
 
 
 class TrustBundlePublished(Event, frozen=True, kw_only=True):

@@ -1,14 +1,16 @@
 """Writing to the ledger: the change and its event share the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.ledger.entry import Entry
+from tensorguard.ledger.entry import Entry, Subject
+from tensorguard.ledger.private import PrivateKey, seal_private
 from tensorguard.services.evidence.event import Event
+from tensorguard.services.evidence.privacy import make_subject_keys
 from tensorguard.services.hints import hints_of, tell
 from tensorguard.store.ids import new_id
 
@@ -57,6 +59,7 @@ async def record_many(
         raise ValueError(f"{len(events)} events were given {len(given)} ids")
     if not events:
         return []
+    keys = await _private_keys(session, events, now)
     entries = [
         Entry(
             id=id,
@@ -67,6 +70,7 @@ async def record_many(
             fleet=event.fleet,
             outcome=event.outcome,
             details=event.details(),
+            private=_seal(keys, id, event),
         )
         for id, event in zip(given, events, strict=True)
     ]
@@ -87,3 +91,16 @@ async def record_many(
     )
     await tell(session, hints_of(events), now=now)
     return given
+
+
+async def _private_keys(
+    session: AsyncSession, events: Sequence[Event], now: datetime
+) -> Mapping[Subject, PrivateKey]:
+    subjects = {event.subject: None for event in events if event.PRIVATE and event.private()}
+    return await make_subject_keys(session, list(subjects), now=now) if subjects else {}
+
+
+def _seal(keys: Mapping[Subject, PrivateKey], id: UUID, event: Event) -> dict[str, str] | None:
+    # Without a privacy key they are left out: an id says who it was for as long as that is known.
+    key = keys.get(event.subject) if event.PRIVATE else None
+    return None if key is None else seal_private(key, id, event.private())

@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.ledger.checkpoint import Checkpoint, Signer, sign_checkpoint
+from tensorguard.ledger.checkpoint import (
+    Checkpoint,
+    Signer,
+    ledger_origin,
+    sign_checkpoint,
+)
 from tensorguard.ledger.errors import LedgerError, LedgerForked
 from tensorguard.ledger.tree import leaf_hash
-from tensorguard.services.evidence.ledger_queries import (
+from tensorguard.services.evidence.tree_queries import (
     StoredCheckpoint,
     find_latest_checkpoint,
+    get_epoch,
     get_frontier,
     get_size,
 )
@@ -30,20 +37,20 @@ _TAKE = text("""
     ORDER BY taken.event_id
 """)
 _STORE_ENTRIES = text("""
-    INSERT INTO ledger_entries (leaf_index, event_id, leaf_hash)
-    SELECT :first + place - 1, event_id, leaf_hash
+    INSERT INTO ledger_entries (epoch, leaf_index, event_id, leaf_hash)
+    SELECT :epoch, :first + place - 1, event_id, leaf_hash
     FROM unnest(CAST(:ids AS uuid[]), CAST(:hashes AS bytea[]))
          WITH ORDINALITY AS leaf (event_id, leaf_hash, place)
 """)
 _STORE_HASHES = text("""
-    INSERT INTO ledger_hashes (level, index, hash)
-    SELECT * FROM unnest(CAST(:levels AS smallint[]), CAST(:offsets AS bigint[]),
-                         CAST(:hashes AS bytea[]))
+    INSERT INTO ledger_hashes (epoch, level, index, hash)
+    SELECT :epoch, node.* FROM unnest(CAST(:levels AS smallint[]), CAST(:offsets AS bigint[]),
+                         CAST(:hashes AS bytea[])) AS node
 """)
 _FORGET = text("DELETE FROM ledger_unsequenced WHERE event_id = ANY(CAST(:ids AS uuid[]))")
 _STORE_CHECKPOINT = text("""
-    INSERT INTO ledger_checkpoints (tree_size, root_hash, note, signed_at)
-    VALUES (:size, :root, :note, :now)
+    INSERT INTO ledger_checkpoints (epoch, tree_size, root_hash, note, signed_at)
+    VALUES (:epoch, :size, :root, :note, :now)
 """)
 
 
@@ -58,21 +65,33 @@ async def sequence(session: AsyncSession, *, limit: int = BATCH_EVENTS) -> int:
         LedgerError: the stored tree is damaged; nothing may be committed.
     """
     query = "SELECT EXISTS (SELECT FROM ledger_unsequenced)"
-    if not (await session.execute(text(query))).scalar() or not await _lead(session):
+    if not (await session.execute(text(query))).scalar() or not await lead(session):
         return 0
     rows = (await session.execute(_TAKE, {"limit": limit})).all()
     if not rows:
         return 0
-    frontier = await get_frontier(session, await get_size(session))
-    first, leaves, nodes = frontier.size, [leaf_hash(entry) for _, entry in rows], []
+    epoch = await get_epoch(session)
+    await append(session, epoch, [(event_id, entry) for event_id, entry in rows])
+    return len(rows)
+
+
+async def append(session: AsyncSession, epoch: int, events: Sequence[tuple[UUID, bytes]]) -> int:
+    """Give events, by id and exact bytes, the next places in the tree of `epoch`; return the first.
+
+    For whoever leads, and nobody else. Raises: LedgerError: the stored tree is damaged.
+    """
+    frontier = await get_frontier(session, epoch, await get_size(session, epoch))
+    first, leaves, nodes = frontier.size, [leaf_hash(entry) for _, entry in events], []
     for leaf in leaves:
         nodes.extend(frontier.append(leaf))
-    ids = [event_id for event_id, _ in rows]
-    await session.execute(_STORE_ENTRIES, {"first": first, "ids": ids, "hashes": leaves})
+    ids = [event_id for event_id, _ in events]
+    values = {"epoch": epoch, "first": first, "ids": ids, "hashes": leaves}
+    await session.execute(_STORE_ENTRIES, values)
     if nodes:
         await session.execute(
             _STORE_HASHES,
             {
+                "epoch": epoch,
                 "levels": [node.level for node, _ in nodes],
                 "offsets": [node.offset for node, _ in nodes],
                 "hashes": [value for _, value in nodes],
@@ -81,13 +100,13 @@ async def sequence(session: AsyncSession, *, limit: int = BATCH_EVENTS) -> int:
     forgotten = await session.execute(_FORGET, {"ids": ids})
     if forgotten.rowcount != len(ids):  # type: ignore[attr-defined] # a DELETE's result counts
         raise LedgerError("events left the queue without having been sequenced")
-    return len(ids)
+    return first
 
 
 async def sign_latest(
     session: AsyncSession,
     *,
-    origin: str,
+    trust_domain: str,
     signers: Sequence[Signer],
     now: datetime,
     every: timedelta = CHECKPOINT_EVERY,
@@ -101,9 +120,10 @@ async def sign_latest(
         LedgerForked: the tree no longer holds what the last checkpoint says; nothing is signed.
         LedgerError: the stored tree is damaged.
     """
-    if not await _lead(session):
+    if not await lead(session):
         return None
-    size, last = await get_size(session), await find_latest_checkpoint(session)
+    epoch = await get_epoch(session)
+    size, last = await get_size(session, epoch), await find_latest_checkpoint(session, epoch)
     if last is not None:
         if size < last.tree_size:
             raise LedgerForked(f"the tree has {size} entries, {last.tree_size} were signed")
@@ -113,15 +133,21 @@ async def sign_latest(
         await _check_prefix(session, last)
     elif size == 0:
         return None
-    checkpoint = Checkpoint(origin, size, (await get_frontier(session, size)).root)
+    root = (await get_frontier(session, epoch, size)).root
+    checkpoint = Checkpoint(ledger_origin(trust_domain, epoch), size, root)
     note = sign_checkpoint(checkpoint, signers)
-    values = {"size": size, "root": checkpoint.root, "note": note, "now": now}
+    values = {"epoch": epoch, "size": size, "root": root, "note": note, "now": now}
     await session.execute(_STORE_CHECKPOINT, values)
     await tell(session, [Hint(HintKind.LEDGER, str(size))], now=now)
     return checkpoint
 
 
-async def _lead(session: AsyncSession) -> bool:
+async def wait_to_lead(session: AsyncSession) -> None:
+    """Wait for the sequencer's lock, and hold it until the transaction ends; the role stays."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+
+
+async def lead(session: AsyncSession) -> bool:
     """Take the sequencer's lock and role until the transaction ends, unless another has them."""
     query = text("SELECT pg_try_advisory_xact_lock(:lock)")
     if not (await session.execute(query, {"lock": LOCK})).scalar():
@@ -131,6 +157,6 @@ async def _lead(session: AsyncSession) -> bool:
 
 
 async def _check_prefix(session: AsyncSession, last: StoredCheckpoint) -> None:
-    root = (await get_frontier(session, last.tree_size)).root
+    root = (await get_frontier(session, last.epoch, last.tree_size)).root
     if root != last.root_hash:
         raise LedgerForked(f"the first {last.tree_size} entries are not those that were signed")

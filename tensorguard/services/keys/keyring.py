@@ -1,6 +1,6 @@
 """The platform's keys, opened from their sealed rows; it follows what the database says."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self, TypeVar
 
@@ -41,7 +41,7 @@ class _Keys:
     trust: TrustStore
     issuing: bytes
     ca: CertificateAuthority | None = field(repr=False)
-    signers: Mapping[KeyRole, Ed25519Signer] = field(repr=False)
+    signers: Mapping[KeyRole, Sequence[Ed25519Signer]] = field(repr=False)
     recipient_key: X25519PrivateKey | None = field(repr=False)
     url_key: bytes | None = field(repr=False)
 
@@ -75,14 +75,18 @@ class Keyring:
         return cls(platform.trust_domain, only, await _open_keys(session, kek, only))
 
     async def reload(self, session: AsyncSession, kek: KeyProvider | None) -> bool:
-        """Take over a newer trust bundle or another CA; tell whether there was one.
+        """Take over a newer trust bundle, CA, epoch or ledger key; tell whether there was one.
 
         Raises: PlatformNotInitialised, VaultError, BadKey; the present keys stay then.
         """
         newest = sa.select(sa.func.max(tables.trust_bundles.c.version))
         version = (await session.execute(newest)).scalar_one()
         issuing = (await get_issuing(session)).key_id
-        if (version, issuing) == (self._keys.trust.version, self._keys.issuing):
+        epoch = (await session.execute(sa.select(tables.platform.c.epoch))).scalar_one()
+        known = (self._keys.trust.version, self._keys.issuing, self._keys.epoch)
+        kids = [signer.kid for signer in self._keys.signers.get("ledger", ())]
+        same = not kids or kids == await _list_signing(session, "ledger")
+        if same and (version, issuing, epoch) == known:
             return False
         self._keys = await _open_keys(session, kek, self._only)
         return True
@@ -133,7 +137,12 @@ class Keyring:
         Raises: KeyNotLoaded.
         """
         role = ROLE_OF_KIND.get(kind)
-        return _loaded(None if role is None else self._keys.signers.get(role), kind)
+        return _loaded(None if role is None else self._keys.signers.get(role), kind)[0]
+
+    @property
+    def ledger_signers(self) -> Sequence[Ed25519Signer]:
+        """Every key that signs checkpoints now, the newest first. Raises: KeyNotLoaded."""
+        return _loaded(self._keys.signers.get("ledger"), "ledger")
 
 
 def _loaded(value: _T | None, name: str) -> _T:
@@ -158,7 +167,7 @@ async def _open_keys(
         trust=trust,
         issuing=issuing.key_id,
         ca=await _open_ca(session, kek, issuing) if "ca" in only else None,
-        signers={role: await _open_signer(session, kek, role) for role in roles},
+        signers={role: await _open_signers(session, kek, role) for role in roles},
         recipient_key=await _open_recipient(session, kek) if "recipient" in only else None,
         url_key=await _open_url_key(session, kek) if "url" in only else None,
     )
@@ -171,19 +180,29 @@ async def _open_ca(
     return CertificateAuthority.load(issuing.certificate, der)
 
 
-async def _open_signer(session: AsyncSession, kek: KeyProvider, role: KeyRole) -> Ed25519Signer:
-    table = tables.signing_keys
-    query = (
-        sa.select(table.c.kid)
-        .where(table.c.purpose == role, table.c.state == "signing")
-        .order_by(table.c.not_before.desc())
-        .limit(1)
-    )
-    kid = (await session.execute(query)).scalar_one_or_none()
-    if kid is None:
+async def _open_signers(
+    session: AsyncSession, kek: KeyProvider, role: KeyRole
+) -> Sequence[Ed25519Signer]:
+    """All keys that sign at present; but for the ledger's the newest is the only one used."""
+    kids = await _list_signing(session, role)
+    if not kids:
         raise PlatformNotInitialised(f"no key signs {role}")
-    seed = await open_stored(session, kek, purpose=f"{PURPOSE_SIGNING}-{role}", owner=kid)
-    return Ed25519Signer.from_seed(seed)
+    return [
+        Ed25519Signer.from_seed(
+            await open_stored(session, kek, purpose=f"{PURPOSE_SIGNING}-{role}", owner=kid)
+        )
+        for kid in (kids if role == "ledger" else kids[:1])
+    ]
+
+
+async def _list_signing(session: AsyncSession, role: KeyRole) -> list[str]:
+    key = tables.signing_keys.c
+    query = (
+        sa.select(key.kid)
+        .where(key.purpose == role, key.state == "signing")
+        .order_by(key.not_before.desc(), key.kid)
+    )
+    return list((await session.execute(query)).scalars())
 
 
 async def _open_recipient(session: AsyncSession, kek: KeyProvider) -> X25519PrivateKey:

@@ -9,8 +9,11 @@ from tensorguard.services.evidence.event import Event
 class UserCreated(Event, frozen=True, kw_only=True):
     TYPE = "user.created"
     SUBJECT = ("user", "user_id")
+    PRIVATE = ("email", "name")
     user_id: UUID
     role: str
+    email: str | None = None
+    name: str | None = None
 
 
 class UserRoleChanged(Event, frozen=True, kw_only=True):

@@ -130,7 +130,8 @@ async def create_user(
     await session.execute(
         sa.insert(table).values(**values, password_hash=password_hash, password_changed_at=now)
     )
-    await ledger.record(session, UserCreated(by=by, user_id=user.id, role=role), now=now)
+    event = UserCreated(by=by, user_id=user.id, role=role, email=user.email, name=user.name)
+    await ledger.record(session, event, now=now)
     return user
 
 

@@ -29,8 +29,11 @@ from tensorguard.store.tables.ledger import (
     ledger_checkpoints,
     ledger_entries,
     ledger_events,
+    ledger_forks,
     ledger_hashes,
     ledger_unsequenced,
+    privacy_keys,
+    subject_keys,
 )
 from tensorguard.store.tables.people import api_keys, approvals, sessions, users
 from tensorguard.store.tables.platform import (
@@ -92,6 +95,7 @@ __all__ = [
     "ledger_checkpoints",
     "ledger_entries",
     "ledger_events",
+    "ledger_forks",
     "ledger_hashes",
     "ledger_unsequenced",
     "manufacturer_cas",
@@ -99,6 +103,7 @@ __all__ = [
     "package_uploads",
     "packages",
     "platform",
+    "privacy_keys",
     "publishers",
     "recoveries",
     "releases",
@@ -111,6 +116,7 @@ __all__ = [
     "sessions",
     "signing_keys",
     "stream_events",
+    "subject_keys",
     "trust_bundles",
     "uplink_partitions",
     "users",

@@ -113,6 +113,7 @@ agent_state = Table(
     Column("trust_version", BigInteger),
     Column("ledger_size", BigInteger),
     Column("ledger_root", LargeBinary),
+    Column("ledger_epoch", BigInteger),
 )
 agent_status = Table(
     "agent_status",

@@ -18,6 +18,7 @@ from tensorguard.services.people.passwords import hash_password
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.engine import create_engine, session_maker
 from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
+from tests.integration.api.audit import SILENT, watching_routes
 from tests.integration.api.clients import Api
 from tests.postgres import Server
 
@@ -56,6 +57,14 @@ async def _bootstrap(url: str, data_dir: Path) -> str:
     await engine.dispose()
     assert made.admin_password is not None
     return made.admin_password
+
+
+@pytest.fixture(autouse=True)
+def _no_change_without_an_event() -> Iterator[None]:
+    """Whatever a test here asks of a route: what changes data writes an event with it."""
+    with watching_routes() as found:
+        yield
+    assert [line for line in found if SILENT not in line] == []
 
 
 @pytest.fixture

@@ -2,17 +2,24 @@
 
 import base64
 import random
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
 
 from api.context import utc_now
 from hub.sequencer import Sequencer
 from tensorguard.ledger.checkpoint import (
-    ledger_origin,
+    parse_checkpoint,
     parse_verifier_key,
     verify_checkpoint,
 )
-from tensorguard.ledger.tree import Frontier, leaf_hash
+from tensorguard.ledger.tree import Frontier, leaf_hash, verify_consistency, verify_inclusion
+from tensorguard.ledger.verify import Progress, read_key, verify
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.people.access import Role
+from tensorguard.store import tables
 from tests.integration.api.clients import Api, new_slug
 
 LEDGER = "/api/v1/ledger"
@@ -24,10 +31,11 @@ async def _sequence(api: Api) -> None:
         keyring = await Keyring.load(session, context.kek, only={"ledger"})
     sequencer = Sequencer(
         context.sessions,
-        origin=ledger_origin(keyring.trust_domain),
-        signers=[keyring.signer("ledger").private_key],
+        trust_domain=keyring.trust_domain,
+        signers=lambda: keyring.ledger_signers,
         clock=utc_now,
         random=random.Random(1),
+        checkpoint_every=timedelta(0),
     )
     while await sequencer.step():
         pass
@@ -115,3 +123,73 @@ async def test_the_newest_entries_come_first_when_asked_and_pages_lead_back(api:
     found = [base64.b64decode(item["entry"]) for item in items]
     assert other.encode() in found[0]
     assert fleet.encode() in found[1]
+
+
+async def test_proofs_over_http_lead_to_the_signed_root(api: Api) -> None:
+    await api.new_fleet()
+    await _sequence(api)
+    note = (await api.admin.get(f"{LEDGER}/checkpoint")).text
+    signed = parse_checkpoint(note)
+    items = (await api.admin.get(f"{LEDGER}/entries", params={"start": 3, "end": 4})).json()
+    (item,) = items["items"]
+    params = {"index": 3, "size": signed.size}
+    proof = (await api.admin.get(f"{LEDGER}/proof/inclusion", params=params)).json()
+    path = [bytes.fromhex(one) for one in proof["audit_path"]]
+    leaf = leaf_hash(base64.b64decode(item["entry"]))
+    verify_inclusion(3, signed.size, leaf, path, signed.root)
+    assert proof["root_hash"] == signed.root.hex()
+    sizes = {"first": 4, "second": signed.size}
+    answer = (await api.admin.get(f"{LEDGER}/proof/consistency", params=sizes)).json()
+    old = (await api.admin.get(f"{LEDGER}/proof/inclusion", params={"index": 0, "size": 4})).json()
+    verify_consistency(
+        4,
+        signed.size,
+        bytes.fromhex(old["root_hash"]),
+        signed.root,
+        [bytes.fromhex(one) for one in answer["consistency_path"]],
+    )
+    beyond = {"index": 0, "size": signed.size + 1}
+    refused = await api.admin.get(f"{LEDGER}/proof/inclusion", params=beyond)
+    assert (refused.status_code, refused.json()["code"]) == (404, "no-such-proof")
+    assert (await api.admin.get(f"{LEDGER}/forks")).json() == []
+
+
+async def test_an_export_over_http_is_verified_by_the_file_alone(api: Api, tmp_path: Path) -> None:
+    fleet = await api.new_fleet()
+    await _sequence(api)
+    key = (await api.admin.get(f"{LEDGER}/key")).text.strip()
+    for name, params in (("all", {}), ("filtered", {"fleet": fleet, "since": 3})):
+        answer = await api.admin.get(f"{LEDGER}/export", params=params)
+        assert answer.headers["content-type"] == "application/zstd"
+        (tmp_path / name).write_bytes(answer.content)
+        progress = Progress(sys.stderr, wanted=False)
+        verdict = verify(str(tmp_path / name), [read_key(key)], None, progress)
+        assert verdict.problem is None
+        assert verdict.entries > 0
+    exported = await api.events("ledger.exported")
+    assert [one["filtered"] for one in exported[-2:]] == [False, True]
+    assert (await api.admin.get(f"{LEDGER}/export", params={"since": 2**40})).status_code == 404
+
+
+async def test_private_fields_are_read_by_admins_alone_until_they_are_erased(api: Api) -> None:
+    email = f"{new_slug()}@example.org"
+    body = {"email": email, "name": "N", "role": "viewer"}
+    made = (await api.admin.post("/api/v1/users", json=body)).json()
+    user = made.get("user", made)
+    table = tables.ledger_events
+    query = sa.select(table.c.id).where(
+        table.c.subject_id == user["id"], table.c.type == "user.created"
+    )
+    async with api.context.sessions() as session:
+        entry = str((await session.execute(query)).scalar_one())
+    path, wanted = f"{LEDGER}/private", {"ids": [entry]}
+    compliance = await api.as_role(Role.COMPLIANCE)
+    assert (await compliance.post(path, json=wanted)).status_code == 403
+    (found,) = (await api.admin.post(path, json=wanted)).json()
+    assert found["fields"] == {"email": email, "name": "N"}
+    subject = {"kind": "user", "id": user["id"]}
+    erased = await api.admin.post(f"{LEDGER}/erasures", json=subject)
+    assert erased.json() == {"keys": 1}
+    (gone,) = (await api.admin.post(path, json=wanted)).json()
+    assert gone["fields"] is None
+    assert (await api.admin.post(f"{LEDGER}/erasures", json=subject)).status_code == 404

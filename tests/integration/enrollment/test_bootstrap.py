@@ -168,7 +168,7 @@ async def test_no_secret_is_readable_in_the_database(platform: Platform) -> None
         b"".join(bytes(value) for value in row)
         for row in platform.rows("SELECT wrapped, nonce, ciphertext, context FROM secrets")
     )
-    assert len(platform.rows("SELECT id FROM secrets")) == 8
+    assert len(platform.rows("SELECT id FROM secrets")) == 9
     assert not any(secret[-32:] in stored for secret in secrets)
 
 
@@ -283,7 +283,7 @@ async def test_a_bundle_signed_by_strangers_is_not_published(platform: Platform)
 
 async def test_the_ledger_says_what_was_made_and_names_its_own_key(platform: Platform) -> None:
     assert len(platform.events("platform.initialised")) == 1
-    assert len(platform.events("key.created")) == 6
+    assert len(platform.events("key.created")) == 7
     (created,) = platform.events("ledger.key-created")
     verifier = created.split('"verifier_key":"')[1].split('"')[0].replace("\\/", "/")
     key = parse_verifier_key(verifier)

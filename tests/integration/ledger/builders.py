@@ -10,7 +10,9 @@ from hub.sequencer import Sequencer
 from tensorguard.ledger.checkpoint import VerifierKey
 from tensorguard.services.evidence.events import Actor, AgentReported, FleetCreated
 
-ORIGIN = "example.org/ledger/1"
+TRUST_DOMAIN = "example.org"
+ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
+EPOCH = 1
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 KEY = VerifierKey(ORIGIN, SIGNER.public_key())
 AGENT = UUID("01900000-0000-7000-8000-00000000000a")

@@ -8,7 +8,7 @@ import pytest
 
 from hub.sequencer import Sequencer
 from tensorguard.store.engine import SessionMaker, create_engine, session_maker
-from tests.integration.ledger.builders import ORIGIN, SIGNER, MakeSequencer, now
+from tests.integration.ledger.builders import SIGNER, TRUST_DOMAIN, MakeSequencer, now
 from tests.postgres import Database
 
 
@@ -26,8 +26,8 @@ def make_sequencer(sessions: SessionMaker) -> MakeSequencer:
 
     def make(**settings: Any) -> Sequencer:
         known: dict[str, Any] = {
-            "origin": ORIGIN,
-            "signers": [SIGNER],
+            "trust_domain": TRUST_DOMAIN,
+            "signers": lambda: [SIGNER],
             "clock": now,
             "random": Random(1),
         }

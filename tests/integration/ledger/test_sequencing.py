@@ -27,18 +27,19 @@ from tensorguard.ledger.tree import (
     verify_inclusion,
 )
 from tensorguard.services.evidence import ledger
-from tensorguard.services.evidence.ledger_queries import (
+from tensorguard.services.evidence.ledger_queries import list_entries
+from tensorguard.services.evidence.sequencing import sequence
+from tensorguard.services.evidence.tree_queries import (
     NoCheckpoint,
     find_latest_checkpoint,
     get_latest_checkpoint,
     get_nodes,
     get_size,
-    list_entries,
 )
-from tensorguard.services.evidence.sequencing import sequence
 from tensorguard.store.engine import SessionMaker
 from tensorguard.store.tables import ledger_checkpoints, ledger_events, ledger_unsequenced
 from tests.integration.ledger.builders import (
+    EPOCH,
     KEY,
     ORIGIN,
     SIGNER,
@@ -75,7 +76,7 @@ async def signed(sessions: SessionMaker, size: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while True:
             async with sessions() as session:
-                last = await find_latest_checkpoint(session)
+                last = await find_latest_checkpoint(session, EPOCH)
             if last is not None and last.tree_size >= size:
                 assert last.tree_size == size
                 return
@@ -85,7 +86,7 @@ async def signed(sessions: SessionMaker, size: int) -> None:
 async def check_everything(sessions: SessionMaker, size: int) -> None:
     """Rebuild the tree from the stored bytes alone; compare every hash and checkpoint with it."""
     async with sessions() as session:
-        assert await get_size(session) == size
+        assert await get_size(session, EPOCH) == size
         assert (await session.execute(select(ledger_unsequenced))).all() == []
         events = (await session.execute(select(ledger_events.c.id))).scalars().all()
         items, start = [], 0
@@ -103,7 +104,7 @@ async def check_everything(sessions: SessionMaker, size: int) -> None:
             nodes[Node(0, item.leaf_index)] = item.leaf_hash
             nodes |= dict(frontier.append(item.leaf_hash))
             roots[frontier.size] = frontier.root
-        assert await get_nodes(session, list(nodes)) == nodes
+        assert await get_nodes(session, EPOCH, list(nodes)) == nodes
         interior = await session.execute(text("SELECT count(*) FROM ledger_hashes"))
         assert interior.scalar_one() == len(nodes) - size
         for row in await session.execute(select(ledger_checkpoints)):
@@ -120,7 +121,9 @@ async def test_the_first_entries_are_in_the_tree_and_signed(
             await get_latest_checkpoint(session)
     await make_sequencer().step()
     async with sessions() as session:
-        assert await find_latest_checkpoint(session) is None  # nothing happened: nothing to sign
+        assert (
+            await find_latest_checkpoint(session, EPOCH) is None
+        )  # nothing happened: nothing to sign
     await write(sessions, 5)
     await make_sequencer().step()
     await check_everything(sessions, 5)
@@ -173,11 +176,11 @@ async def test_stored_hashes_prove_every_entry_and_every_past_checkpoint(
             pass
     async with sessions() as session:
         checkpoints = (await session.execute(select(ledger_checkpoints))).all()
-        size = await get_size(session)
+        size = await get_size(session, EPOCH)
         complete = [
             Node(level, n) for level in range(size.bit_length()) for n in range(size >> level)
         ]
-        stored = await get_nodes(session, complete)
+        stored = await get_nodes(session, EPOCH, complete)
     root = checkpoints[-1].root_hash
     assert (checkpoints[-1].tree_size, len(checkpoints) >= 4) == (size, True)
     for index in range(size):
@@ -228,7 +231,7 @@ async def test_a_sequencer_that_waits_for_nobody_leaves_the_others_work_alone(
         async with asyncio.timeout(PATIENCE_S):
             assert await make_sequencer().step() is False
         async with sessions() as session:
-            assert await get_size(session) == 0
+            assert await get_size(session, EPOCH) == 0
     await make_sequencer().step()
     await check_everything(sessions, 4)
 

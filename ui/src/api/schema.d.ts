@@ -1267,6 +1267,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/ledger/erasures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Erase
+         * @description Destroy the keys of a subject's private fields; the entries stay as they were hashed.
+         */
+        post: operations["erase_api_v1_ledger_erasures_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Export
+         * @description Export entries with the signed checkpoint and proofs: zstd NDJSON for `ledger verify`.
+         */
+        get: operations["export_api_v1_ledger_export_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/forks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Forks
+         * @description List checkpoints that devices have seen and that this ledger cannot extend: alarms.
+         */
+        get: operations["list_forks_api_v1_ledger_forks_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/ledger/key": {
         parameters: {
             query?: never;
@@ -1279,6 +1339,66 @@ export interface paths {
          * @description Return the keys that verify checkpoints, one a line, the newest first.
          */
         get: operations["get_key_api_v1_ledger_key_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/private": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Read Private Fields
+         * @description Open the private fields of entries; that somebody did is an entry itself.
+         */
+        post: operations["read_private_fields_api_v1_ledger_private_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/proof/consistency": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Consistency
+         * @description Prove that the tree of one size extends that of another (RFC 9162 §2.1.4).
+         */
+        get: operations["get_consistency_api_v1_ledger_proof_consistency_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/proof/inclusion": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Inclusion
+         * @description Prove that an entry stands in the tree of a size (RFC 9162 §2.1.3).
+         */
+        get: operations["get_inclusion_api_v1_ledger_proof_inclusion_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -2543,6 +2663,18 @@ export interface components {
             state: string;
         };
         /**
+         * ConsistencyProofView
+         * @description That the tree of `second` entries begins with that of `first`; hashes in hex.
+         */
+        ConsistencyProofView: {
+            /** Consistency Path */
+            consistency_path: string[];
+            /** First */
+            first: number;
+            /** Second */
+            second: number;
+        };
+        /**
          * Decide
          * @description The same decision about several agents; only a rejection has a reason.
          */
@@ -2857,6 +2989,8 @@ export interface components {
             actor_name: string | null;
             /** Entry */
             entry: string;
+            /** Epoch */
+            epoch: number;
             /** Leaf Hash */
             leaf_hash: string;
             /** Leaf Index */
@@ -2875,6 +3009,24 @@ export interface components {
             payloadType: string;
             /** Signatures */
             signatures: components["schemas"]["Signature"][];
+        };
+        /**
+         * ErasureRequest
+         * @description Whose private fields nobody is to read any more.
+         */
+        ErasureRequest: {
+            /** Id */
+            id: string;
+            /** Kind */
+            kind: string;
+        };
+        /**
+         * ErasureView
+         * @description How many keys were destroyed: as many entries' private fields nobody reads any more.
+         */
+        ErasureView: {
+            /** Keys */
+            keys: number;
         };
         /**
          * FailuresView
@@ -3054,6 +3206,32 @@ export interface components {
             slug: string;
         };
         /**
+         * ForkView
+         * @description A checkpoint that a device has seen and that this ledger cannot extend.
+         *
+         *     `reason`: `newer-epoch`, `larger` (more entries than there are) or `other-root`.
+         */
+        ForkView: {
+            /**
+             * Agent Id
+             * Format: uuid
+             */
+            agent_id: string;
+            /** Epoch */
+            epoch: number;
+            /** Reason */
+            reason: string;
+            /** Root Hash */
+            root_hash: string;
+            /**
+             * Seen At
+             * Format: date-time
+             */
+            seen_at: string;
+            /** Tree Size */
+            tree_size: number;
+        };
+        /**
          * FrontView
          * @description What one broker front did, and after how long.
          */
@@ -3153,6 +3331,20 @@ export interface components {
              * Format: date-time
              */
             valid_until: string;
+        };
+        /**
+         * InclusionProofView
+         * @description That an entry stands in the tree of `tree_size`; hashes in hex, the leaf's sibling first.
+         */
+        InclusionProofView: {
+            /** Audit Path */
+            audit_path: string[];
+            /** Leaf Index */
+            leaf_index: number;
+            /** Root Hash */
+            root_hash: string;
+            /** Tree Size */
+            tree_size: number;
         };
         /**
          * KekAdd
@@ -3889,6 +4081,29 @@ export interface components {
             planned: components["schemas"]["PlannedStageView"][];
             /** Stages */
             stages: number[];
+        };
+        /**
+         * PrivateRequest
+         * @description The ids of entries.
+         */
+        PrivateRequest: {
+            /** Ids */
+            ids: string[];
+        };
+        /**
+         * PrivateView
+         * @description An entry's private fields; null once they were erased.
+         */
+        PrivateView: {
+            /** Fields */
+            fields: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
         };
         /**
          * Problem
@@ -7302,7 +7517,10 @@ export interface operations {
     };
     get_checkpoint_api_v1_ledger_checkpoint_get: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -7336,6 +7554,8 @@ export interface operations {
                 cursor?: string | null;
                 /** @description Exclusive. */
                 end?: number | null;
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
                 fleet?: string | null;
                 /** @description How many items at most. */
                 limit?: number;
@@ -7372,6 +7592,111 @@ export interface operations {
             };
         };
     };
+    erase_api_v1_ledger_erasures_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ErasureRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErasureView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    export_api_v1_ledger_export_get: {
+        parameters: {
+            query?: {
+                /** @description Exclusive. */
+                end?: number | null;
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+                fleet?: string | null;
+                /** @description Prove consistency with the tree of this size, too. */
+                since?: number | null;
+                start?: number;
+                subject?: string | null;
+                type?: string[] | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/zstd": unknown;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_forks_api_v1_ledger_forks_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ForkView"][];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_key_api_v1_ledger_key_get: {
         parameters: {
             query?: never;
@@ -7388,6 +7713,110 @@ export interface operations {
                 };
                 content: {
                     "text/plain": string;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_private_fields_api_v1_ledger_private_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PrivateRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PrivateView"][];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_consistency_api_v1_ledger_proof_consistency_get: {
+        parameters: {
+            query: {
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+                first: number;
+                second: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConsistencyProofView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_inclusion_api_v1_ledger_proof_inclusion_get: {
+        parameters: {
+            query: {
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+                index: number;
+                size: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InclusionProofView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

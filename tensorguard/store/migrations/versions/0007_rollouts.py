@@ -1,5 +1,7 @@
 """Deployments in stages: gates, schedules, approvals, rollbacks; and commands that are repeated.
 
+Follows 0008, which was there first: databases that have it must get this one, too.
+
 Revision ID: 0007
 """
 
@@ -8,7 +10,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0007"
-down_revision = "0006"
+down_revision = "0008"
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""What the ledger keeps of publishers, packages and releases; listed again in events.py."""
+"""What the ledger keeps of publishers, packages and releases; listed in evidence/events.py, too."""
 
 from datetime import datetime
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What the ledger keeps of deployments; listed again in events.py."""
+"""What the ledger keeps of deployments; listed again in evidence/events.py."""
 
 from datetime import datetime
 from uuid import UUID

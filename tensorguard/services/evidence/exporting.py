@@ -1,0 +1,225 @@
+"""Exports of the ledger that anybody can verify with tensorguard/ledger/verify.py, and its form.
+
+Read from the database as it stands, damaged or not: it is for the verifier to say which. Where the
+database contradicts itself, the hashes that it holds are added, so that the damage can be named.
+"""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from backports.zstd import ZstdCompressor
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tensorguard.ledger.tree import Node
+from tensorguard.ledger.verify import FORMAT, Edge, hash_leaf, subtrees
+from tensorguard.services.evidence.tree_queries import (
+    StoredCheckpoint,
+    find_nodes,
+    get_consistency_proof,
+    get_epoch,
+    get_latest_checkpoint,
+    get_nodes,
+)
+from tensorguard.store.tables import ledger_entries, ledger_events
+
+BATCH: Final = 2_000
+_CLOSELY: Final = 256
+
+
+class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Which entries: start ≤ leaf_index < end, and every filter that is given."""
+
+    epoch: int | None = None
+    start: int = 0
+    end: int | None = None
+    type_prefixes: Sequence[str] = ()
+    fleet: str | None = None
+    subject_id: str | None = None
+    since: int | None = None
+    """Prove that the tree of this size is a prefix, too."""
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether places are left out between start and end."""
+        return bool(self.type_prefixes) or self.fleet is not None or self.subject_id is not None
+
+
+async def export_compressed(session: AsyncSession, request: ExportRequest) -> AsyncIterator[bytes]:
+    """Yield an export as one zstd stream, by a session that is for this alone.
+
+    Raises: NoCheckpoint, NoSuchProof, LedgerError.
+    """
+    compressor = ZstdCompressor()
+    async for lines in export_lines(session, request):
+        if chunk := compressor.compress(lines):
+            yield chunk
+    yield compressor.flush()
+
+
+async def export_lines(session: AsyncSession, request: ExportRequest) -> AsyncIterator[bytes]:
+    """Yield an export, many lines at a time. Raises: NoCheckpoint, NoSuchProof, LedgerError."""
+    epoch = await get_epoch(session) if request.epoch is None else request.epoch
+    checkpoint = await get_latest_checkpoint(session, epoch)
+    size = checkpoint.tree_size
+    end = size if request.end is None else min(request.end, size)
+    start = min(request.start, end)
+    most = 0 if request.is_filtered else end - start
+    yield _line(
+        {
+            "format": FORMAT,
+            "checkpoint": checkpoint.note,
+            "start": start,
+            "end": end,
+            "filtered": request.is_filtered,
+            "entries": most,
+        }
+    )
+    if request.since is not None:
+        proof = await get_consistency_proof(session, epoch, request.since, size)
+        yield _line({"consistency": request.since, "hashes": [_b64(item) for item in proof]})
+    writer = _Writer(session, epoch)
+    if start:
+        yield await writer.gap(start)
+    after = start - 1
+    while rows := await _read(session, request, epoch, after, end):
+        lines = []
+        for row in rows:
+            if row.leaf_index > writer.edge.size:
+                if request.is_filtered:
+                    lines.append(await writer.gap(row.leaf_index))
+                else:
+                    lines.append(writer.missing(row.leaf_index))
+            lines.append(writer.entry(row))
+        yield b"".join(lines)
+        after = rows[-1].leaf_index
+    if not request.is_filtered and writer.edge.size < end:
+        yield writer.missing(end)
+    if writer.edge.size < size:
+        yield await writer.gap(size)
+    if writer.edge.root() != checkpoint.root_hash or writer.is_damaged:
+        yield await _evidence(writer, checkpoint)
+    yield _line({"end": writer.entries})
+
+
+class _Writer:
+    """Makes lines, and keeps the tree that they give."""
+
+    def __init__(self, session: AsyncSession, epoch: int) -> None:
+        self.session = session
+        self.epoch = epoch
+        self.edge = Edge()
+        self.entries = 0
+        self.leaves: dict[int, bytes] = {}
+        self.is_damaged = False
+
+    def entry(self, row: Any) -> bytes:
+        index = row.leaf_index
+        if row.entry is None:  # its bytes are gone, its place is not
+            return self.missing(index + 1) + _stored(Node(0, index), row.leaf_hash)
+        leaf = hash_leaf(row.entry)
+        self.edge.append(leaf)
+        self.leaves[index] = leaf
+        self.entries += 1
+        line = b'{"leaf_index":%d,"entry":"%s"}\n' % (index, base64.b64encode(row.entry))
+        if leaf == row.leaf_hash:
+            return line
+        self.is_damaged = True
+        return line + _stored(Node(0, index), row.leaf_hash)
+
+    def missing(self, until: int) -> bytes:
+        """Say which entries are not there, up to `until`."""
+        lines = []
+        while self.edge.size < until:
+            lines.append(_line({"missing": self.edge.size}))
+            self.edge.append(bytes(32))
+        self.is_damaged = True
+        return b"".join(lines)
+
+    async def gap(self, until: int) -> bytes:
+        """Leave out entries up to `until`: the hashes of what covers them."""
+        start = self.edge.size
+        nodes = [Node(*node) for node in subtrees(start, until)]
+        found = await get_nodes(self.session, self.epoch, nodes)
+        for node in nodes:
+            self.edge.append(found[node], node.level)
+        hashes = [_b64(found[node]) for node in nodes]
+        return _line({"gap": [start, until], "hashes": hashes})
+
+
+async def _read(
+    session: AsyncSession, request: ExportRequest, epoch: int, after: int, end: int
+) -> Sequence[Any]:
+    entry, event = ledger_entries.c, ledger_events.c
+    query = (
+        sa.select(entry.leaf_index, entry.leaf_hash, event.entry)
+        .outerjoin(ledger_events, event.id == entry.event_id)
+        .where(entry.epoch == epoch, entry.leaf_index > after, entry.leaf_index < end)
+        .order_by(entry.leaf_index)
+        .limit(BATCH)
+    )
+    if request.type_prefixes:
+        query = query.where(
+            sa.or_(
+                event.type.in_(request.type_prefixes),
+                *(
+                    event.type.startswith(f"{prefix}.", autoescape=True)
+                    for prefix in request.type_prefixes
+                ),
+            )
+        )
+    if request.fleet is not None:
+        query = query.where(event.fleet == request.fleet)
+    if request.subject_id is not None:
+        query = query.where(event.subject_id == request.subject_id)
+    rows = (await session.execute(query)).all()
+    await session.commit()  # whoever downloads slowly must not hold a transaction open
+    return rows
+
+
+async def _evidence(writer: _Writer, checkpoint: StoredCheckpoint) -> bytes:
+    """The stored hashes on the way to the first damage; the verifier believes them if they fit."""
+    lines = []
+    start, end = 0, checkpoint.tree_size
+    while end - start > _CLOSELY:
+        middle = start + (1 << ((end - start - 1).bit_length() - 1))
+        nodes = [Node(*node) for node in (*subtrees(start, middle), *subtrees(middle, end))]
+        found = await find_nodes(writer.session, writer.epoch, nodes)
+        lines += [_stored(node, value) for node, value in found.items()]
+        left = found.get(nodes[0])
+        if left is not None and left == _computed(writer.leaves, start, middle):
+            start = middle
+        else:
+            end = middle
+    nodes = [
+        Node(level, offset)
+        for level in range((_CLOSELY - 1).bit_length() + 1)
+        for offset in range(start >> level, (end >> level) + 2)
+    ]
+    found = await find_nodes(writer.session, writer.epoch, nodes)
+    lines += [_stored(node, value) for node, value in found.items()]
+    return b"".join(lines)
+
+
+def _computed(leaves: dict[int, bytes], start: int, end: int) -> bytes | None:
+    edge = Edge()
+    for index in range(start, end):
+        if index not in leaves:
+            return None
+        edge.append(leaves[index])
+    return edge.root()
+
+
+def _stored(node: Node, value: bytes) -> bytes:
+    return _line({"stored": [node.level, node.offset, _b64(value)]})
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _line(item: dict[str, Any]) -> bytes:
+    return json.dumps(item, separators=(",", ":")).encode() + b"\n"
