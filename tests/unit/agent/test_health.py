@@ -1,15 +1,26 @@
 """The health check is a command of the device's own: 0 is well, all else is not."""
 
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.runtime.health import HealthCheck
 from agent.runtime.inference import ModelFailed
+from tests.patience import PATIENCE_S
 
 
 def shell(script: str, **settings: float) -> HealthCheck:
     return HealthCheck(("/bin/sh", "-c", script), **settings)
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process is gone, or only waits to be collected by whoever adopts orphans."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_it_sees_what_was_activated_and_passes_with_0(tmp_path: Path) -> None:
@@ -37,3 +48,16 @@ def test_one_that_does_not_end_or_start_is_a_failure(tmp_path: Path) -> None:
         HealthCheck(("/nowhere/check",)).run(tmp_path, "ab12")
     with pytest.raises(ModelFailed, match="ended with"):
         HealthCheck(("/bin/sh", "$(reboot)")).run(tmp_path, "ab12")
+
+
+def test_what_does_not_end_is_killed_whole_and_what_is_left_behind_goes_on(tmp_path: Path) -> None:
+    """A child of the check holds its output in both: neither is waited for."""
+    with pytest.raises(ModelFailed, match="did not end"):
+        shell(f"sleep 1000 & echo $! > {tmp_path}/killed; wait", timeout_s=0.5).run(tmp_path, "ab")
+    shell(f"sleep 1000 & echo $! > {tmp_path}/left").run(tmp_path, "ab")
+    killed, left = (int((tmp_path / name).read_text()) for name in ("killed", "left"))
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not is_over(killed):
+        assert time.monotonic() < give_up_at
+    assert not is_over(left)
+    psutil.Process(left).kill()
