@@ -248,23 +248,29 @@ async def _end(
         await session.execute(_END, parameters | {"now": now})
 
 
+# Chosen by one table's key alone, and looked up one by one: tables that were small a moment ago
+# would be joined whole for each batch.
 _PENDING = sa.text("""
-    SELECT row.agent_id,
-           coalesce(other.id <> row.deployment_id
-                    AND other.state NOT IN ('aborted', 'rolling_back', 'rolled_back')
-                    AND (other.started_at, other.id)
-                        > (CAST(:started_at AS timestamptz), row.deployment_id), false) AS later
-    FROM deployment_agents AS row
-    JOIN agents ON agents.id = row.agent_id
-    LEFT JOIN agent_desired AS document ON document.agent_id = row.agent_id
-    LEFT JOIN deployments AS other ON other.id = document.deployment_id
-    WHERE row.deployment_id = :id AND row.state = 'pending' AND row.stage <= :stage
-      AND row.agent_id > :after AND row.assigned_at IS NULL
-      AND (CAST(:any_zone AS boolean)
-           OR coalesce(agents.facts ->> 'timezone', '') <> ALL(CAST(:closed AS text[])))
-    ORDER BY row.agent_id
-    LIMIT :limit
-    FOR NO KEY UPDATE OF row SKIP LOCKED
+    WITH turn AS (
+        SELECT row.agent_id
+        FROM deployment_agents AS row
+        WHERE row.deployment_id = :id AND row.state = 'pending' AND row.stage <= :stage
+          AND row.agent_id > :after AND row.assigned_at IS NULL
+          AND (CAST(:any_zone AS boolean)
+               OR coalesce((SELECT agents.facts ->> 'timezone' FROM agents
+                            WHERE agents.id = row.agent_id), '') <> ALL(CAST(:closed AS text[])))
+        ORDER BY row.agent_id
+        LIMIT :limit
+        FOR NO KEY UPDATE OF row SKIP LOCKED
+    )
+    SELECT turn.agent_id, EXISTS (
+        SELECT FROM deployments AS other
+        WHERE other.id = (SELECT document.deployment_id FROM agent_desired AS document
+                          WHERE document.agent_id = turn.agent_id)
+          AND other.id <> :id AND other.state NOT IN ('aborted', 'rolling_back', 'rolled_back')
+          AND (other.started_at, other.id) > (CAST(:started_at AS timestamptz), CAST(:id AS uuid))
+    ) AS later
+    FROM turn ORDER BY turn.agent_id
 """)
 _ZONES = sa.text("""
     SELECT DISTINCT agents.facts ->> 'timezone'
