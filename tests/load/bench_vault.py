@@ -243,7 +243,7 @@ async def _prepare(sessions: Any, folder: Path, kms: fake_aws.FakeKms) -> Stage:
         keks = await KekProviders.load(session, opener)
         keyring = await Keyring.load(session, keks)
     files = PackageFiles(folder / "packages")
-    files.prepare()
+    await files.prepare()
     publisher = Ed25519PrivateKey.generate()
     platform = Platform(sessions, keyring, keks, files, folder, _Now(), publisher)  # type: ignore[arg-type]  # another clock and KEK than the tests have
     await platform.register_publisher(publisher)

@@ -1,6 +1,7 @@
 """From the row in `revocations` to the closed connection, on a real database."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from broker.denyset import DenySet
 from broker.lease import CHANNEL, Lease
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
+from tests.integration.broker.wire import connect_packet
 from tests.integration.conformance.conftest import AnySite, OpenSite
 from tests.integration.sites import FRONT_ID
 from tests.patience import PATIENCE_S
@@ -274,7 +276,9 @@ async def test_no_race_between_connecting_and_revoking_lets_an_agent_stay(
         async def connect(agent: AgentCredentials, delay_s: float) -> None:
             await asyncio.sleep(delay_s)
             wire = await site.open(agent)
-            await wire.connect(agent.client_id)
+            await wire.say(connect_packet(agent.client_id))
+            with contextlib.suppress(ConnectionError):
+                await wire.hear(PATIENCE_S)  # its answer, or the end before there was one
 
         connecting = [
             asyncio.create_task(connect(agent, number * 0.003))

@@ -47,7 +47,7 @@ async def vault(
         keks = await KekProviders.load(session, opener)
         keyring = await Keyring.load(session, keks)
     files = PackageFiles(tmp_path / "packages")
-    files.prepare()
+    await files.prepare()
     made = Vault(sessions, keyring, keks, files, tmp_path, clock, Ed25519PrivateKey.generate())
     await made.register_publisher(made.publisher)
     yield made

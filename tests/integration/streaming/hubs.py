@@ -224,7 +224,9 @@ def event(log_id: UUID, number: int, **changes: Any) -> bytes:
 
 
 def heartbeat(seq: int, **changes: Any) -> bytes:
-    return json.dumps(dict(GOOD[UpKind.HEARTBEAT]) | {"seq": seq} | changes).encode()
+    """One of an agent that has not seen a checkpoint yet."""
+    good = dict(GOOD[UpKind.HEARTBEAT]) | {"seq": seq, "ledger": None}
+    return json.dumps(good | changes).encode()
 
 
 @asynccontextmanager
