@@ -1,7 +1,5 @@
 """Deployments in stages: gates, schedules, approvals, rollbacks; and commands that are repeated.
 
-Follows 0008, which was there first: databases that have it must get this one, too.
-
 Revision ID: 0007
 """
 
@@ -10,7 +8,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0007"
-down_revision = "0008"
+down_revision = "0006"
 
 
 def upgrade() -> None:
