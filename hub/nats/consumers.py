@@ -99,8 +99,8 @@ async def make_consumer(
     *,
     unacked: int,
     since: datetime | None = None,
-) -> str:
-    """Make the consumer of an epoch and remove those of older ones; return its name.
+) -> Consumer:
+    """Make the consumer of an epoch and remove those of older ones.
 
     It begins behind what the newest one `before` it has acked, or at `since`; with neither at the
     beginning of the stream: to read twice is harmless, and to skip is not. Raises: nats' errors.
@@ -121,10 +121,10 @@ async def make_consumer(
     elif older:
         config.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
         config.opt_start_seq = older[-1].acked + 1
-    await context.add_consumer(STREAM, config)
+    made = await context.add_consumer(STREAM, config)
     for consumer in older:
         await remove_consumer(context, consumer.info.name)
-    return consumer_name(partition, epoch)
+    return Consumer(partition, epoch, made)
 
 
 async def remove_consumer(context: JetStreamContext, name: str) -> None:

@@ -54,6 +54,7 @@ async def replay(
         leases = Leases(sessions, f"replay-{secrets.token_hex(4)}", _HELD_FOR)
         partitions = await find_partitions(context)
         await leases.set_up(partitions)
+        messages = 0
         before, named = await list_consumers(context), await find_newest(client)
         if any(number not in before for number in named):
             raise NatsError("some consumers do not answer", hint="Try again in a minute.")
@@ -62,10 +63,11 @@ async def replay(
             newest = before[number][-1].epoch if before.get(number) else -1
             if newest >= epoch:
                 epoch = await leases.raise_epoch(number, newest) or epoch
-            await make_consumer(context, number, epoch, before, unacked=unacked, since=since)
+            made = await make_consumer(
+                context, number, epoch, before, unacked=unacked, since=since
+            )
+            messages += made.unread  # before a hub takes it over, and reads
             await leases.release([number])
-        found = await list_consumers(context)
-        messages = sum(found[number][-1].unread for number in found)
     except NotFoundError:
         raise NatsError("there is no stream yet", hint="A hub makes it when it starts.") from None
     except Unreachable as error:

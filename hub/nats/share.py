@@ -142,10 +142,10 @@ class PartitionShare:
             epoch = held if newest < held else await self._leases.raise_epoch(number, newest)
             if epoch is None or self._finished:
                 continue
-            name = await make_consumer(
+            made = await make_consumer(
                 context, number, epoch, before, unacked=most_unacked(self._intake_limit)
             )
-            await self._read(client, number, epoch, name, window)
+            await self._read(client, number, epoch, made.info.name, window)
             begun.append(number)
         if begun:
             log.info("partitions_begun", partitions=begun, held=len(self._open))

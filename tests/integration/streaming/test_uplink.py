@@ -48,17 +48,17 @@ async def test_an_agents_messages_keep_their_order_and_have_the_servers_time(sit
     agents = [await site.hub.add_agent() for _ in range(8)]
     await (await site.start_hub()).end()  # the stream is there, and nobody reads
     began = datetime.now(UTC)
-    for seq in range(60):
+    for seq in range(30):
         for agent_id in agents:
             await site.publish(agent_id, UpKind.HEARTBEAT, heartbeat(seq))
     ended = datetime.now(UTC)
-    async with site.source() as source:
+    async with site.source() as source:  # 240 messages, fewer than one partition may hold unacked
         uplinks: list[Uplink] = []
-        while len(uplinks) < 60 * len(agents):
+        while len(uplinks) < 30 * len(agents):
             uplinks += await source.receive(50, 0.2)
     for agent_id in agents:
         own = [one for one in uplinks if f"/{agent_id}/" in one.topic]
-        assert [json.loads(one.payload)["seq"] for one in own] == list(range(60))
+        assert [json.loads(one.payload)["seq"] for one in own] == list(range(30))
         assert began <= own[0].received_at <= own[-1].received_at <= ended
         assert {one.receipt[0] for one in own} == {partition_of(str(agent_id), PARTITIONS)}
     async with site.source() as source:  # nothing was acked: the same again, with the same times

@@ -101,6 +101,9 @@ async def test_two_hubs_tell_once_what_all_are_told_and_one_goes_on_alone(
         free = "SELECT count(*) FROM uplink_partitions WHERE hub_id IS NULL"
         return bool(await site.hub.value(HOLDERS) == 1 and await site.hub.value(free) == 0)
 
+    async def all_is_sequenced() -> bool:
+        return bool(await site.hub.value("SELECT count(*) FROM ledger_unsequenced") == 0)
+
     async def until_said(kind: DownKind, times: int) -> None:
         async def is_said() -> bool:
             return said[to_all[kind]] >= times
@@ -127,8 +130,8 @@ async def test_two_hubs_tell_once_what_all_are_told_and_one_goes_on_alone(
         await store(11, 20)
         await change_config(50)
         await until_said(DownKind.CONFIG, 5)
+        await site.until(all_is_sequenced)
     await listener.close()
     assert {said[to_all[DownKind.CONFIG]], said[to_all[DownKind.CHECKPOINT]]} == {5, 1}
     acked = [topic for topic in said if topic.endswith("/down/ack")]
     assert len(acked) == len(agents)
-    assert await site.hub.value("SELECT count(*) FROM ledger_unsequenced") == 0
