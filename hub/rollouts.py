@@ -38,6 +38,7 @@ TICK_EVERY = timedelta(seconds=1)
 TURN_S = 2.0
 """So long one deployment may give out documents: the gates of the others must not wait for it."""
 JOIN_EVERY = timedelta(seconds=5)
+RETURNED_EVERY = timedelta(seconds=10)
 MAX_ACTIVE = 200
 MAX_JUMP = timedelta(seconds=5)
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,6 +67,7 @@ class RolloutController:
         self._watch = Watch(heard_since=clock(), clock_since=NEVER)
         self._read_at = (clock(), 0.0 if monotonic is None else monotonic())
         self._joined_at: dict[UUID, datetime] = {}
+        self._returned_at = NEVER
         self._followed: dict[UUID, UUID] = {}
         self._observed: dict[UUID, UUID] = {}
         self._has_more = False
@@ -88,6 +90,9 @@ class RolloutController:
             if not await rollout.lead(session):
                 return
             active = await list_active(session, MAX_ACTIVE)
+            if self._clock() - self._returned_at >= RETURNED_EVERY:
+                self._returned_at = self._clock()
+                await observing.observe_returned(session, now=self._returned_at)
         self._joined_at = {one.id: at for one in active if (at := self._joined_at.get(one.id))}
         self._followed = {one.id: to for one in active if (to := self._followed.get(one.id))}
         self._observed = {one.id: to for one in active if (to := self._observed.get(one.id))}

@@ -25,7 +25,7 @@ from tensorguard.rollouts.states import (
 from tensorguard.rollouts.tally import Tally
 from tensorguard.services.deployments.membership import FIRST, LAST, strategy_of
 from tensorguard.services.deployments.moving import tell_of
-from tensorguard.store.deployments import Deployment
+from tensorguard.store.deployments import Deployment, find_deployment
 
 OBSERVED_AGENTS: Final = 5_000
 
@@ -89,6 +89,19 @@ async def observe_rollback(
         "too_long": "the platform has not seen it back in time",
     }
     await _tell(session, deployment, await session.execute(_OBSERVE_BACK, values), now)
+
+
+async def observe_returned(session: AsyncSession, *, now: datetime) -> int:
+    """Note who has gone back after the rollback of a deployment was over, because it was away.
+
+    Returns how many those are.
+    """
+    moved = (await session.execute(_OBSERVE_RETURNED, {"now": now})).scalars().all()
+    for deployment_id in sorted(set(moved)):
+        deployment = await find_deployment(session, deployment_id)
+        assert deployment is not None
+        await tell_of(session, deployment, now)
+    return len(moved)
 
 
 async def count_stages(
@@ -228,6 +241,32 @@ _OBSERVE_BACK = sa.text("""
         updated_at = :now
     FROM seen
     WHERE row.deployment_id = :id AND row.agent_id = seen.agent_id
+""")
+_OBSERVE_RETURNED = sa.text("""
+    WITH seen AS (
+        SELECT row.deployment_id, row.agent_id, found.next
+        FROM deployment_agents AS row
+        JOIN deployments AS deployment ON deployment.id = row.deployment_id
+        JOIN agents ON agents.id = row.agent_id
+        LEFT JOIN agent_desired AS document ON document.agent_id = row.agent_id
+        LEFT JOIN agent_state AS state ON state.agent_id = row.agent_id
+        CROSS JOIN LATERAL (SELECT CASE
+            WHEN agents.status <> 'active' THEN 'gone'
+            WHEN document.deployment_id IS DISTINCT FROM row.deployment_id THEN 'superseded'
+            WHEN (state.desired_epoch, state.desired_revision)
+                 >= (document.epoch, document.revision)
+             AND (row.previous_digest IS NULL OR state.package_digest = row.previous_digest)
+                THEN 'done'
+        END) AS found (next)
+        WHERE row.rollback = 'assigned' AND deployment.state = 'rolled_back'
+          AND found.next IS NOT NULL
+        ORDER BY row.agent_id
+        FOR NO KEY UPDATE OF row SKIP LOCKED
+    )
+    UPDATE deployment_agents AS row SET rollback = seen.next, updated_at = :now
+    FROM seen
+    WHERE row.deployment_id = seen.deployment_id AND row.agent_id = seen.agent_id
+    RETURNING row.deployment_id
 """)
 _COUNT = sa.text("""
     SELECT stage, state, count(*) AS agents FROM deployment_agents
