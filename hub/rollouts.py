@@ -25,7 +25,7 @@ from tensorguard.rollouts.presumption import Watch
 from tensorguard.rollouts.states import DeploymentState
 from tensorguard.services.deployments import assignment, moving, observing, rollout
 from tensorguard.services.deployments.deployments import get_deployment
-from tensorguard.services.deployments.membership import follow_members
+from tensorguard.services.deployments.membership import FIRST, follow_members
 from tensorguard.services.errors import ServiceError
 from tensorguard.services.evidence.events import SYSTEM
 from tensorguard.services.keys.keyring import Keyring
@@ -38,6 +38,7 @@ TICK_EVERY = timedelta(seconds=1)
 TURN_S = 2.0
 """So long one deployment may give out documents: the gates of the others must not wait for it."""
 JOIN_EVERY = timedelta(seconds=5)
+RETURNED_EVERY = timedelta(seconds=10)
 MAX_ACTIVE = 200
 MAX_JUMP = timedelta(seconds=5)
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,6 +67,8 @@ class RolloutController:
         self._watch = Watch(heard_since=clock(), clock_since=NEVER)
         self._read_at = (clock(), 0.0 if monotonic is None else monotonic())
         self._joined_at: dict[UUID, datetime] = {}
+        self._returned_at = NEVER
+        self._followed: dict[UUID, UUID] = {}
         self._observed: dict[UUID, UUID] = {}
         self._has_more = False
 
@@ -87,7 +90,11 @@ class RolloutController:
             if not await rollout.lead(session):
                 return
             active = await list_active(session, MAX_ACTIVE)
+            if self._clock() - self._returned_at >= RETURNED_EVERY:
+                self._returned_at = self._clock()
+                await observing.observe_returned(session, now=self._returned_at)
         self._joined_at = {one.id: at for one in active if (at := self._joined_at.get(one.id))}
+        self._followed = {one.id: to for one in active if (to := self._followed.get(one.id))}
         self._observed = {one.id: to for one in active if (to := self._observed.get(one.id))}
         for deployment in active:
             if stop is not None and stop.is_set():
@@ -173,17 +180,24 @@ class RolloutController:
             )
 
     async def _join(self, deployment_id: UUID) -> None:
-        """Take in agents that have enrolled, or got a matching tag, since the start."""
+        """Take in agents that have enrolled, or got a matching tag, since the start.
+
+        Where there are many, a part of them at each step, until all have been looked at.
+        """
         now = self._clock()
-        if now - self._joined_at.get(deployment_id, now - JOIN_EVERY) < JOIN_EVERY:
-            return
-        self._joined_at[deployment_id] = now
+        after = self._followed.get(deployment_id, FIRST)
+        if after == FIRST:
+            if now - self._joined_at.get(deployment_id, now - JOIN_EVERY) < JOIN_EVERY:
+                return
+            self._joined_at[deployment_id] = now
         async with self._leading(deployment_id, DeploymentState.RUNNING) as (session, found):
             if found is None:
                 return
-            joined, gone = await follow_members(session, found, now)
-        if joined or gone:
-            log.info("members_changed", deployment=str(deployment_id), joined=joined, gone=gone)
+            moved = await follow_members(session, found, now, after=after)
+        self._followed[deployment_id] = moved.after
+        if moved.joined or moved.gone:
+            which = str(deployment_id)
+            log.info("members_changed", deployment=which, joined=moved.joined, gone=moved.gone)
 
     async def _watch_paused(self, deployment_id: UUID) -> None:
         """Who had begun goes on, and is watched; nobody else begins."""
@@ -193,7 +207,7 @@ class RolloutController:
 
     async def _observe(self, session: AsyncSession, found: Deployment, now: datetime) -> None:
         """Look at the next agents; who follows another leader begins with the first."""
-        after = self._observed.get(found.id, observing.FIRST)
+        after = self._observed.get(found.id, FIRST)
         self._observed[found.id] = await observing.observe(
             session, found, watch=self._watch, now=now, after=after
         )

@@ -98,11 +98,11 @@ def find_rolled_back(
     """Return with which remark everyone is back; None while somebody is on the way.
 
     `reachable` of those that are not back are present. Agents that stay away do not hold it up
-    for ever: they get their release back when they return.
+    for ever: they get their release back when they return. But each has its document before.
     """
-    away = sum(counts.get(state, 0) for state in (RollbackState.WAITING, RollbackState.ASSIGNED))
+    away = counts.get(RollbackState.ASSIGNED, 0)
     failed = counts.get(RollbackState.FAILED, 0)
-    if reachable or (away and not waited):
+    if counts.get(RollbackState.WAITING, 0) or reachable or (away and not waited):
         return None
     remarks = []
     if failed:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
@@ -26,7 +27,10 @@ QUARANTINE_BELOW = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audience:
-    """Whom a release is for: fleets and selector of the deployment, target of the manifest."""
+    """Whom a release is for: fleets and selector of the deployment, target of the manifest.
+
+    `within`: only agents whose ids lie beyond the first and not beyond the second.
+    """
 
     salt: bytes
     fleets: tuple[str, ...]
@@ -35,10 +39,11 @@ class Audience:
     target_selector: Selector
     package_digest: bytes
     stratify: str | None = None
+    within: tuple[UUID, UUID] | None = None
 
 
 def candidates(audience: Audience) -> sa.CTE:
-    """Return (agent_id, h, state, reason, previous_digest, stratum) of all active agents asked for.
+    """Return (agent_id, h, state, reason, stratum) of all active agents asked for.
 
     `state` is what the agent starts in: pending, already_installed or excluded; `stratum` the value
     of the tag that the first stage is stratified by.
@@ -55,7 +60,8 @@ def candidates(audience: Audience) -> sa.CTE:
     if audience.stratify is not None:
         stratum = agents.c.tags.op("->>", return_type=sa.Text())(audience.stratify)
     # Running it is not enough: another deployment may be about to take it away again.
-    installed = (state.package_digest == digest) & (desired.package_digest == digest)
+    kept = sa.select(desired.package_digest == digest).where(desired.agent_id == agents.c.id)
+    installed = sa.case((state.package_digest == digest, kept.scalar_subquery()), else_=sa.false())
     found = (
         sa.select(
             agents.c.id.label("agent_id"),
@@ -64,18 +70,19 @@ def candidates(audience: Audience) -> sa.CTE:
             ).label("h"),
             reason.label("reason"),
             sa.func.coalesce(installed, sa.false()).label("installed"),
-            sa.case(
-                (state.package_digest.is_not(None) & _was_assigned(), state.package_digest)
-            ).label("previous_digest"),
             stratum.label("stratum"),
         )
-        .outerjoin(agent_state, state.agent_id == agents.c.id)
-        .outerjoin(agent_status, status.agent_id == agents.c.id)
-        .outerjoin(agent_desired, desired.agent_id == agents.c.id)
+        .outerjoin(
+            agent_state, (state.agent_id == agents.c.id) & _is_between(audience, state.agent_id)
+        )
+        .outerjoin(
+            agent_status, (status.agent_id == agents.c.id) & _is_between(audience, status.agent_id)
+        )
         .where(
             agents.c.status == "active",
             agents.c.fleet.in_(audience.fleets),
             selector_clause(audience.selector),
+            _is_between(audience, agents.c.id),
         )
         .cte("found")
     )
@@ -88,7 +95,6 @@ def candidates(audience: Audience) -> sa.CTE:
             else_=AgentState.PENDING.value,
         ).label("state"),
         found.c.reason,
-        found.c.previous_digest,
         found.c.stratum,
     ).cte("candidates")
 
@@ -174,13 +180,24 @@ def _outside_target_fleets(audience: Audience) -> sa.ColumnElement[bool]:
     return agents.c.fleet.not_in(audience.target_fleets)
 
 
-def _was_assigned() -> sa.ColumnElement[bool]:
-    """Tell whether the platform once gave the agent what it says it runs.
+def _is_between(audience: Audience, agent_id: sa.ColumnElement[UUID]) -> sa.ColumnElement[bool]:
+    """Tell whether an id is within the bounds.
+
+    It has to be said of each table: the planner does not pass it on, and would read them whole.
+    """
+    if audience.within is None:
+        return sa.true()
+    after, until = audience.within
+    return (agent_id > after) & (agent_id <= until)
+
+
+def previous_digest(agent_id: sa.ColumnElement[UUID]) -> sa.ColumnElement[bytes | None]:
+    """Return what an agent runs, if the platform once gave it that; what it goes back to.
 
     An agent's word alone must not make a package its own: a key could be asked for with it.
     """
-    row = deployment_agents.c
-    return sa.exists(
+    row, state = deployment_agents.c, agent_state.c
+    assigned = sa.exists(
         sa.select(sa.literal(1))
         .select_from(
             deployment_agents.join(deployments, deployments.c.id == row.deployment_id).join(
@@ -188,8 +205,12 @@ def _was_assigned() -> sa.ColumnElement[bool]:
             )
         )
         .where(
-            row.agent_id == agents.c.id,
+            row.agent_id == state.agent_id,
             row.notified_at.is_not(None),
-            releases.c.package_digest == agent_state.c.package_digest,
+            releases.c.package_digest == state.package_digest,
         )
     )
+    running = sa.select(state.package_digest).where(
+        state.agent_id == agent_id, state.package_digest.is_not(None), assigned
+    )
+    return running.scalar_subquery()

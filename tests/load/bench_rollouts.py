@@ -28,7 +28,7 @@ from tensorguard.rollouts.presumption import Watch
 from tensorguard.rollouts.strategy import parse_strategy
 from tensorguard.services.deployments import moving, observing, rollout
 from tensorguard.services.deployments.deployments import get_deployment
-from tensorguard.services.deployments.membership import follow_members
+from tensorguard.services.deployments.membership import FIRST, follow_members
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.platform import bootstrap
 from tensorguard.store.embedded.server import EmbeddedPostgres
@@ -108,7 +108,7 @@ async def _measure(server: EmbeddedPostgres, folder: Path, agents: int) -> dict[
 
 
 async def _ticks_ms(platform: Platform, deployment_id: UUID) -> list[float]:
-    after, found = observing.FIRST, []
+    after, found = FIRST, []
     for _ in range(TICKS):
         took_ms, after = await _tick_ms(platform, deployment_id, after)
         found.append(took_ms)

@@ -1,7 +1,7 @@
 """Who is in a deployment and in which of its stages: previewed, settled at the start, kept true."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import accumulate
 from typing import Any, Final
@@ -24,13 +24,17 @@ from tensorguard.store.candidates import (
     count_placed,
     describe_stages,
     places,
+    previous_digest,
     stage_at,
 )
 from tensorguard.store.deployments import Deployment
-from tensorguard.store.tables import Time, deployment_agents, deployment_stages
+from tensorguard.store.tables import Time, agents, deployment_agents, deployment_stages
 from tensorguard.tgsp import manifest as manifests
 
 SAMPLE_AGENTS: Final = 10
+FOLLOWED_AGENTS: Final = 5_000
+FIRST: Final = UUID(int=0)
+LAST: Final = UUID(int=2**128 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,15 @@ class Preview:
     stages: list[int]
     groups: list[Group]
     planned: list[PlannedStage]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """How many have joined and how many are gone, and after whom to go on; FIRST: seen them all."""
+
+    joined: int
+    gone: int
+    after: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,23 +168,31 @@ async def settle_stages(session: AsyncSession, deployment: Deployment, now: date
 
 
 async def follow_members(
-    session: AsyncSession, deployment: Deployment, now: datetime
-) -> tuple[int, int]:
+    session: AsyncSession,
+    deployment: Deployment,
+    now: datetime,
+    *,
+    after: UUID = FIRST,
+    limit: int = FOLLOWED_AGENTS,
+) -> Followed:
     """Take in whoever is asked for by now, into the stage that its h is in; let go of whoever is
-    not any more and has not been told yet. Returns how many of each.
+    not any more and has not been told yet.
+
+    Looks at the next `limit` agents beyond `after`: it must not take longer the more there are.
     """
-    found = candidates(await audience_of(session, deployment))
+    until = await _find_bound(session, deployment, after, limit)
+    within = (after, until or LAST)
+    found = candidates(replace(await audience_of(session, deployment), within=within))
     row, stage = deployment_agents.c, deployment_stages.c
     cutoff = (
         sa.select(sa.func.min(stage.stage))
         .where(stage.deployment_id == deployment.id, stage.cutoff >= found.c.h)
         .scalar_subquery()
     )
+    here = (row.deployment_id == deployment.id, row.agent_id > after, row.agent_id <= within[1])
     # NOT IN is hashed once, whatever the planner believes of tables that were empty a moment ago;
     # an anti-join of those scans the table again for each row, while it grows.
-    known = sa.select(row.agent_id).where(
-        row.deployment_id == deployment.id, row.state != AgentState.EXCLUDED
-    )
+    known = sa.select(row.agent_id).where(*here, row.state != AgentState.EXCLUDED)
     rows = _rows(found, deployment, cutoff, now).where(found.c.agent_id.not_in(known))
     adding = insert(deployment_agents).from_select(rows.selected_columns.keys(), rows)
     added = (
@@ -192,7 +213,7 @@ async def follow_members(
     left = (
         sa.update(deployment_agents)
         .where(
-            row.deployment_id == deployment.id,
+            *here,
             row.state == AgentState.PENDING,
             row.assigned_at.is_(None),
             row.agent_id.not_in(asked_for),
@@ -211,7 +232,16 @@ async def follow_members(
         sa.select(sa.func.count()).select_from(left).scalar_subquery(),
     )
     joined, gone = (await session.execute(counts)).one()
-    return int(joined), int(gone)
+    return Followed(joined=int(joined), gone=int(gone), after=until or FIRST)
+
+
+async def _find_bound(
+    session: AsyncSession, deployment: Deployment, after: UUID, limit: int
+) -> UUID | None:
+    """Return the id of the agent of these fleets that is `limit` beyond `after`, if there is."""
+    query = sa.select(agents.c.id).where(agents.c.fleet.in_(deployment.fleets), agents.c.id > after)
+    bound = query.order_by(agents.c.id).offset(limit - 1).limit(1)
+    return (await session.execute(bound)).scalar()
 
 
 def _rows(
@@ -223,7 +253,7 @@ def _rows(
         stage.label("stage"),
         found.c.state,
         found.c.reason,
-        found.c.previous_digest,
+        previous_digest(found.c.agent_id).label("previous_digest"),
         sa.case((found.c.state != AgentState.PENDING, sa.literal(now, Time))).label("finished_at"),
         sa.literal(now, Time).label("updated_at"),
     )

@@ -23,13 +23,11 @@ from tensorguard.rollouts.states import (
     RollbackState,
 )
 from tensorguard.rollouts.tally import Tally
-from tensorguard.services.deployments.membership import strategy_of
+from tensorguard.services.deployments.membership import FIRST, LAST, strategy_of
 from tensorguard.services.deployments.moving import tell_of
-from tensorguard.store.deployments import Deployment
+from tensorguard.store.deployments import Deployment, find_deployment
 
-OBSERVED_AGENTS: Final = 10_000
-FIRST: Final = UUID(int=0)
-LAST: Final = UUID(int=2**128 - 1)
+OBSERVED_AGENTS: Final = 5_000
 
 
 async def observe(
@@ -93,17 +91,36 @@ async def observe_rollback(
     await _tell(session, deployment, await session.execute(_OBSERVE_BACK, values), now)
 
 
-async def count_stages(session: AsyncSession, deployment_id: UUID, *, stages: int) -> list[Tally]:
-    """Return the tally of each stage."""
-    rows = (await session.execute(_COUNT, {"id": deployment_id})).all()
-    dues = {row.stage: row.due for row in await session.execute(_DUES, {"id": deployment_id})}
+async def observe_returned(session: AsyncSession, *, now: datetime) -> int:
+    """Note who has gone back after the rollback of a deployment was over, because it was away.
+
+    Returns how many those are.
+    """
+    moved = (await session.execute(_OBSERVE_RETURNED, {"now": now})).scalars().all()
+    for deployment_id in sorted(set(moved)):
+        deployment = await find_deployment(session, deployment_id)
+        assert deployment is not None
+        await tell_of(session, deployment, now)
+    return len(moved)
+
+
+async def count_stages(
+    session: AsyncSession, deployment_id: UUID, *, stages: int, present_to: int | None = None
+) -> list[Tally]:
+    """Return the tally of each stage; who is present, in stages up to `present_to` alone if so."""
+    values = {"id": deployment_id, "to": stages if present_to is None else present_to}
+    rows = (await session.execute(_COUNT, values)).all()
+    dues = {row.stage: row.due for row in await session.execute(_DUES, values)}
+    reachable = {}
+    if any(row.state == AgentState.PENDING and row.stage <= values["to"] for row in rows):
+        reachable = {row.stage: row.agents for row in await session.execute(_REACHABLE, values)}
     found: list[Tally] = []
     for stage in range(stages):
         own = [row for row in rows if row.stage == stage]
         found.append(
             Tally(
                 states={AgentState(row.state): row.agents for row in own},
-                reachable=sum(row.reachable for row in own),
+                reachable=reachable.get(stage, 0),
                 due=dues.get(stage) or 0,
             )
         )
@@ -131,18 +148,14 @@ _UNTIL = sa.text("""
     ORDER BY agent_id OFFSET :skip LIMIT 1
 """)
 # The bounds stand at every table: the planner does not pass them on, and would read it whole.
+# What few rows need is looked up for those alone.
 _OBSERVE = sa.text("""
     WITH seen AS (
         SELECT row.agent_id, found.next, found.why
         FROM deployment_agents AS row
         JOIN agents ON agents.id = row.agent_id AND agents.id > :after AND agents.id <= :until
-        LEFT JOIN agent_desired AS document
-               ON document.agent_id = row.agent_id AND document.deployment_id = row.deployment_id
-              AND document.agent_id > :after AND document.agent_id <= :until
         LEFT JOIN agent_state AS state ON state.agent_id = row.agent_id
               AND state.agent_id > :after AND state.agent_id <= :until
-        LEFT JOIN agent_status AS status ON status.agent_id = row.agent_id
-              AND status.agent_id > :after AND status.agent_id <= :until
         LEFT JOIN fleet_configs AS config ON config.fleet = agents.fleet
         CROSS JOIN LATERAL (SELECT
             greatest(state.received_at, row.notified_at, CAST(:watching_since AS timestamptz))
@@ -159,8 +172,10 @@ _OBSERVE = sa.text("""
                     THEN ARRAY['failed', :silent]
                 WHEN state.status = 'error' AND fact.runs_it THEN ARRAY['failed', :unhealthy] END
             WHEN agents.status <> 'active' THEN ARRAY['excluded', 'revoked']
-            WHEN fact.runs_it AND (state.desired_epoch, state.desired_revision)
-                 >= (document.epoch, document.revision) THEN ARRAY['succeeded', '']
+            WHEN fact.runs_it AND (state.desired_epoch, state.desired_revision) >= (
+                SELECT document.epoch, document.revision FROM agent_desired AS document
+                WHERE document.agent_id = row.agent_id
+                  AND document.deployment_id = row.deployment_id) THEN ARRAY['succeeded', '']
             WHEN row.state = ANY(CAST(:started AS text[]))
              AND greatest(row.started_at, CAST(:clock_since AS timestamptz))
                  < CAST(:now AS timestamptz) - CAST(:in_progress AS interval)
@@ -171,8 +186,12 @@ _OBSERVE = sa.text("""
              AND greatest(row.notified_at, CAST(:clock_since AS timestamptz))
                  < CAST(:now AS timestamptz) - CAST(:begin AS interval)
                 THEN ARRAY['timed_out', :not_begun]
-            WHEN row.state = 'pending' AND document.sent_at IS NOT NULL
-             AND row.assigned_at IS NOT NULL AND status.presence IN ('online', 'late')
+            WHEN row.state = 'pending' AND row.assigned_at IS NOT NULL AND (
+                SELECT document.sent_at IS NOT NULL FROM agent_desired AS document
+                WHERE document.agent_id = row.agent_id
+                  AND document.deployment_id = row.deployment_id)
+             AND (SELECT status.presence IN ('online', 'late') FROM agent_status AS status
+                  WHERE status.agent_id = row.agent_id)
                 THEN ARRAY['notified', '']
         END) AS chosen (pair)
         CROSS JOIN LATERAL (SELECT chosen.pair[1], chosen.pair[2]) AS found (next, why)
@@ -223,14 +242,46 @@ _OBSERVE_BACK = sa.text("""
     FROM seen
     WHERE row.deployment_id = :id AND row.agent_id = seen.agent_id
 """)
+_OBSERVE_RETURNED = sa.text("""
+    WITH seen AS (
+        SELECT row.deployment_id, row.agent_id, found.next
+        FROM deployment_agents AS row
+        JOIN deployments AS deployment ON deployment.id = row.deployment_id
+        JOIN agents ON agents.id = row.agent_id
+        LEFT JOIN agent_desired AS document ON document.agent_id = row.agent_id
+        LEFT JOIN agent_state AS state ON state.agent_id = row.agent_id
+        CROSS JOIN LATERAL (SELECT CASE
+            WHEN agents.status <> 'active' THEN 'gone'
+            WHEN document.deployment_id IS DISTINCT FROM row.deployment_id THEN 'superseded'
+            WHEN (state.desired_epoch, state.desired_revision)
+                 >= (document.epoch, document.revision)
+             AND (row.previous_digest IS NULL OR state.package_digest = row.previous_digest)
+                THEN 'done'
+        END) AS found (next)
+        WHERE row.rollback = 'assigned' AND deployment.state = 'rolled_back'
+          AND found.next IS NOT NULL
+        ORDER BY row.agent_id
+        FOR NO KEY UPDATE OF row SKIP LOCKED
+    )
+    UPDATE deployment_agents AS row SET rollback = seen.next, updated_at = :now
+    FROM seen
+    WHERE row.deployment_id = seen.deployment_id AND row.agent_id = seen.agent_id
+    RETURNING row.deployment_id
+""")
 _COUNT = sa.text("""
-    SELECT row.stage, row.state, count(*) AS agents,
-           count(*) FILTER (WHERE row.state = 'pending'
-                              AND status.presence IN ('online', 'late')) AS reachable
+    SELECT stage, state, count(*) AS agents FROM deployment_agents
+    WHERE deployment_id = :id GROUP BY stage, state
+""")
+# Joined before it is filtered: of a table that was empty a moment ago the planner would expect one
+# row with these properties, and look up each of a hundred thousand.
+_REACHABLE = sa.text("""
+    SELECT row.stage, count(*) FILTER (
+        WHERE row.state = 'pending' AND row.stage <= :to
+          AND status.presence IN ('online', 'late')) AS agents
     FROM deployment_agents AS row
-    LEFT JOIN agent_status AS status ON status.agent_id = row.agent_id AND row.state = 'pending'
+    JOIN agent_status AS status ON status.agent_id = row.agent_id
     WHERE row.deployment_id = :id
-    GROUP BY row.stage, row.state
+    GROUP BY row.stage
 """)
 _DUES = sa.text("SELECT stage, due FROM deployment_stages WHERE deployment_id = :id")
 _COUNT_BACK = sa.text("""

@@ -34,12 +34,17 @@ from tensorguard.store.deployments import Deployment, StageRow, list_stages
 from tensorguard.store.tables import deployment_stages
 
 _LOCK: Final = 7290431
+# Tables grow by orders of magnitude between two steps: a plan that was kept would be a bad one, and
+# one that sorts all rows to count them by state as well.
+_PLANNING: Final = sa.text("""
+    SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
+           set_config('enable_sort', 'off', true)
+""")
 
 
 async def lead(session: AsyncSession) -> bool:
     """Become the one controller until the transaction ends, unless another is."""
-    # Tables grow by orders of magnitude between two steps: a plan that was kept would be a bad one.
-    await session.execute(sa.text("SET LOCAL plan_cache_mode = force_custom_plan"))
+    await session.execute(_PLANNING)
     query = sa.select(sa.func.pg_try_advisory_xact_lock(_LOCK))
     return bool((await session.execute(query)).scalar())
 
@@ -73,7 +78,9 @@ async def read_standing(
 ) -> Standing:
     """Count where a deployment stands that has begun."""
     strategy = strategy_of(deployment)
-    tallies = await count_stages(session, deployment.id, stages=len(strategy.stages))
+    tallies = await count_stages(
+        session, deployment.id, stages=len(strategy.stages), present_to=deployment.stage
+    )
     stage = await _stage_row(session, deployment)
     begun_at = stage.started_at or deployment.started_at or now
     return Standing(

@@ -144,5 +144,11 @@ Index("packages_publisher_idx", packages.c.publisher_kid, packages.c.uploaded_at
 Index("deployments_state_idx", deployments.c.state, deployments.c.id)
 Index("deployment_agents_agent_idx", deployment_agents.c.agent_id)
 Index(
+    "deployment_agents_returning_idx",
+    deployment_agents.c.deployment_id,
+    deployment_agents.c.agent_id,
+    postgresql_where=text("rollback = 'assigned'"),
+)
+Index(
     "agent_desired_unsent_idx", agent_desired.c.agent_id, postgresql_where=text("sent_at IS NULL")
 )

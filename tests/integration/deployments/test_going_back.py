@@ -111,8 +111,44 @@ async def test_a_failed_gate_rolls_back_by_itself_and_who_was_away_goes_back_lat
     found = await platform.find(deployment)
     assert found.state == "rolled_back"
     assert found.state_reason == "1 agents were offline; they go back when they return"
+    assert (await platform.do(count_rollbacks, [deployment.id]))[deployment.id] == {
+        "assigned": 1,
+        "done": 3,
+    }
     await platform.set_presence(agents[0], "online")
     assert agents[0] in await platform.send()
+    await platform.heartbeat(agents[0], runs=old.package_digest)
+    platform.clock.advance(seconds=10)
+    await controller.step()
+    assert (await platform.do(count_rollbacks, [deployment.id]))[deployment.id] == {"done": 4}
+
+
+async def test_a_rollback_is_not_over_before_everybody_has_been_told(platform: Platform) -> None:
+    """Who has to fetch it goes through the ramp; whoever is away then waits for its turn."""
+    fleet = await platform.add_fleet("f")
+    agents = [await platform.add_agent(fleet) for _ in range(3)]
+    await running(platform, fleet, await platform.release(), agents)
+    ramp = {"initial_per_minute": 1, "factor": 1, "max_per_minute": 1}
+    strategy = parse_strategy({"stages": [{"percent": 100}], "ramp": ramp})
+    new = await platform.release()
+    deployment = await platform.start(new, fleet, strategy=strategy)
+    controller = platform.controller()
+    for _ in agents:
+        await controller.step()
+        platform.clock.advance(minutes=1)
+    await platform.send()
+    for agent in agents:
+        await platform.heartbeat(agent, runs=bytes(32))  # neither: all have to fetch
+        await platform.set_presence(agent, "offline")
+    await roll_back(platform, deployment)
+    platform.clock.advance(minutes=5)
+    for told in (1, 2, 3):
+        await controller.step()
+        counts = (await platform.do(count_rollbacks, [deployment.id]))[deployment.id]
+        assert counts.get("assigned") == told
+        over = (await platform.find(deployment)).state == "rolled_back"
+        assert over == (told == 3)
+        platform.clock.advance(minutes=1)
 
 
 async def test_a_later_deployment_keeps_what_it_has(platform: Platform) -> None:

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from tensorguard.rollouts.presumption import Seen, Watch, presume
 from tensorguard.rollouts.states import AgentState
 from tensorguard.rollouts.strategy import Strategy
-from tensorguard.services.deployments.observing import FIRST, observe
+from tensorguard.services.deployments.membership import FIRST
+from tensorguard.services.deployments.observing import observe
 from tensorguard.store import tables
 from tensorguard.store.deployments import list_deployment_agents
 from tests.integration.deployments.builders import START, Platform

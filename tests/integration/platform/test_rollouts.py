@@ -102,8 +102,10 @@ def site(
     fleet = f"rollouts-{secrets.token_hex(3)}"
     operator.create_fleet(fleet)
     publisher = Publisher(platform, operator, folder / "publisher")
-    agents = Simulator(folder / "sims", operator, fleet, request.param, behaviour=BEHAVIOUR)
-    with agents:
+    # Who has gone dark never drains: it is not waited for until the end.
+    with Simulator(
+        folder / "sims", operator, fleet, request.param, behaviour=BEHAVIOUR, drain="20s"
+    ):
         operator.wait_online(fleet, request.param, within_s=120)
         yield Site(operator, fleet, request.param, publisher, folder)
 

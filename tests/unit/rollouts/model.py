@@ -214,6 +214,8 @@ class Model:
                     self._roll_out(rollout)
                 case D.ROLLING_BACK:
                     self._go_back(rollout)
+                case D.ROLLED_BACK:
+                    self._see_back(rollout)
                 case D.ABORTED:
                     self._withdraw(rollout)
 
@@ -311,11 +313,7 @@ class Model:
                 else:
                     self._tell(agent, rollout.number, row.previous)
                     row.rollback = R.ASSIGNED
-            if row.rollback in (R.WAITING, R.ASSIGNED) and agent.revoked:
-                row.rollback = R.GONE
-            keeps = row.rollback is R.ASSIGNED and row.previous is None
-            if keeps and agent.has == agent.document.revision:
-                row.rollback = R.DONE
+        self._see_back(rollout)
         counts = Counter(row.rollback for row in rollout.rows.values() if row.rollback)
         reachable = sum(
             row.rollback in (R.WAITING, R.ASSIGNED) and self.agents[one].online
@@ -324,6 +322,15 @@ class Model:
         remark = find_rolled_back(counts, reachable=reachable, waited=True)
         if remark is not None:
             self._move(rollout, D.ROLLED_BACK, remark)
+
+    def _see_back(self, rollout: Rollout) -> None:
+        for one, row in rollout.rows.items():
+            agent = self.agents[one]
+            if row.rollback in (R.WAITING, R.ASSIGNED) and agent.revoked:
+                row.rollback = R.GONE
+            keeps = row.rollback is R.ASSIGNED and row.previous is None
+            if keeps and agent.has == agent.document.revision:
+                row.rollback = R.DONE
 
     def _withdraw(self, rollout: Rollout) -> None:
         for one, row in rollout.rows.items():

@@ -28,3 +28,7 @@ UPDATE deployment_stages SET due = agents;
 
 -- Commands that no agent has acknowledged are sent again.
 CREATE INDEX commands_open_idx ON commands (agent_id) WHERE state IN ('queued', 'sent');
+
+-- Agents that have not gone back yet, also when their deployment's rollback is over.
+CREATE INDEX deployment_agents_returning_idx ON deployment_agents (deployment_id, agent_id)
+    WHERE rollback = 'assigned';
