@@ -124,7 +124,8 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
 ) -> None:
     source = tmp_path / "model.bin"
     source.write_bytes(secrets.token_bytes(1000))
-    digest = publisher.release(source)["package_digest"]
+    release = publisher.release(source)
+    digest = release["package_digest"]
     kid = operator.get(f"packages/{digest}")["publisher_kid"]
     agent = enroll(operator, fleet, tmp_path, "W" * 100)
     journey(
@@ -147,7 +148,16 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 f"/packages/{digest}",
                 f"/publishers/{kid}",
             ),
-            *("/deployments", "/ledger", "/ledger?entry=3", "/users", "/api-keys", "/nowhere"),
+            *(
+                "/deployments",
+                "/deployments/new",
+                f"/releases/{release['id']}",
+                "/ledger",
+                "/ledger?entry=3",
+                "/users",
+                "/api-keys",
+                "/nowhere",
+            ),
             *("/approvals", "/enrollment", "/trust", "/keys"),
         ],
         dialogs=[
@@ -159,7 +169,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 ["/packages?tab=publishers", "Register publisher"],
                 [f"/publishers/{kid}", "Replace its key"],
             ),
-            *(["/deployments", "New deployment"], ["/users", "New user"], ["/api-keys", "New key"]),
+            *(["/users", "New user"], ["/api-keys", "New key"], [f"/agents/{agent}", "Set tags"]),
         ],
     )
 

@@ -83,3 +83,12 @@ export function badText(counts: Counts): string {
   if (gone === 0) return `${sum} failed`;
   return failed === 0 ? `${sum} lost` : `${sum} failed or lost`;
 }
+
+export type BackState = Schemas["RollbackState"];
+
+/** How an agent stands on its way back. */
+export function backTone(state: BackState): Tone {
+  if (state === "done") return "ok";
+  if (state === "failed") return "bad";
+  return state === "waiting" || state === "assigned" ? "accent" : "quiet";
+}

@@ -11,9 +11,17 @@ export interface Headline {
 /** An ISO moment in the middle of what the api says, as people here read it. */
 const MOMENT = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d:\d\d|Z)/g;
 
-/** What the api says, as a sentence. "1 agents" is how a program counts. */
+const PLURALS: [RegExp, string][] = [
+  [/\b1 agents are\b/g, "1 agent is"],
+  [/\b1 agents were\b/g, "1 agent was"],
+  [/\b1 agents have\b/g, "1 agent has"],
+  [/(?<!of )\b1 agents\b/g, "1 agent"],
+];
+
+/** What the api says, as a sentence. "1 agents are" is how a program counts. */
 export function asSentence(text: string): string {
-  const said = text.replaceAll(MOMENT, formatMoment).replaceAll(/\b1 agents\b/g, "1 agent").trim();
+  let said = text.replaceAll(MOMENT, formatMoment).trim();
+  for (const [many, one] of PLURALS) said = said.replaceAll(many, one);
   if (said === "") return "";
   return /[.!?]$/.test(said) ? sentence(said) : `${sentence(said)}.`;
 }

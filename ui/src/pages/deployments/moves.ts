@@ -94,7 +94,7 @@ export function consequencesOf(
       const next = one.stages[one.stage + 1];
       const added = next?.counts.pending ?? next?.agents ?? 0;
       return [
-        `Stage ${one.stage + 2} begins now: ${countOf(added, "agent")} more ${are(added, "gets", "get")} the release.`,
+        `Stage ${one.stage + 2} begins now: ${countOf(added, "more agent")} ${are(added, "gets", "get")} the release.`,
         one.gate !== null && one.gate.verdict !== "passed"
           ? `The gate of stage ${one.stage + 1} has not passed: ${one.gate.reason}.`
           : `The gate of stage ${one.stage + 1} is not asked.`,
