@@ -79,6 +79,12 @@ export function commandTitle(kind: string): string {
   return COMMANDS.find((one) => one.kind === kind)?.title ?? words(kind);
 }
 
+/** The tags that a command sets. */
+export function tagsOf(command: Pick<Command, "arguments">): string {
+  const { tags } = command.arguments;
+  return typeof tags === "object" && tags !== null ? showTags(tags as Record<string, unknown>) : "";
+}
+
 /** Tags as their field shows them. */
 export function showTags(tags: Readonly<Record<string, unknown>>): string {
   return Object.entries(tags)
