@@ -161,7 +161,10 @@ async def list_failures(caller: Reader, session: Session, deployment_id: UUID) -
 
 
 async def _names(session: AsyncSession, preview: Preview) -> dict[UUID, str]:
-    samples = [one.sample for one in (*preview.groups, *preview.planned)]
+    samples = [
+        *(group.sample for group in preview.groups),
+        *(stage.sample for stage in preview.planned),
+    ]
     return await list_names(session, {id_ for sample in samples for id_ in sample})
 
 

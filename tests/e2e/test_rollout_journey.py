@@ -28,6 +28,7 @@ def test_a_canary_that_goes_wrong_is_stopped_looked_into_and_rolled_back(
 ) -> None:
     fleet = f"f-{secrets.token_hex(4)}"
     operator.create_fleet(fleet)
+    operator.create_fleet(f"other-{fleet}")  # an only one would be chosen already
     publisher = Publisher(platform, operator, tmp_path / "publisher")
     with Simulator(tmp_path / "sims", operator, fleet, AGENTS, behaviour=BEHAVIOUR):
         releases = {}

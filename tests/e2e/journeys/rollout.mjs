@@ -13,7 +13,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   const start = page.getByRole("button", { name: "Start deployment" });
   await preview.getByText("Choose a fleet.").waitFor();
   assert.ok(await start.isDisabled());
-  await page.getByRole("checkbox", { name: new RegExp(facts.fleet) }).check();
+  await page.getByRole("checkbox", { name: new RegExp(` ${facts.fleet}`) }).check();
   await preview.getByText(`${facts.agents} agents`, { exact: true }).waitFor();
   const selector = page.getByLabel("Only agents with tags");
   await selector.fill("gpu in ()x");
@@ -45,7 +45,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await headline.getByText(failed).waitFor();
   await page.getByTestId("state").getByText("Paused").waitFor();
   await page.locator("[data-testid=gate-failure][data-standing=broken]").getByText("100 %").waitFor();
-  await page.getByTestId("stage-1").getByText("Failed").waitFor();
+  await page.getByTestId("stage-1").getByText("Failed", { exact: true }).waitFor();
   await page.getByTestId("stage-2").getByText("To come").waitFor();
 
   // By reason, then by agent; and those of the preview it is.
