@@ -6,6 +6,7 @@ lead the others do not try: the gates need not be counted by each of them.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -34,6 +35,8 @@ from tensorguard.store.engine import SessionMaker
 log = structlog.get_logger()
 
 TICK_EVERY = timedelta(seconds=1)
+TURN_S = 2.0
+"""So long one deployment may give out documents: the gates of the others must not wait for it."""
 JOIN_EVERY = timedelta(seconds=5)
 MAX_ACTIVE = 200
 MAX_JUMP = timedelta(seconds=5)
@@ -53,7 +56,7 @@ class RolloutController:
         batch_agents: int = assignment.BATCH_AGENTS,
         monotonic: Callable[[], float] | None = None,
     ) -> None:
-        """`monotonic`, in seconds, shows when the clock jumps; None: it never does."""
+        """`monotonic`, in seconds, shows when the clock jumps and a turn is over; None: never."""
         self._sessions = sessions
         self._keyring = keyring
         self._clock = clock
@@ -64,16 +67,18 @@ class RolloutController:
         self._read_at = (clock(), 0.0 if monotonic is None else monotonic())
         self._joined_at: dict[UUID, datetime] = {}
         self._observed: dict[UUID, UUID] = {}
+        self._has_more = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Move deployments on until `stop`; what fails is done at the next tick."""
         while not stop.is_set():
+            self._has_more = False
             try:
                 if self._leads():
                     await self.step(stop)
             except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
                 log.error("rollout_step_failed", reason=str(getattr(error, "orig", error)))
-            await pause(stop, TICK_EVERY.total_seconds())
+            await pause(stop, 0.0 if self._has_more else TICK_EVERY.total_seconds())
 
     async def step(self, stop: asyncio.Event | None = None) -> None:
         """Do everything that is due, for every deployment that is not over."""
@@ -129,8 +134,8 @@ class RolloutController:
     async def _roll_out(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
         await self._join(deployment_id)
         started = time.monotonic()
-        assigned, last = 0, assignment.BEFORE_ALL
-        while stop is None or not stop.is_set():
+        assigned, last, ends_s = 0, assignment.BEFORE_ALL, self._turn_ends_s()
+        while self._may_go_on(stop, ends_s):
             async with self._leading(deployment_id, DeploymentState.RUNNING) as (session, found):
                 if found is None:
                     return
@@ -194,8 +199,8 @@ class RolloutController:
         )
 
     async def _roll_back(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
-        last = assignment.BEFORE_ALL
-        while stop is None or not stop.is_set():
+        last, ends_s = assignment.BEFORE_ALL, self._turn_ends_s()
+        while self._may_go_on(stop, ends_s):
             state = DeploymentState.ROLLING_BACK
             async with self._leading(deployment_id, state) as (session, found):
                 if found is None:
@@ -221,7 +226,8 @@ class RolloutController:
             log.info("deployment_rolled_back", deployment=str(deployment_id))
 
     async def _withdraw(self, deployment_id: UUID, stop: asyncio.Event | None) -> None:
-        while stop is None or not stop.is_set():
+        ends_s = self._turn_ends_s()
+        while self._may_go_on(stop, ends_s):
             async with self._leading(deployment_id, DeploymentState.ABORTED) as (session, found):
                 if found is None:
                     return
@@ -230,6 +236,19 @@ class RolloutController:
                 )
             if not batch:
                 return
+
+    def _turn_ends_s(self) -> float:
+        """Return until when one deployment has its turn, on the monotonic clock."""
+        return math.inf if self._monotonic is None else self._monotonic() + TURN_S
+
+    def _may_go_on(self, stop: asyncio.Event | None, ends_s: float) -> bool:
+        """Tell whether another batch has its turn; where the time is up the next step goes on."""
+        if stop is not None and stop.is_set():
+            return False
+        if self._monotonic is not None and self._monotonic() >= ends_s:
+            self._has_more = True
+            return False
+        return True
 
     def _check_clock(self) -> None:
         """Notice a clock that was set: what seems long ago may have been a moment ago."""

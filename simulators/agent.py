@@ -71,6 +71,7 @@ class SimulatedAgent(Misbehaving):
         self._pem = world.store.pem(home.agent_id)
         self._away_until_s = 0.0
         self._crashed = set()
+        self._cut = ""
         self._pending_key: ec.EllipticCurvePrivateKey | None = None
         rolls = Random(f"{world.seed}:{home.number}")  # noqa: S311  # telemetry, not secrets
         self._base = (rolls.uniform(5, 60), rolls.uniform(20, 80), rolls.uniform(10, 90))

@@ -34,7 +34,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What may happen in a phase of versions that match `version` (`*` and `?` stand for more).
 
     `fail`: the phase fails for `reason`. `slow`: it takes `slow_s` longer. `offline`: the agent is
-    away for `offline_s`. `crash`: it starts anew, once. `dark`: it is never heard again.
+    away for `offline_s`. `crash`: it starts anew, once. `dark`: it is never heard again. `cut`: the
+    download ends half-way, once, and what came is kept; only when agents download for real.
     """
 
     phase: Phase
@@ -47,6 +48,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     offline_s: Seconds = 60.0
     crash: Odds = 0.0
     dark: Odds = 0.0
+    cut: Odds = 0.0
 
 
 class Regression(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +76,7 @@ class Lot:
     offline_s: float = 0.0
     crash: bool = False
     dark: bool = False
+    cut: bool = False
 
 
 NOTHING = Lot()
@@ -92,13 +95,14 @@ def draw(behaviour: Behaviour, phase: Phase, *, version: str, seed: int, agent: 
     for fault in behaviour.faults:
         if fault.phase is phase and fnmatchcase(version, fault.version):
             rolls = Random(f"{seed}:{agent}:{version}:{phase}")  # noqa: S311  # not secrets
-            fail, slow, offline, crash, dark = (rolls.random() for _ in range(5))
+            fail, slow, offline, crash, dark, cut = (rolls.random() for _ in range(6))
             return Lot(
                 fail=fault.reason if fail < fault.fail else None,
                 slow_s=fault.slow_s if slow < fault.slow else 0.0,
                 offline_s=fault.offline_s if offline < fault.offline else 0.0,
                 crash=crash < fault.crash,
                 dark=dark < fault.dark,
+                cut=cut < fault.cut,
             )
     return NOTHING
 

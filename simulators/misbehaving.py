@@ -25,9 +25,10 @@ _PHASES: Final[Mapping[type[Step], Phase]] = {
 class Misbehaving(ABC):
     """The part of a simulated agent that its world's behaviour drives."""
 
-    __slots__ = ("_away_until_s", "_crashed", "_world", "core", "home")
+    __slots__ = ("_away_until_s", "_crashed", "_cut", "_world", "core", "home")
     _away_until_s: float
     _crashed: set[Phase]
+    _cut: str
     _world: World
     core: AgentCore
     home: Home
@@ -60,9 +61,10 @@ class Misbehaving(ABC):
     def _step(self, step: Step) -> None:
         """Do a step of a job, as this agent's lot for its phase and version has it."""
         world, core = self._world, self.core
-        job = Job(step, self.home, core)
         phase = _PHASES[type(step)]
         lot = self._draw(phase)
+        cuts = lot.cut and step.digest != self._cut
+        job = Job(step, self.home, core, cuts=cuts)
         if lot.fail is not None:
             failure = JobFailure("device", "simulated", lot.fail)
             world.loop.call_later(
@@ -77,6 +79,8 @@ class Misbehaving(ABC):
             self._crashed.add(phase)
             world.loop.call_soon(self._reboot)
         else:
+            if cuts:
+                self._cut = step.digest
             if lot.offline_s:
                 world.loop.call_soon(self._go_offline, lot.offline_s)
             world.loop.call_later(lot.slow_s, world.work.submit, job, self._answer)

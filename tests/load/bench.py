@@ -36,7 +36,7 @@ BENCHMARKS = (
     Benchmark("broker", "Embedded front beside bare amqtt", 100),
     Benchmark("enrollment", "Enrollments by the HTTPS listener", 90),
     Benchmark("simulators", "What a simulated agent costs", 35),
-    Benchmark("platform", "The whole platform: start, enrollment, deployment, kill switch", 80),
+    Benchmark("platform", "The whole platform: start, enrollment, deployment, kill switch", 150),
     Benchmark("killswitch", "The kill switch, 200 times with 1,000 connected agents", 240),
     Benchmark(
         "killswitch",

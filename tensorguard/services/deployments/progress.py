@@ -181,7 +181,8 @@ _SAVE = sa.text("""
                  finished_at, rollback, rollback_reason)
     WHERE row.deployment_id = new.deployment_id AND row.agent_id = new.agent_id
 """)
-# Only the deployment whose document the agent has: under another it may rightly run another.
+# Only the deployment whose document the agent has: under another it may rightly run another. So may
+# one that follows a later document than any there is: the database has been restored since.
 _CONFIRM = sa.text("""
     WITH seen AS (
         SELECT row.deployment_id, row.agent_id,
@@ -192,12 +193,15 @@ _CONFIRM = sa.text("""
                                      AND row.deployment_id = document.deployment_id
         JOIN deployments AS deployment ON deployment.id = row.deployment_id
         JOIN releases AS release ON release.id = deployment.release_id
+        JOIN agent_state AS state ON state.agent_id = running.agent_id
         WHERE row.rollback IS NULL
           AND CASE WHEN running.digest IS NOT DISTINCT FROM release.package_digest
                    THEN row.state IN ('pending', 'notified', 'downloading', 'verifying',
                                       'activating', 'timed_out', 'lost')
                         OR (row.state = 'failed' AND row.reason = 'lost')
-                   ELSE row.state = 'succeeded' AND deployment.state IN ('running', 'paused') END
+                   ELSE row.state = 'succeeded' AND deployment.state IN ('running', 'paused')
+                        AND ((state.desired_epoch, state.desired_revision)
+                             > (document.epoch, document.revision)) IS NOT TRUE END
         ORDER BY row.agent_id
         FOR NO KEY UPDATE OF row
     )

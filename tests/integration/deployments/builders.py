@@ -276,6 +276,10 @@ class Platform:
             )
             await confirm_running(session, {agent_id: runs}, now=self.clock.now)
 
+    async def confirm(self, running: dict[UUID, bytes | None]) -> None:
+        """Take what heartbeats say that has been stored."""
+        await self.do(confirm_running, running, now=self.clock.now)
+
     async def set_presence(self, agent_id: UUID, presence: str) -> None:
         status = tables.agent_status
         async with self.sessions.begin() as session:

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import signal
+from datetime import timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -94,4 +95,59 @@ async def test_a_deployment_goes_its_way_through_kills_at_every_transition(
         "deployment.completed",
         "deployment.rolling-back",
         "deployment.rolled-back",
+    ]
+
+
+async def test_what_a_gate_or_the_clock_decides_is_decided_once_through_kills(
+    platform: Platform, fresh_database: Database
+) -> None:
+    """A start at its time, a rollback by a gate, a pause by a gate, an abort."""
+    fleet = await platform.add_fleet("f")
+    agents = [await platform.add_agent(fleet) for _ in range(3)]
+    release = await platform.release()
+    gate = {"min_reported": 1, "max_failure": 0.0, "soak_s": 0}
+    stages = [{"percent": 100, "gate": gate}]
+    back, stop = (
+        parse_strategy({"stages": stages, "on_failure": one}) for one in ("rollback", "pause")
+    )
+    at = platform.clock.now + timedelta(hours=1)
+    first = await platform.start(release, fleet, strategy=back, start_at=at)
+    platform.clock.advance(hours=1)
+    killed = await step_through_kills(platform, fresh_database)  # starts
+    assert (await platform.find(first)).state == "running"
+    killed += await step_through_kills(platform, fresh_database)  # tells everybody
+    assert set(await platform.send()) == set(agents)
+    await platform.report(first, agents[0], "downloading", "failed", reason="disk full")
+    killed += await step_through_kills(platform, fresh_database)  # rolls back
+    assert (await platform.find(first)).state == "rolling_back"
+    killed += await step_through_kills(platform, fresh_database)  # tells everybody to go back
+    assert set((await revisions(platform)).values()) == {2}
+    await platform.send()
+    for agent in agents:
+        await platform.heartbeat(agent)
+    killed += await step_through_kills(platform, fresh_database)  # is over
+    assert (await platform.find(first)).state == "rolled_back"
+
+    second = await platform.start(await platform.release(), fleet, strategy=stop)
+    await platform.controller().step()
+    await platform.send()
+    await platform.report(second, agents[0], "downloading", "failed", reason="disk full")
+    killed += await step_through_kills(platform, fresh_database)  # pauses
+    assert (await platform.find(second)).state == "paused"
+    how = {"reason": "enough", "by": OPERATOR, "now": platform.clock.now}
+    await platform.do(moving.abort_deployment, second.id, **how)
+    killed += await step_through_kills(platform, fresh_database)  # takes it back
+    assert set((await revisions(platform)).values()) == {3, 4}
+    assert await platform.states(second) == {"failed": 1, "superseded": 2}
+    assert killed >= 15
+    assert await platform.events("deployment") == [
+        "deployment.created",
+        "deployment.scheduled",
+        "deployment.started",
+        "deployment.rolling-back",
+        "deployment.rolled-back",
+        "deployment.created",
+        "deployment.started",
+        "deployment.paused",
+        "deployment.aborted",
     ]

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from tensorguard.rollouts.errors import IllegalMove, StageTooSmall
+from tensorguard.rollouts.stages import assign_stages
 from tensorguard.rollouts.strategy import Strategy, parse_strategy
 from tensorguard.services.deployments import deployments, moving, releases
 from tensorguard.services.deployments.outlook import look
@@ -237,9 +238,10 @@ async def test_a_window_lets_agents_begin_by_their_own_clock(platform: Platform)
 
 async def test_every_value_of_a_tag_has_somebody_in_the_canary(platform: Platform) -> None:
     fleet = await platform.add_fleet("f")
+    strata = {}
     for number in range(20):
         region = {0: "rare", 1: "other"}.get(number, "usual")
-        await platform.add_agent(fleet, tags={"region": region})
+        strata[await platform.add_agent(fleet, tags={"region": region})] = region
     release = await platform.release()
     strategy = staged(15, 100, stratify="region")
     draft = await platform.draft(release, fleet, strategy=strategy)
@@ -252,7 +254,10 @@ async def test_every_value_of_a_tag_has_somebody_in_the_canary(platform: Platfor
     )
     async with platform.sessions() as session:
         found = await session.execute(regions.where(row.stage == 0))
+        places = (await session.execute(sa.select(row.agent_id, row.stage))).all()
     assert sorted(found.scalars()) == ["other", "rare", "usual"]
+    by_rules = assign_stages(draft.salt, strata, [15, 100], strata=strata)
+    assert dict(map(tuple, places)) == by_rules.places
     narrow = await platform.draft(release, fleet, strategy=staged(10, 100, stratify="region"))
     with pytest.raises(StageTooSmall):
         await platform.do(deployments.preview_draft, narrow)

@@ -3,6 +3,7 @@
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from tests.integration.platform.waiting import wait_until
 pytestmark = pytest.mark.timeout(900)
 
 Json = dict[str, Any]
+AWAY = [(8, 4), pytest.param(400, 100, marks=pytest.mark.deep)]
+PACKAGE_BYTES = 300_000
 GOOD, FAILING, COSTLY, DARK = "1.0.1", "1.0.2", "1.0.3", "1.0.4"
 BEHAVIOUR = {
     "faults": [
+        {"phase": "download", "version": GOOD, "cut": 0.3},
         {"phase": "activate", "version": FAILING, "fail": 0.3, "reason": "out of memory"},
         {"phase": "running", "version": DARK, "dark": 0.3},
     ],
@@ -38,6 +42,14 @@ def canary(percent: int, *, on_pass: str = "advance", **gate: Any) -> Json:
     return {"stages": [first, {"percent": 100}]}
 
 
+def resumed_downloads(platform: RunningPlatform) -> int:
+    """How many downloads were taken up where an earlier try had ended."""
+    return sum(
+        record.get("route") == "/device/v1/packages/{digest}" and record["status"] == 206
+        for record in platform.log_records()
+    )
+
+
 @dataclass
 class Site:
     """A fleet of simulated agents that go wrong by version, and who gives them releases."""
@@ -53,7 +65,7 @@ class Site:
         """Start a deployment of this version; those before it are built, too."""
         for number in range(len(self.releases) + 1, int(version.rpartition(".")[2]) + 1):
             source = self.folder / f"{number}.bin"
-            source.write_bytes(secrets.token_bytes(1000))
+            source.write_bytes(secrets.token_bytes(PACKAGE_BYTES))
             self.releases[f"1.0.{number}"] = self.publisher.release(source)
         release = self.releases[version]
         return self.operator.deploy(release["id"], self.fleet, strategy=strategy)
@@ -74,8 +86,12 @@ class Site:
         rows = self.operator.pages(f"deployments/{deployment['id']}/agents")
         return {row["agent_id"] for row in rows if row["assigned_at"]}
 
+    def oldest(self, count: int) -> set[str]:
+        """Whoever enrolled first: agents' ids rise with the time."""
+        return set(sorted(agent["id"] for agent in self.operator.agents(self.fleet))[:count])
 
-@pytest.fixture(scope="module", params=[30, pytest.param(500, marks=pytest.mark.deep)])
+
+@pytest.fixture(scope="module", params=[60, pytest.param(500, marks=pytest.mark.deep)])
 def site(
     platform: RunningPlatform,
     operator: Operator,
@@ -92,16 +108,25 @@ def site(
         yield Site(operator, fleet, request.param, publisher, folder)
 
 
-def test_a_canary_is_exact_and_bad_versions_end_at_it(site: Site) -> None:
+def test_a_canary_is_exact_and_bad_versions_end_at_it(
+    site: Site, platform: RunningPlatform
+) -> None:
     """In one test: what an agent runs decides with what a later version is compared."""
     everybody, tenth = site.agents, (site.agents + 9) // 10
+    resumed = resumed_downloads(platform)
     deployment = site.deploy(GOOD, canary(10, on_pass="pause"))
+    platform.kill_service("hub")
     passed = site.wait_state(deployment, "paused")
     assert passed["counts"] == {"succeeded": tenth, "pending": everybody - tenth}
-    assert (passed["stages"][0]["agents"], len(site.told(deployment))) == (tenth, tenth)
+    told = site.told(deployment)
+    assert (passed["stages"][0]["agents"], len(told)) == (tenth, tenth)
+    assert told != site.oldest(tenth)
     assert site.running() == {GOOD: tenth, "none": everybody - tenth}
     site.operator.post(f"deployments/{deployment['id']}/advance", {"reason": "it is good"})
-    assert site.operator.wait_deployed(deployment["id"])["counts"] == {"succeeded": everybody}
+    platform.kill_service("hub")
+    done = site.operator.wait_deployed(deployment["id"], within_s=180)
+    assert done["counts"] == {"succeeded": everybody}
+    assert resumed_downloads(platform) - resumed > everybody // 10
 
     part = -(-everybody * 6 // 10)
     deployment = site.deploy(FAILING, canary(60) | {"on_failure": "rollback"})
@@ -135,10 +160,41 @@ def test_a_version_that_makes_agents_go_dark_ends_at_the_canary(site: Site) -> N
     assert stopped["counts"]["failed"] + stopped["counts"].get("lost", 0) > part * 0.05
 
 
-def test_agents_that_were_away_get_it_when_they_return_and_never_moved_the_gate(
-    platform: RunningPlatform, operator: Operator, fleet: str, tmp_path: Path
+@pytest.mark.deep
+def test_the_default_strategy_suits_a_fleet_of_thirteen_and_one_of_one(
+    platform: RunningPlatform, operator: Operator, tmp_path: Path
 ) -> None:
-    here, away = 8, 4
+    """Its soak takes five minutes."""
+    publisher = Publisher(platform, operator, tmp_path / "publisher")
+    source = tmp_path / "source.bin"
+    source.write_bytes(secrets.token_bytes(1000))
+    release = publisher.release(source)
+    fleets = {f"small-{secrets.token_hex(3)}": agents for agents in (13, 1)}
+    with ExitStack() as running:
+        for fleet, agents in fleets.items():
+            operator.create_fleet(fleet)
+            running.enter_context(Simulator(tmp_path / fleet, operator, fleet, agents))
+            operator.wait_online(fleet, agents)
+        plan = {"release_id": release["id"]}
+        started = {
+            operator.post("deployments", plan | {"fleets": [fleet]})["id"]: agents
+            for fleet, agents in fleets.items()
+        }
+        for deployment, agents in started.items():
+            done = operator.wait_deployed(deployment, within_s=600)
+            assert (done["state"], done["counts"]) == ("completed", {"succeeded": agents})
+            assert done["stages"][0]["agents"] == -(-agents // 10)
+
+
+@pytest.mark.parametrize(("here", "away"), AWAY)
+def test_agents_that_were_away_get_it_when_they_return_and_never_moved_the_gate(
+    here: int,
+    away: int,
+    platform: RunningPlatform,
+    operator: Operator,
+    fleet: str,
+    tmp_path: Path,
+) -> None:
     with Simulator(tmp_path / "here", operator, fleet, here):
         with Simulator(tmp_path / "away", operator, fleet, away) as leaving:
             operator.wait_online(fleet, here + away)

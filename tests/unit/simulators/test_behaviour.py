@@ -43,6 +43,7 @@ def test_as_many_agents_fail_as_the_odds_say_and_always_the_same_ones() -> None:
         ({"offline": 1.0, "offline_s": 9.0}, ("offline_s", 9.0)),
         ({"crash": 1.0}, ("crash", True)),
         ({"dark": 1.0}, ("dark", True)),
+        ({"cut": 1.0}, ("cut", True)),
         ({"fail": 1.0}, ("fail", "simulated failure")),
     ],
 )
@@ -53,7 +54,7 @@ def test_what_is_certain_happens_in_its_phase_and_nothing_else_does(
     lot = draw(one, Phase.ACTIVATE, version="1.0.0", seed=1, agent=5)
     name, value = expected
     assert getattr(lot, name) == value
-    others = {"fail", "slow_s", "offline_s", "crash", "dark"} - {name}
+    others = {"fail", "slow_s", "offline_s", "crash", "dark", "cut"} - {name}
     assert all(getattr(lot, other) == getattr(NOTHING, other) for other in others)
     assert draw(one, Phase.DOWNLOAD, version="1.0.0", seed=1, agent=5) == NOTHING
 
