@@ -128,7 +128,7 @@ function successRow(gate: GateNumbers): GateRow {
   return {
     key: "success",
     label: "Succeeded",
-    standing: value === undefined || value < gate.min_success ? "waits" : "ok",
+    standing: success(value, gate),
     value: value === undefined ? "–" : percentText(value),
     limit: `at least ${percentText(gate.min_success)}`,
     note:
@@ -138,6 +138,13 @@ function successRow(gate: GateNumbers): GateRow {
     share: value ?? 0,
     threshold: gate.min_success,
   };
+}
+
+/** Too few is not the end as long as somebody may still come. */
+function success(value: number | undefined, gate: GateNumbers): Standing {
+  if (value !== undefined && value >= gate.min_success) return "ok";
+  const { at_work: atWork, reachable, offline } = gate.own;
+  return value === undefined || atWork + reachable + offline > 0 ? "waits" : "broken";
 }
 
 function reportedRow(gate: GateNumbers): GateRow {

@@ -1,4 +1,5 @@
 import { backText } from "./moves";
+import { METRICS } from "./strategy";
 import type { Deployment, DeploymentDetail } from "@/api/resources";
 import { progressOf } from "@/text/deployments";
 import { formatDuration, formatMoment, formatNumber, sentence } from "@/text/format";
@@ -18,9 +19,13 @@ const PLURALS: [RegExp, string][] = [
   [/(?<!of )\b1 agents\b/g, "1 agent"],
 ];
 
-/** What the api says, as a sentence. "1 agents are" is how a program counts. */
+/** What the api says, as a sentence: "1 agents are" is how a program counts, and "cpu_percent" what
+ * it calls the CPU. */
 export function asSentence(text: string): string {
   let said = text.replaceAll(MOMENT, formatMoment).trim();
+  for (const { name, label } of METRICS) {
+    if (name.includes("_")) said = said.replaceAll(name, label);
+  }
   for (const [many, one] of PLURALS) said = said.replaceAll(many, one);
   if (said === "") return "";
   return /[.!?]$/.test(said) ? sentence(said) : `${sentence(said)}.`;

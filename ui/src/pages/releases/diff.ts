@@ -24,12 +24,15 @@ export function fieldLabel(path: string): string {
   return FIELDS[path] ?? words(path.replaceAll(".", ": "));
 }
 
+/** Seconds since 1970, as manifests hold them. */
+const EPOCHS_S = ["created", "not_before", "not_after"];
 const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d/;
 
 /** A value of the manifest as people read it; "–" where it is not there. */
 export function fieldValue(path: string, value: FieldChange["before"]): string {
   if (value === null || value === undefined || value === "") return "–";
   if (Array.isArray(value)) return value.length === 0 ? "any" : value.join(", ");
+  if (typeof value === "number" && EPOCHS_S.includes(path)) return formatMoment(value * 1000);
   if (typeof value === "number") {
     return path.endsWith("size") ? formatBytes(value) : formatNumber(value);
   }
