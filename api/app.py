@@ -15,6 +15,7 @@ from api.crl.routes import router as crl
 from api.deployments.export import router as deployment_export
 from api.deployments.moves import router as deployment_moves
 from api.deployments.routes import router as deployments
+from api.deployments.way_back import router as deployment_way_back
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
 from api.fleets.revocations import router as fleet_revocations
@@ -62,6 +63,7 @@ ROUTERS = (
     deployments,
     deployment_moves,
     deployment_export,
+    deployment_way_back,
     approvals,
     ledger,
     ledger_private,

@@ -26,13 +26,15 @@ from api.fleets.views import Slug
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
 from tensorguard.rollouts.states import AgentState, DeploymentState
-from tensorguard.rollouts.strategy import Strategy, dump_strategy
+from tensorguard.rollouts.strategy import MAX_STAGES, Strategy, dump_strategy
 from tensorguard.services.deployments import deployments
 from tensorguard.services.deployments.approving import begin_deployment
 from tensorguard.services.deployments.draws import new_draw
+from tensorguard.services.deployments.membership import Preview
 from tensorguard.services.deployments.observing import count_stages
 from tensorguard.services.deployments.outlook import look
 from tensorguard.services.people.access import Caller, Permission
+from tensorguard.store.agents import list_names
 from tensorguard.store.deployments import (
     FAILED,
     Deployment,
@@ -76,7 +78,8 @@ async def preview_deployment(
     key = context.keyring.url_key
     draw = body.draw or new_draw(key)
     plan = body.model_copy(update={"draw": draw}).to_plan(key)
-    return preview_view(await deployments.preview_deployment(session, plan, now=now), draw=draw)
+    found = await deployments.preview_deployment(session, plan, now=now)
+    return preview_view(found, draw=draw, names=await _names(session, found))
 
 
 @router.get("/default-strategy")
@@ -91,13 +94,14 @@ async def list_deployments(
     session: Session,
     state: Annotated[list[DeploymentState] | None, Query()] = None,
     fleet: Annotated[Slug | None, Query()] = None,
+    release: Annotated[UUID | None, Query()] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[DeploymentView]:
     """List deployments, newest first."""
     after = decode_cursor(cursor, lambda values: UUID(values[0]))
     rows = await list_deployment_rows(
-        session, states=state or (), fleet=fleet, after=after, limit=limit + 1
+        session, states=state or (), fleet=fleet, release=release, after=after, limit=limit + 1
     )
     counts = await count_states(session, [row.id for row in rows[:limit]])
     return page_of(
@@ -117,7 +121,8 @@ async def get_deployment(
 async def preview_draft(caller: Reader, session: Session, deployment_id: UUID) -> PreviewView:
     """Tell what a draft would start with now."""
     draft = await deployments.get_deployment(session, deployment_id)
-    return preview_view(await deployments.preview_draft(session, draft))
+    found = await deployments.preview_draft(session, draft)
+    return preview_view(found, names=await _names(session, found))
 
 
 @router.get("/{deployment_id}/agents")
@@ -126,6 +131,8 @@ async def list_agents(
     session: Session,
     deployment_id: UUID,
     state: Annotated[list[AgentState] | None, Query()] = None,
+    stage: Annotated[int | None, Query(ge=0, lt=MAX_STAGES)] = None,
+    reason: Annotated[str | None, Query(max_length=4000, description="Exactly this.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[DeploymentAgentView]:
@@ -133,7 +140,13 @@ async def list_agents(
     await deployments.get_deployment(session, deployment_id)
     after = decode_cursor(cursor, lambda values: UUID(values[0]))
     rows = await list_deployment_agents(
-        session, deployment_id, states=state or (), after=after, limit=limit + 1
+        session,
+        deployment_id,
+        states=state or (),
+        stage=stage,
+        reason=reason,
+        after=after,
+        limit=limit + 1,
     )
     return page_of(rows, limit, view=agent_view, key=lambda row: (str(row.agent_id),))
 
@@ -145,6 +158,14 @@ async def list_failures(caller: Reader, session: Session, deployment_id: UUID) -
     failures = await count_failures(session, deployment_id, limit=_MOST_REASONS)
     counts = (await count_states(session, [deployment_id])).get(deployment_id, {})
     return failures_view(failures, all_agents=sum(counts.get(state, 0) for state in FAILED))
+
+
+async def _names(session: AsyncSession, preview: Preview) -> dict[UUID, str]:
+    samples = [
+        *(group.sample for group in preview.groups),
+        *(stage.sample for stage in preview.planned),
+    ]
+    return await list_names(session, {id_ for sample in samples for id_ in sample})
 
 
 async def detail(session: AsyncSession, deployment: Deployment, now: datetime) -> DeploymentDetail:

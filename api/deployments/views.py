@@ -220,13 +220,15 @@ class PlannedStageView(View):
 class PreviewView(View):
     """What would start: how many agents each stage gets, and every group of agents.
 
-    `draw` is for the deployment that shall start with just these stages.
+    `draw` is for the deployment that shall start with just these stages; `names` says what the
+    agents of the samples are called.
     """
 
     stages: list[int]
     groups: list[GroupView]
     planned: list[PlannedStageView]
     draw: str | None
+    names: dict[UUID, str]
 
 
 class FailureView(View):
@@ -351,11 +353,15 @@ def _metric_view(report: MetricReport) -> MetricView:
     )
 
 
-def preview_view(preview: Preview, *, draw: str | None = None) -> PreviewView:
+def preview_view(
+    preview: Preview, *, names: dict[UUID, str], draw: str | None = None
+) -> PreviewView:
     """Return a preview as the api shows it."""
     groups = [GroupView.model_validate(group) for group in preview.groups]
     planned = [PlannedStageView.model_validate(one) for one in preview.planned]
-    return PreviewView(stages=preview.stages, groups=groups, planned=planned, draw=draw)
+    return PreviewView(
+        stages=preview.stages, groups=groups, planned=planned, draw=draw, names=names
+    )
 
 
 def failures_view(failures: Sequence[Failure], *, all_agents: int) -> FailuresView:

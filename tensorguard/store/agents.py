@@ -1,6 +1,6 @@
 """Reading agents: pages of them, one of them, their telemetry and what the ledger says of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -190,6 +190,12 @@ async def find_agent(session: AsyncSession, agent_id: UUID) -> sa.RowMapping | N
         .where(agents.c.id == agent_id)
     )
     return (await session.execute(query)).mappings().one_or_none()
+
+
+async def list_names(session: AsyncSession, agent_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """Return what these agents are called, those that there are."""
+    query = sa.select(agents.c.id, agents.c.name).where(agents.c.id.in_(list(agent_ids)))
+    return {agent_id: name for agent_id, name in await session.execute(query)}
 
 
 async def list_certificates(session: AsyncSession, agent_id: UUID) -> list[sa.RowMapping]:

@@ -125,6 +125,7 @@ async def list_deployments(
     *,
     states: Iterable[DeploymentState] = (),
     fleet: str | None = None,
+    release: UUID | None = None,
     after: UUID | None = None,
     limit: int,
 ) -> list[Deployment]:
@@ -134,6 +135,8 @@ async def list_deployments(
         query = query.where(deployments.c.state.in_(wanted))
     if fleet is not None:
         query = query.where(sa.literal(fleet) == sa.any_(deployments.c.fleets))
+    if release is not None:
+        query = query.where(deployments.c.release_id == release)
     if after is not None:
         query = query.where(deployments.c.id < after)
     rows = (await session.execute(query.limit(limit))).mappings()
@@ -201,6 +204,8 @@ async def list_deployment_agents(
     deployment_id: UUID,
     *,
     states: Iterable[AgentState] = (),
+    stage: int | None = None,
+    reason: str | None = None,
     after: UUID | None = None,
     limit: int,
 ) -> list[DeploymentAgent]:
@@ -232,6 +237,10 @@ async def list_deployment_agents(
     )
     if wanted := list(states):
         query = query.where(row.state.in_(wanted))
+    if stage is not None:
+        query = query.where(row.stage == stage)
+    if reason is not None:
+        query = query.where(row.reason == reason)
     if after is not None:
         query = query.where(row.agent_id > after)
     rows = (await session.execute(query.limit(limit))).mappings()

@@ -159,7 +159,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 ["/packages?tab=publishers", "Register publisher"],
                 [f"/publishers/{kid}", "Replace its key"],
             ),
-            *(["/deployments", "New deployment"], ["/users", "New user"], ["/api-keys", "New key"]),
+            *(["/users", "New user"], ["/api-keys", "New key"], [f"/agents/{agent}", "Set tags"]),
         ],
     )
 

@@ -72,6 +72,13 @@ const routes: RouteRecordRaw[] = [
     meta: { permission: "packages:read" },
   },
   {
+    path: "/releases/:id",
+    name: "release",
+    component: () => import("./pages/releases/ReleasePage.vue"),
+    props: true,
+    meta: { permission: "releases:read" },
+  },
+  {
     path: "/publishers/:kid",
     name: "publisher",
     component: () => import("./pages/publishers/PublisherPage.vue"),
@@ -83,6 +90,12 @@ const routes: RouteRecordRaw[] = [
     name: "deployments",
     component: () => import("./pages/deployments/DeploymentsPage.vue"),
     meta: { permission: "deployments:read" },
+  },
+  {
+    path: "/deployments/new",
+    name: "new-deployment",
+    component: () => import("./pages/deployments/NewDeploymentPage.vue"),
+    meta: { permission: "deployments:write" },
   },
   {
     path: "/deployments/:id",

@@ -105,7 +105,9 @@ async def finish_rollback(
     remark = find_rolled_back(counts, reachable=reachable, waited=waited)
     if remark is None:
         return False
-    event = DeploymentRolledBack(by=SYSTEM, deployment_id=deployment.id, reason=remark or None)
+    # Why it was rolled back stays to be read: the remark is beside it.
+    reason = "; ".join(filter(None, (deployment.state_reason, remark))) or None
+    event = DeploymentRolledBack(by=SYSTEM, deployment_id=deployment.id, reason=reason)
     await move_deployment(
         session, deployment, event, DeploymentState.ROLLED_BACK, now=now, finished=True
     )

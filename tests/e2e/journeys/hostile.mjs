@@ -17,7 +17,7 @@ export default async function journey({ page, facts, signIn }) {
     `/fleets/${facts.fleet}`,
     "/agents",
     ...facts.agentIds.map((id) => `/agents/${id}`),
-    "/deployments?new=1",
+    "/deployments/new",
     "/ledger",
     "/users",
     "/enrollment",

@@ -66,11 +66,12 @@ export default async function journey({ page, facts, signIn }) {
 
     // A deployment, watched until the agent has reported the digest.
     await page.getByRole("link", { name: "Deploy", exact: true }).first().click();
-    await dialog.getByRole("checkbox", { name: new RegExp(facts.fleet) }).check();
-    await dialog.getByLabel("Only agents with tags").fill("gpu=true");
-    await dialog.getByText("1 agent", { exact: true }).waitFor();
-    await dialog.getByRole("button", { name: "Deploy", exact: true }).click();
-    await page.waitForURL("**/deployments/*");
+    await page.getByRole("checkbox", { name: new RegExp(facts.fleet) }).check();
+    await page.getByLabel("Only agents with tags").fill("gpu=true");
+    await page.getByRole("radio", { name: /All at once/ }).check();
+    await page.getByTestId("due").getByText("1 agent", { exact: true }).waitFor();
+    await page.getByRole("button", { name: "Start deployment" }).click();
+    await page.waitForURL(/\/deployments\/[0-9a-f-]{36}$/);
     await page.getByTestId("state").getByText("Completed").waitFor();
     assert.equal(await page.getByTestId("done").innerText(), "1");
     await page.getByRole("link", { name: facts.agent }).click();

@@ -19,5 +19,5 @@ export default async function journey({ page, context, signIn }) {
   await page.getByTestId("live").getByText(/Live|Every 5 s/).waitFor();
   await page.getByText("What you see was known at").waitFor({ state: "detached" });
   await page.getByRole("link", { name: "Deployments" }).click();
-  await page.getByRole("button", { name: "New deployment" }).waitFor();
+  await page.getByRole("link", { name: "New deployment" }).waitFor();
 }

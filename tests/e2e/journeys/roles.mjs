@@ -24,10 +24,11 @@ const OFFERS = {
     { button: "New release", roles: ["mlops", "admin"] },
   ],
   "/keys": [{ button: "Add a fleet's key", roles: ["admin"] }],
-  "/deployments": [{ button: "New deployment", roles: ["mlops", "admin"] }],
+  "/deployments": [{ link: "New deployment", roles: ["mlops", "admin"] }],
   "/agents/AGENT": [
     { button: "Revoke", roles: ["compliance", "admin"] },
     { button: "Move", roles: ["admin"] },
+    { button: "Restart", roles: ["admin"] },
   ],
 };
 const CLOSED = {
@@ -53,10 +54,11 @@ export default async function journey({ facts, newContext, signIn }) {
 
     for (const [place, offers] of Object.entries(OFFERS)) {
       await open(page, place.replace("FLEET", facts.fleet).replace("AGENT", facts.agentId));
-      for (const { button, roles } of offers) {
+      for (const { button, link, roles } of offers) {
         // No waiting, not even for what is offered: so it is seen that the page was all there.
-        const count = await page.getByRole("button", { name: button, exact: true }).count();
-        assert.equal(count > 0, roles.includes(role), `${role}: ${button} on ${place}`);
+        const [kind, name] = button === undefined ? ["link", link] : ["button", button];
+        const count = await page.getByRole(kind, { name, exact: true }).count();
+        assert.equal(count > 0, roles.includes(role), `${role}: ${name} on ${place}`);
       }
     }
     for (const [path, roles] of Object.entries(CLOSED)) {

@@ -69,7 +69,7 @@ async def test_a_rollback_gives_back_exactly_what_ran_before(platform: Platform)
     await platform.heartbeat(newcomer, runs=new.package_digest)
     await controller.step()
     found = await platform.find(deployment)
-    assert (found.state, found.state_reason) == ("rolled_back", "")
+    assert (found.state, found.state_reason) == ("rolled_back", "too many false alarms")
     counts = await platform.do(count_rollbacks, [deployment.id])
     assert counts == {deployment.id: {"done": 4}}
     assert (await platform.states(deployment))["succeeded"] == 2
@@ -110,7 +110,8 @@ async def test_a_failed_gate_rolls_back_by_itself_and_who_was_away_goes_back_lat
     await controller.step()
     found = await platform.find(deployment)
     assert found.state == "rolled_back"
-    assert found.state_reason == "1 agents were offline; they go back when they return"
+    away = "1 agents were offline; they go back when they return"
+    assert found.state_reason.endswith(f"failed, 10.0% may; {away}")
     assert (await platform.do(count_rollbacks, [deployment.id]))[deployment.id] == {
         "assigned": 1,
         "done": 3,
@@ -186,7 +187,8 @@ async def test_an_agent_that_cannot_go_back_is_said_with_its_reason(platform: Pl
     await platform.report(deployment, agent, "failed", reason="no room for it")
     await controller.step()
     found = await platform.find(deployment)
-    assert (found.state, found.state_reason) == ("rolled_back", "1 agents could not go back")
+    assert found.state == "rolled_back"
+    assert found.state_reason == "too many false alarms; 1 agents could not go back"
     (row,) = await platform.do(list_deployment_agents, deployment.id, limit=9)
     assert (row.rollback, row.rollback_reason) == ("failed", "no room for it")
 

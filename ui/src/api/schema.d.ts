@@ -571,6 +571,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/deployments/{deployment_id}/previous": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Previous Packages
+         * @description Tell what a rollback gives back to whom, what concerns the most agents first.
+         */
+        get: operations["list_previous_packages_api_v1_deployments__deployment_id__previous_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/deployments/{deployment_id}/resume": {
         parameters: {
             query?: never;
@@ -4070,17 +4090,44 @@ export interface components {
          * PreviewView
          * @description What would start: how many agents each stage gets, and every group of agents.
          *
-         *     `draw` is for the deployment that shall start with just these stages.
+         *     `draw` is for the deployment that shall start with just these stages; `names` says what the
+         *     agents of the samples are called.
          */
         PreviewView: {
             /** Draw */
             draw: string | null;
             /** Groups */
             groups: components["schemas"]["GroupView"][];
+            /** Names */
+            names: {
+                [key: string]: string;
+            };
             /** Planned */
             planned: components["schemas"]["PlannedStageView"][];
             /** Stages */
             stages: number[];
+        };
+        /**
+         * PreviousListView
+         * @description Every agent that was told of the deployment, by what it ran before.
+         */
+        PreviousListView: {
+            /** Items */
+            items: components["schemas"]["PreviousView"][];
+        };
+        /**
+         * PreviousView
+         * @description How many agents go back to which package; null: they had none, and keep what they run.
+         */
+        PreviousView: {
+            /** Agents */
+            agents: number;
+            /** Name */
+            name: string | null;
+            /** Package Digest */
+            package_digest: string | null;
+            /** Version */
+            version: string | null;
         };
         /**
          * PrivateRequest
@@ -5852,6 +5899,7 @@ export interface operations {
                 fleet?: string | null;
                 /** @description How many items at most. */
                 limit?: number;
+                release?: string | null;
                 state?: components["schemas"]["DeploymentState"][] | null;
             };
             header?: never;
@@ -6030,6 +6078,9 @@ export interface operations {
                 cursor?: string | null;
                 /** @description How many items at most. */
                 limit?: number;
+                /** @description Exactly this. */
+                reason?: string | null;
+                stage?: number | null;
                 state?: components["schemas"]["AgentState"][] | null;
             };
             header?: never;
@@ -6176,6 +6227,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PreviewView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_previous_packages_api_v1_deployments__deployment_id__previous_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PreviousListView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

@@ -70,6 +70,11 @@ export function progressOf(counts: Counts): Progress {
   };
 }
 
+/** Agents that count against a gate, and can be tried again. */
+export function badOf(counts: Counts): number {
+  return total(counts, ["failed", "timed_out", "lost"]);
+}
+
 /** "12 failed", "12 failed or lost": what stands behind the bad ones of a progress. */
 export function badText(counts: Counts): string {
   const failed = total(counts, ["failed", "rejected"]);
@@ -79,9 +84,11 @@ export function badText(counts: Counts): string {
   return failed === 0 ? `${sum} lost` : `${sum} failed or lost`;
 }
 
-/** Which ways out of a state people have. */
-export function movesFrom(state: DeploymentState): ("start" | "pause" | "resume" | "abort")[] {
-  if (state === "draft") return ["start"];
-  if (state === "running") return ["pause", "abort"];
-  return state === "paused" ? ["resume", "abort"] : [];
+export type BackState = Schemas["RollbackState"];
+
+/** How an agent stands on its way back. */
+export function backTone(state: BackState): Tone {
+  if (state === "done") return "ok";
+  if (state === "failed") return "bad";
+  return state === "waiting" || state === "assigned" ? "accent" : "quiet";
 }
