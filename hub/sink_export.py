@@ -157,7 +157,10 @@ class SinkExport:
             match answer.verdict:
                 case Verdict.ACCEPTED:
                     self._refused_in_a_row = 0
+                    before = sink.revision
                     sink = await self._accepted(sink, client, part, answer, waiting, not parts)
+                    if sink.revision != before:
+                        return  # somebody has changed or paused it
                 case Verdict.REFUSED | Verdict.TOO_LARGE if len(part.items) > 1:
                     parts.extend(reversed(_narrowed(part, answer)))
                 case Verdict.REFUSED | Verdict.TOO_LARGE:

@@ -1,7 +1,8 @@
 """What the exporter writes down: how far a sink has come, and what is wrong with it.
 
-Every write holds only for the sink as it was read: a person's change, or another exporter that has
-come further, makes it fail, and the exporter begins again from the row.
+Every write holds only for the place that was read: a replay, or another exporter that has come
+further, makes it fail, and the exporter begins again from the row. What was accepted is written
+down even if a person has paused or changed the sink meanwhile; what failed is not.
 """
 
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ async def advance(
             "gap_first": min([*gap, *([] if sink.gap_first is None else [sink.gap_first])]),
             "gap_last": max([*gap, *([] if sink.gap_last is None else [sink.gap_last])]),
         }
-    return await _write(session, sink, values, events, hints, now)
+    return await _write(session, sink, values, events, hints, now, as_read=False)
 
 
 async def fail(
@@ -271,16 +272,16 @@ async def _write(
     events: Sequence[Event],
     hints: Sequence[Hint],
     now: datetime,
+    *,
+    as_read: bool = True,
 ) -> Sink:
     row = sinks.c
-    as_read = (
-        row.id == sink.id,
-        row.revision == sink.revision,
-        row.state == "active",
-        row.epoch == sink.epoch,
-        row.next_index == sink.next_index,
+    query = sa.update(sinks).where(
+        row.id == sink.id, row.epoch == sink.epoch, row.next_index == sink.next_index
     )
-    result = await session.execute(sa.update(sinks).where(*as_read).values(values))
+    if as_read:
+        query = query.where(row.revision == sink.revision, row.state == "active")
+    result = await session.execute(query.values(values))
     if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE's result has it
         raise SinkChangedMeanwhile
     await ledger.record_many(session, events, now=now)

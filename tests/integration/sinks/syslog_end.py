@@ -3,11 +3,13 @@
 import asyncio
 import json
 import re
+import socket
 import ssl
 from collections import deque
 from typing import Any
 
 from tests.integration.sinks.strict_ends import index_of
+from tests.patience import PATIENCE_S
 
 _FRAME = re.compile(rb"([1-9][0-9]*) ")
 _MESSAGE = re.compile(
@@ -29,7 +31,6 @@ class SyslogEnd:
         self._open: set[asyncio.Task[None]] = set()
         self.port = 0
         self.lets_through: deque[int] = deque()
-        self.dies_at_entries: int | None = None
         self.taken: list[dict[str, Any]] = []
 
     @property
@@ -63,23 +64,12 @@ class SyslogEnd:
                     self._take(data[:dies_after], is_whole=False)
                     writer.transport.abort()
                     return
-                if self.dies_at_entries is not None and self._count(data) == self.dies_at_entries:
-                    self._take(data, is_whole=True)
-                    writer.transport.abort()  # it has them all, and does not say so
-                    return
             self._take(data, is_whole=True)
         except (ConnectionError, ssl.SSLError):
             self._take(data, is_whole=False)
         finally:
             self._open.discard(task)
             writer.close()
-
-    def _count(self, data: bytearray) -> int:
-        """How many whole messages there are, with nothing after them; else 0."""
-        at = count = 0
-        while at < len(data) and (frame := _FRAME.match(data, at)) is not None:
-            at, count = frame.end() + int(frame[1]), count + 1
-        return count if at == len(data) else 0
 
     def _take(self, data: bytearray, *, is_whole: bool) -> None:
         at = 0
@@ -97,3 +87,21 @@ class SyslogEnd:
             assert int(message[1]) <= 191
             self.taken.append(json.loads(message["json"]))
             at = end
+
+
+class MuteEnd:
+    """Takes all there is over TLS, and then goes without the close_notify that would say so."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.received = 0
+
+    def serve_once(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.settimeout(PATIENCE_S)
+        with self._tls.wrap_socket(connection, server_side=True) as secure:
+            while chunk := secure.recv(65_536):
+                self.received += len(chunk)
+        self._listener.close()

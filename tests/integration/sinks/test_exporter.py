@@ -45,7 +45,7 @@ async def running(*exporters: Exporter) -> AsyncIterator[asyncio.Event]:
 
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not is_so():
+        while not is_so():  # noqa: ASYNC110  what is waited for is in another process, or a row
             await asyncio.sleep(0.01)
 
 
@@ -99,8 +99,8 @@ async def test_an_exporter_that_is_killed_loses_nothing_and_keeps_the_order(
     async with serving(HttpsEnd(strict, lab.authority.server_context("localhost"))) as end:
         url = f"https://localhost:{end.port}"
         await lab.sink("splunk", TOKEN, url=url)
-        await lab.write(6_000)
-        for kill_at in (600, 2_500, None):
+        await lab.write(4_000)
+        for kill_at in (600, None):
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -118,8 +118,8 @@ async def test_an_exporter_that_is_killed_loses_nothing_and_keeps_the_order(
             assert index > order[-1] - 1_000
             del order[index:]
         order.append(index)
-    assert order == list(range(6_001))
+    assert order == list(range(4_001))
 
 
 def _is_there(strict: StrictHec, kill_at: int | None) -> bool:
-    return len(strict.taken) >= kill_at if kill_at else 6_000 in strict.indexes[-1:]
+    return len(strict.taken) >= kill_at if kill_at else 4_000 in strict.indexes[-1:]
