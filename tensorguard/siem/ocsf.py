@@ -108,7 +108,7 @@ def to_item(placed: Placed, *, trust_domain: str) -> Item:
     )
 
 
-def test_item(*, sink: str, trust_domain: str, now: datetime) -> Item:
+def labelled_item(*, sink: str, trust_domain: str, now: datetime) -> Item:
     """Return the labelled event that a test sends: of no entry, and marked as that."""
     message = "TEST: an event from TensorGuard, sent to try out a sink; no entry of the ledger"
     document = _classified(_ENTITY, _OTHER, "Test", _INFORMATIONAL) | {
@@ -193,6 +193,8 @@ def _document(entry: Mapping[str, Any], placed: Placed, trust_domain: str) -> di
         "actor": _actor(actor["kind"], actor["id"]),
         "unmapped": unmapped,
     }
+    if made["class_uid"] == _FINDING[1]:
+        made["metadata"]["profiles"] = ["host"]  # which is where a finding has its actor
     return made
 
 

@@ -29,7 +29,7 @@ from tensorguard.siem.hec import ACK_TIMEOUT, HecClient, HecTarget
 from tensorguard.siem.http_client import HttpClient, tls_context
 from tensorguard.siem.item import Batch, SinkClient
 from tensorguard.siem.lines import LinesClient, StandardOutput, append_to
-from tensorguard.siem.ocsf import test_item
+from tensorguard.siem.ocsf import labelled_item
 from tensorguard.siem.syslog import SyslogClient, SyslogTarget
 from tensorguard.siem.webhook import WebhookClient, WebhookTarget
 from tensorguard.vault.provider import KeyProvider
@@ -159,7 +159,7 @@ async def send_test(
     if not isinstance(config, FileConfig | StdoutConfig):
         config = config.model_copy(update={"timeout_s": min(config.timeout_s, _TEST_S)})
     client = make_client(config, secrets, outside, sink_id=sink_id, ack_timeout=_TEST_ACK)
-    item = test_item(sink=str(sink_id), trust_domain=outside.trust_domain, now=now)
+    item = labelled_item(sink=str(sink_id), trust_domain=outside.trust_domain, now=now)
     try:
         return await client.send(Batch([item], ""), now=now)
     finally:
