@@ -107,7 +107,10 @@ class SinkExport:
     async def _send_next(self, sink: Sink) -> timedelta:
         try:
             client = await self._open(sink)
-            await self._send_asked(sink, client)
+            if (trouble := await self._send_asked(sink, client)) is not None:
+                stops = trouble.verdict is Verdict.STOPPED
+                await (self._stop(sink, trouble) if stops else self._fail(sink, trouble))
+                return timedelta(0)
             async with self._work.sessions() as session:
                 waiting = await read_waiting(
                     session,
@@ -241,17 +244,18 @@ class SinkExport:
         self._refused_in_a_row = 0
         return None
 
-    async def _send_asked(self, sink: Sink, client: SinkClient) -> None:
-        """Send dead letters once more that somebody wants to be."""
+    async def _send_asked(self, sink: Sink, client: SinkClient) -> Answer | None:
+        """Send dead letters once more that somebody wants to be; return what is in the way."""
         async with self._work.sessions() as session:
             letters = await export_progress.list_asked(session, sink, limit=_LETTERS_AT_ONCE)
         for letter in letters:
             answer = await self._send_letter(sink, client, letter)
-            if answer.verdict is Verdict.RETRY:
-                return  # it stays asked for; the next batch finds out what is wrong
+            if answer.verdict in (Verdict.RETRY, Verdict.STOPPED):
+                return answer  # about the sink, not the entry, which stays asked for
             async with self._work.sessions.begin() as session:
                 now = self._work.clock()
                 await export_progress.settle(session, sink, letter, answer, now=now)
+        return None
 
     async def _send_letter(self, sink: Sink, client: SinkClient, letter: SinkDeadLetter) -> Answer:
         now = self._work.clock()

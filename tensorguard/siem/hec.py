@@ -20,11 +20,11 @@ from tensorguard.siem.item import Batch, Item
 from tensorguard.siem.ocsf import shortened
 
 MAX_ITEMS: Final = 1_000
-MAX_BYTES: Final = 900_000
+MAX_BYTES: Final = 800_000
 """Of a request: Splunk Cloud takes 1 MB, and what stands around an event counts."""
 ACK_TIMEOUT: Final = timedelta(seconds=300)
 _ACK_EVERY_S: Final = 1.0
-_ITEM_BYTES: Final = 800_000
+_ITEM_BYTES: Final = 700_000
 
 _STOPPED: Final = {
     1: "the token is disabled",
@@ -167,7 +167,7 @@ class HecClient:
         said = _json(answer)
         code = said.get("code")
         excerpt = excerpt_of(answer.body, [self._target.token])
-        if answer.status == 200 and code in (0, None):
+        if answer.status == 200 and code == 0:
             return Answer(
                 verdict=Verdict.ACCEPTED,
                 code="accepted",
@@ -191,6 +191,14 @@ class HecClient:
                     retry_after=parse_retry_after(answer.headers.get("retry-after"), now),
                     bad_item=bad if isinstance(bad, int) and bad >= 0 else None,
                 )
+        if answer.status < 300:  # whoever that was: what it was sent may be lost
+            return Answer(
+                verdict=Verdict.RETRY,
+                code="hec-unexpected",
+                reason="the answer is none of an HTTP Event Collector",
+                status=answer.status,
+                excerpt=excerpt,
+            )
         return judge_status(answer, now, secrets=[self._target.token])
 
 

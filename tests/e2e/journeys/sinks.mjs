@@ -17,10 +17,10 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await picture("kinds");
   await dialog.getByRole("button", { name: /^Webhook/ }).click();
   await dialog.getByRole("button", { name: "Make one" }).click();
-  assert.match(await dialog.getByLabel("Signing secret").inputValue(), /^whsec_[A-Za-z0-9+/]{43}=$/);
+  assert.match(await dialog.getByRole("textbox", { name: "Signing secret" }).inputValue(), /^whsec_[A-Za-z0-9+/]{43}=$/);
   await dialog.getByRole("button", { name: "Back" }).click();
   await dialog.getByRole("button", { name: /^Splunk/ }).click();
-  await dialog.getByLabel("Name").fill("SIEM of the house");
+  await dialog.getByLabel("Name", { exact: true }).fill("SIEM of the house");
   await dialog.getByLabel("URL of the collector").fill("http://plain.example");
   await dialog.getByLabel("Token").fill("a-token-nobody-knows");
   await dialog.getByRole("button", { name: "Send a test event" }).click();

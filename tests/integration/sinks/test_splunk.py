@@ -244,6 +244,47 @@ async def test_acknowledgement_is_waited_for(lab: Lab) -> None:
         await export.close()
 
 
+async def test_a_success_that_no_collector_has_spoken_is_none(
+    lab: Lab, hec: tuple[StrictHec, HttpsEnd]
+) -> None:
+    strict, end = hec
+    sink = await splunk(lab, end)
+    await lab.write(10)
+    end.troubles.append(answers(200, b"<html>Welcome to the guest network</html>"))
+    export = lab.export(sink)
+    await lab.drain(export)
+    assert (await lab.get(sink)).trouble_code == "hec-unexpected"
+    lab.clock.advance(minutes=10)
+    await lab.drain(export)
+    assert strict.indexes == list(range(11))
+    await export.close()
+
+
+async def test_a_replay_waits_as_well_while_the_destination_is_down(
+    lab: Lab, hec: tuple[StrictHec, HttpsEnd]
+) -> None:
+    strict, end = hec
+    sink = await splunk(lab, end)
+    await lab.write(5)
+    strict.refuses = lambda document: index_of(document) == 3
+    export = lab.export(sink)
+    await lab.drain(export)
+    strict.refuses = lambda document: False
+    await lab.change(dead_letters.replay_dead_letters, sink.id)
+    await end.stop()
+    for failures in (1, 2):
+        await lab.drain(export)
+        await lab.drain(export)  # it rests
+        assert (await lab.get(sink)).failures == failures
+        lab.clock.advance(minutes=10)
+    await end.start()
+    await lab.drain(export)
+    await lab.sign()
+    await lab.drain(export)
+    assert strict.indexes.count(3) == 1
+    await export.close()
+
+
 async def test_too_large_a_batch_is_split(lab: Lab) -> None:
     strict = StrictHec(most_bytes=100_000)
     async with serving(HttpsEnd(strict, lab.authority.server_context())) as end:
