@@ -22,7 +22,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await dialog.getByRole("button", { name: /^Splunk/ }).click();
   await dialog.getByLabel("Name", { exact: true }).fill("SIEM of the house");
   await dialog.getByLabel("URL of the collector").fill("http://plain.example");
-  await dialog.getByLabel("Token").fill("a-token-nobody-knows");
+  await dialog.getByRole("textbox", { name: "Token" }).fill("a-token-nobody-knows");
   await dialog.getByRole("button", { name: "Send a test event" }).click();
   await dialog.getByText("It begins with https://").waitFor();
   await dialog.getByLabel("URL of the collector").fill(facts.collector);
@@ -33,7 +33,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await dialog.getByRole("button", { name: "Send a test event" }).click();
   await result.getByText("Invalid token").waitFor();
   await picture("refused");
-  await dialog.getByLabel("Token").fill(facts.token);
+  await dialog.getByRole("textbox", { name: "Token" }).fill(facts.token);
   await dialog.getByRole("button", { name: "Send a test event" }).click();
   await result.getByText("The destination has taken the test event.").waitFor();
   await dialog.getByRole("button", { name: "Add sink" }).click();
@@ -64,7 +64,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
 
   // A token that is not taken any more stops it, and everybody is told.
   await page.getByRole("button", { name: "Rotate secret" }).click();
-  await dialog.getByLabel("Token").fill("a-token-nobody-knows");
+  await dialog.getByRole("textbox", { name: "Token" }).fill("a-token-nobody-knows");
   await dialog.getByRole("button", { name: "Use the new secret" }).click();
   await standing.getByText("Stopped").waitFor();
   await page.getByTestId("trouble").getByText("hec-4").waitFor();
@@ -74,7 +74,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await other.getByTestId("standing").getByText("Stopped").waitFor();
   assert.equal(await other.getByRole("button", { name: "Resume" }).count(), 0);
   await page.getByRole("button", { name: "Rotate secret" }).click();
-  await dialog.getByLabel("Token").fill(facts.token);
+  await dialog.getByRole("textbox", { name: "Token" }).fill(facts.token);
   await dialog.getByRole("button", { name: "Use the new secret" }).click();
   await dialog.waitFor({ state: "detached" });
   await page.getByRole("button", { name: "Resume" }).click();
