@@ -52,7 +52,7 @@ def test_a_sink_is_tried_out_added_paused_stopped_replayed_and_deleted(
     assert sent[0] == "sink.test"
     entries = operator.entries(type="sink")
     assert [entry["type"].removeprefix("sink.") for entry in entries] == [
-        *("tested", "tested", "tested", "created", "paused", "resumed", "dead-lettered"),
+        *("tested", "tested", "tested", "created", "paused", "resumed"),
         *("dead-letters-replayed", "dead-letter-discarded", "secret-rotated", "stopped"),
         *("secret-rotated", "resumed", "replayed", "deleted"),
     ]
