@@ -18,7 +18,7 @@ describe("sinks", () => {
 
   it("take only plain https URLs and plain file names", () => {
     for (const url of ["http://a.example", "https://", "https://user@a.example", "a.example"]) {
-      expect(errorsOf({ ...blankConfig("webhook"), kind: "webhook", url }).has("url")).toBe(true);
+      expect(errorsOf({ kind: "webhook", url, batch_items: 1, timeout_s: 30 }).has("url")).toBe(true);
     }
     for (const file_name of ["../a.jsonl", "a.txt", ".jsonl", "A.jsonl"]) {
       expect(errorsOf({ kind: "file", file_name }).has("file_name")).toBe(true);
@@ -27,7 +27,8 @@ describe("sinks", () => {
 
   it("are told apart by where they send to", () => {
     const url = "https://splunk.example.com:8088";
-    expect(placeOf({ ...blankConfig("splunk"), kind: "splunk", url })).toBe("splunk.example.com:8088");
+    const config = { kind: "webhook", url, batch_items: 1, timeout_s: 30 } as const;
+    expect(placeOf(config)).toBe("splunk.example.com:8088");
     expect(placeOf(blankConfig("file"))).toBe("sinks/ledger.jsonl");
   });
 

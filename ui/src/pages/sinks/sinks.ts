@@ -158,7 +158,7 @@ export function blankConfig(kind: SinkKind): SinkConfig {
 /** What is wrong with a configuration, by field; the api decides, this spares a question. */
 export function errorsOf(config: SinkConfig): Map<string, string> {
   const errors = new Map<string, string>();
-  if ("url" in config && !/^https:\/\/[^\s/@]+/.test(config.url)) {
+  if ("url" in config && !/^https:\/\/[^\s/@]+(\/\S*)?$/.test(config.url)) {
     errors.set("url", "It begins with https://, and holds no user or password.");
   }
   if (config.kind === "syslog" && config.host.trim() === "") {
