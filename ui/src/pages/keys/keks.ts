@@ -167,6 +167,11 @@ const PURPOSES: Record<string, { one: string; many: string; text: string }> = {
     many: "secrets of sinks",
     text: "By which the platform proves itself where ledger entries are sent.",
   },
+  "privacy-key": {
+    one: "privacy key",
+    many: "privacy keys",
+    text: "Seals the keys of what the ledger says about persons; those can be erased.",
+  },
   totp: {
     one: "second factor",
     many: "second factors",
