@@ -38,6 +38,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await result.getByText("The destination has taken the test event.").waitFor();
   await dialog.getByRole("button", { name: "Add sink" }).click();
   await page.waitForURL(/\/sinks\/[0-9a-f-]{36}$/);
+  const id = page.url().split("/").at(-1);
   await standing.getByText("Sending").waitFor();
   await page.getByText("200", { exact: true }).waitFor();
   await picture("sending");
@@ -86,7 +87,9 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await dialog.getByRole("button", { name: "Send again" }).click();
   await dialog.waitFor({ state: "detached" });
   await page.goto("/sinks");
-  await page.getByRole("table", { name: "Sinks" }).getByText("SIEM of the house").waitFor();
+  const row = page.getByRole("table", { name: "Sinks" }).getByRole("row").nth(1);
+  await row.getByText("SIEM of the house").waitFor();
+  await row.locator("td").nth(2).filter({ hasText: /^\s*0\s*$/ }).waitFor(); // all sent again
   await picture("list");
   if (facts.pictures) {
     await page.emulateMedia({ colorScheme: "dark" });
@@ -104,4 +107,5 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await page.getByRole("button", { name: "Delete" }).click();
   await dialog.getByTestId("confirm").click();
   await page.getByText("Nothing leaves the ledger yet").waitFor();
+  return { id };
 }
