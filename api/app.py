@@ -35,6 +35,7 @@ from api.releases.routes import router as releases
 from api.session.routes import router as session
 from api.session.second_factor import router as second_factor
 from api.settings import ApiSettings, load_settings
+from api.sinks.routes import router as sinks
 from api.trust.routes import router as trust
 from api.ui.assets import read_assets
 from api.ui.pages import Ui
@@ -67,6 +68,7 @@ ROUTERS = (
     approvals,
     ledger,
     ledger_private,
+    sinks,
     trust,
     events,
     users,

@@ -25,6 +25,8 @@ from tensorguard.services.enrollment.enrollment_failures import EnrollmentFailur
 from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
 from tensorguard.services.keys.keyring import API_SECRETS, Keyring
 from tensorguard.services.people.passwords import HASHER
+from tensorguard.services.sinks.sink_clients import Outside
+from tensorguard.siem.address_guard import AddressGuard, parse_networks
 from tensorguard.store.bucket import parse_store_url
 from tensorguard.store.engine import (
     SessionMaker,
@@ -66,6 +68,7 @@ class ApiContext:
     downloads: Downloads
     feed: Feed
     enrollments: Enrollments
+    outside: Outside
     attempts: Attempts = field(default_factory=Attempts)
     enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
     enrollment_budget: Budget = field(
@@ -83,8 +86,9 @@ async def open_context(
 ) -> AsyncIterator[ApiContext]:
     """Connect to the database, open the keys that the api needs; close everything at the end.
 
-    Raises: StoreError, PlatformNotInitialised, VaultError.
+    Raises: StoreError, PlatformNotInitialised, VaultError, BadSink.
     """
+    guard = AddressGuard(parse_networks(settings.sink_networks))
     engine = create_engine(
         settings.database_url.get_secret_value(),
         service="api",
@@ -123,6 +127,9 @@ async def open_context(
             feed=Feed(sessions, clock, idle=settings.session_idle),
             enrollments=Enrollments(
                 settings.database_url.get_secret_value(), keyring, settings.mqtt_address, clock
+            ),
+            outside=Outside(
+                guard=guard, data_dir=settings.data_dir, trust_domain=keyring.trust_domain
             ),
         )
         stop = asyncio.Event()

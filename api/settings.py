@@ -70,6 +70,8 @@ class ApiSettings(BaseSettings):
     recovery_grace: timedelta = timedelta(days=30)
     """How long after its certificate's end an agent may ask to come back."""
     max_connections: int = 2000
+    sink_networks: str = ""
+    """Networks, separated by commas, that sinks may be in though they are not public."""
     package_limit_bytes: int = Field(default=16 * 1024**3, ge=1)
     """The largest package that may be uploaded."""
     package_store: str | None = None

@@ -15,6 +15,7 @@ import structlog
 
 from hub.enrollments import DeviceEnrollments
 from hub.errors import EngineMissing
+from hub.exporter import Exporter
 from hub.ingest import Ingest
 from hub.monitoring import serving_metrics
 from hub.mqtt_uplink import MqttUplink
@@ -25,6 +26,8 @@ from hub.rollouts import RolloutController
 from hub.sequencer import Sequencer
 from hub.settings import HubSettings
 from hub.settling import Settler
+from hub.sink_export import ExportWork
+from hub.sink_locks import SinkLocks
 from hub.upkeep import Upkeep
 from hub.uplink import UplinkSource
 from hub.witness import Witness
@@ -39,6 +42,8 @@ from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
 from tensorguard.services.keys.kek_watch import KekWatch
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.services.keys.rewrapping import Rewrapper
+from tensorguard.services.sinks.sink_clients import Outside
+from tensorguard.siem.address_guard import AddressGuard, parse_networks
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
 
 log = structlog.get_logger()
@@ -53,8 +58,9 @@ def utc_now() -> datetime:
 async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serve until `stop`, then drain: what has arrived is committed and acked before the end.
 
-    Raises: StoreError, PlatformNotInitialised, VaultError.
+    Raises: StoreError, PlatformNotInitialised, VaultError, BadSink.
     """
+    guard = AddressGuard(parse_networks(settings.sink_networks))
     engine = create_engine(settings.database_url, service="hub", pool_size=10)
     sessions = session_maker(engine)
     async with AsyncExitStack() as closing:
@@ -103,6 +109,16 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
         outbox = Outbox(sessions, source, work, database_url=settings.database_url, clock=utc_now)
         await outbox.reload_configs()
 
+        exporting = ExportWork(
+            sessions=sessions,
+            kek=kek,
+            outside=Outside(
+                guard=guard, data_dir=settings.data_dir, trust_domain=keyring.trust_domain
+            ),
+            clock=utc_now,
+            random=random.SystemRandom(),
+        )
+
         def leads() -> bool:
             return source.leads
 
@@ -127,6 +143,7 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,
             "keks": KekWatch(sessions, kek, utc_now).run,
             "rewrapper": Rewrapper(sessions, kek, utc_now).run,
+            "exporter": Exporter(exporting, SinkLocks(settings.database_url)).run,
             # Before there is a front: without its certificate it does not listen.
             "certifier": Certifier(
                 sessions, keyring, settings.database_url, settings.hosts_of_fronts, utc_now

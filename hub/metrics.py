@@ -34,3 +34,15 @@ UPLINKS_DISCARDED = Counter(
     "tensorguard_hub_uplinks_discarded",
     "Uplinks, at most, that the stream dropped at its bounds before a hub had committed them.",
 )
+
+SINK_LAG = Gauge("tensorguard_sink_lag_entries", "Entries that a sink has yet to get.", ["sink"])
+SINK_LAG_SECONDS = Gauge(
+    "tensorguard_sink_lag_seconds", "Age of the oldest entry that a sink has yet to get.", ["sink"]
+)
+SINK_SENT = Counter("tensorguard_sink_entries", "Entries that a sink has accepted.", ["sink"])
+SINK_FAILURES = Counter(
+    "tensorguard_sink_failures", "Batches that a sink has not taken, by reason.", ["sink", "code"]
+)
+SINK_DEAD_LETTERS = Counter(
+    "tensorguard_sink_dead_letters", "Entries that a sink refused for themselves.", ["sink"]
+)

@@ -53,6 +53,10 @@ class HubSettings(BaseSettings):
     ledger_bucket_retention: timedelta = timedelta(days=3650)
     ledger_bucket_every: timedelta = timedelta(minutes=10)
 
+    sink_networks: str = Field(
+        default="", description="networks that sinks may be in though they are not public"
+    )
+
     batch_messages: int = Field(default=500, ge=1, le=5_000)
     flush_after: timedelta = timedelta(milliseconds=200)
     # What one hub holds in memory at most: above it, it stops reading from the broker.

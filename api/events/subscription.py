@@ -24,6 +24,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     HintKind.LEDGER: Permission.LEDGER_READ,
     HintKind.OVERVIEW: Permission.OVERVIEW_READ,
     HintKind.HEARTBEATS: Permission.OVERVIEW_READ,
+    HintKind.SINK: Permission.SINKS_READ,
 }
 
 

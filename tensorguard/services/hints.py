@@ -47,6 +47,7 @@ class HintKind(StrEnum):
     LEDGER = "ledger"
     OVERVIEW = "overview"
     HEARTBEATS = "heartbeats"
+    SINK = "sink"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ _KINDS: Final[Mapping[str, HintKind]] = {
     "ca": HintKind.TRUST,
     # With the id of the KEK, which no other hint of this kind has.
     "kek": HintKind.TRUST,
+    "sink": HintKind.SINK,
 }
 # How often these happen is up to devices and strangers, and no list of things changes with them.
 _NOT_TOLD: Final = (

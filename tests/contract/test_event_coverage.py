@@ -90,6 +90,20 @@ ROUTES = {
     f"DELETE {V1}/session/second-factor": "second-factor.removed",
     f"POST {V1}/session/second-factor/confirm": "second-factor.confirmed second-factor.failed",
     f"POST {V1}/session/step-up": "session.stepped-up second-factor.failed",
+    f"POST {V1}/sinks": "sink.created",
+    f"POST {V1}/sinks/test": "sink.tested",
+    f"PATCH {V1}/sinks/{{sink_id}}": "sink.changed",
+    f"DELETE {V1}/sinks/{{sink_id}}": "sink.deleted",
+    f"POST {V1}/sinks/{{sink_id}}/pause": "sink.paused",
+    f"POST {V1}/sinks/{{sink_id}}/resume": "sink.resumed",
+    f"POST {V1}/sinks/{{sink_id}}/test": "sink.tested",
+    f"POST {V1}/sinks/{{sink_id}}/replay": "sink.replayed",
+    f"POST {V1}/sinks/{{sink_id}}/rotate-secret": "sink.secret-rotated",
+    f"POST {V1}/sinks/{{sink_id}}/dead-letters/replay": "sink.dead-letters-replayed",
+    f"POST {V1}/sinks/{{sink_id}}/dead-letters/{{letter_id}}/replay": (
+        "sink.dead-letters-replayed"
+    ),
+    f"DELETE {V1}/sinks/{{sink_id}}/dead-letters/{{letter_id}}": "sink.dead-letter-discarded",
     f"POST {V1}/trust/bundles": "trust-bundle.published",
     f"POST {V1}/users": "user.created",
     f"PATCH {V1}/users/{{user_id}}": "user.role-changed",
@@ -134,6 +148,7 @@ LOOPS = {
     "keyring": "none: follows what is stored",
     "keks": "kek.usable kek.unusable kek.expiring",
     "rewrapper": "kek.rewrap-ended kek.rewrap-failed",
+    "exporter": ("sink.failing sink.recovered sink.stopped sink.dead-lettered sink.gap"),
     "certifier": "service.certified service.certificate-refused",
 }
 

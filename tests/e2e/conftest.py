@@ -24,7 +24,8 @@ def platform(new_platform: Callable[[], RunningPlatform]) -> Any:
     find_node()
     require_built_interface()
     platform = new_platform()
-    platform.start()
+    platform.launch(TG_SINK_NETWORKS="127.0.0.1/32")  # where the tests' far ends are
+    platform.wait_ready()
     yield platform
     platform.stop()
 

@@ -127,6 +127,8 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
     digest = publisher.release(source)["package_digest"]
     kid = operator.get(f"packages/{digest}")["publisher_kid"]
     agent = enroll(operator, fleet, tmp_path, "W" * 100)
+    file = {"kind": "file", "file_name": "accessible.jsonl"}
+    sink = operator.post("sinks", {"name": "W" * 80, "config": file})["id"]
     journey(
         "accessibility",
         patience_s=400,
@@ -149,6 +151,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
             ),
             *("/deployments", "/ledger", "/ledger?entry=3", "/users", "/api-keys", "/nowhere"),
             *("/approvals", "/enrollment", "/trust", "/keys"),
+            *("/sinks", f"/sinks/{sink}"),
         ],
         dialogs=[
             *(["/fleets", "New fleet"], [f"/fleets/{fleet}", "New token"]),
@@ -159,9 +162,11 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 ["/packages?tab=publishers", "Register publisher"],
                 [f"/publishers/{kid}", "Replace its key"],
             ),
+            *(["/sinks", "Add a sink"], [f"/sinks/{sink}", "Change"]),
             *(["/users", "New user"], ["/api-keys", "New key"], [f"/agents/{agent}", "Set tags"]),
         ],
     )
+    operator.http.delete(f"/api/v1/sinks/{sink}").raise_for_status()
 
 
 def test_floods_of_hints_are_read_at_most_twice_a_second_and_leave_nothing_behind(

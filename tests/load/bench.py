@@ -49,6 +49,7 @@ BENCHMARKS = (
     Benchmark("history", "Heartbeats as history: written, rolled up, read", 120, ("8", "20")),
     Benchmark("rollouts", "100,000 agents in one deployment: documents, and a gate's tick", 180),
     Benchmark("ledger", "The ledger: entries signed, proven, exported and verified", 240),
+    Benchmark("sinks", "Ledger entries a second to a sink of each kind", 90),
     Benchmark("vault", "Grants with a warm DEK, and calls to the KMS", 60),
     Benchmark("tgsp", "Building and opening packages of 1 GiB", 90, ("1024", "3")),
 )

@@ -136,6 +136,19 @@ const routes: RouteRecordRaw[] = [
     meta: { permission: "keys:read" },
   },
   {
+    path: "/sinks",
+    name: "sinks",
+    component: () => import("./pages/sinks/SinksPage.vue"),
+    meta: { permission: "sinks:read" },
+  },
+  {
+    path: "/sinks/:id",
+    name: "sink",
+    component: () => import("./pages/sinks/SinkPage.vue"),
+    props: true,
+    meta: { permission: "sinks:read" },
+  },
+  {
     path: "/users",
     name: "users",
     component: () => import("./pages/access/UsersPage.vue"),

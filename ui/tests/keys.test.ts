@@ -143,13 +143,13 @@ describe("how a key stands", () => {
       { purpose: "fleet-dek", secrets: 1 },
       { purpose: "dek", secrets: 1200 },
       { purpose: "signing-key-desired", secrets: 1 },
-      { purpose: "sink-secret", secrets: 2 },
+      { purpose: "new-kind", secrets: 2 },
     ].map(textOfUse);
     expect(texts).toEqual([
       "1 package key for the fleet",
       "1,200 package keys",
       "1 signing key for deployments",
-      "2 sink secret",
+      "2 new kind",
     ]);
     const signing = ["grant", "ledger"].map((role) => ({
       purpose: `signing-key-${role}`,

@@ -160,6 +160,25 @@ from tensorguard.services.revocation.revocation_events import (
     FleetRevocationPartial as FleetRevocationPartial,
 )
 from tensorguard.services.revocation.revocation_events import FleetRevoked as FleetRevoked
+from tensorguard.services.sinks.sink_events import SinkChanged as SinkChanged
+from tensorguard.services.sinks.sink_events import SinkCreated as SinkCreated
+from tensorguard.services.sinks.sink_events import (
+    SinkDeadLetterDiscarded as SinkDeadLetterDiscarded,
+)
+from tensorguard.services.sinks.sink_events import SinkDeadLettered as SinkDeadLettered
+from tensorguard.services.sinks.sink_events import (
+    SinkDeadLettersReplayed as SinkDeadLettersReplayed,
+)
+from tensorguard.services.sinks.sink_events import SinkDeleted as SinkDeleted
+from tensorguard.services.sinks.sink_events import SinkFailing as SinkFailing
+from tensorguard.services.sinks.sink_events import SinkGap as SinkGap
+from tensorguard.services.sinks.sink_events import SinkPaused as SinkPaused
+from tensorguard.services.sinks.sink_events import SinkRecovered as SinkRecovered
+from tensorguard.services.sinks.sink_events import SinkReplayed as SinkReplayed
+from tensorguard.services.sinks.sink_events import SinkResumed as SinkResumed
+from tensorguard.services.sinks.sink_events import SinkSecretRotated as SinkSecretRotated
+from tensorguard.services.sinks.sink_events import SinkStopped as SinkStopped
+from tensorguard.services.sinks.sink_events import SinkTested as SinkTested
 from tensorguard.services.trust.trust_events import CaIssuing as CaIssuing
 from tensorguard.services.trust.trust_events import CaRetired as CaRetired
 from tensorguard.services.trust.trust_events import (

@@ -38,6 +38,8 @@ class Permission(StrEnum):
     DEPLOYMENTS_READ = "deployments:read"
     DEPLOYMENTS_WRITE = "deployments:write"
     LEDGER_READ = "ledger:read"
+    SINKS_READ = "sinks:read"
+    SINKS_WRITE = "sinks:write"
     USERS_ADMIN = "users:admin"
     API_KEYS_ADMIN = "api-keys:admin"
     SESSION_OWN = "session:own"
@@ -60,6 +62,7 @@ _VIEWER: Final = frozenset(
         Permission.AGENTS_READ,
         Permission.TRUST_READ,
         Permission.KEYS_READ,
+        Permission.SINKS_READ,
         Permission.PUBLISHERS_READ,
         Permission.PACKAGES_READ,
         Permission.RELEASES_READ,

@@ -51,6 +51,7 @@ from tensorguard.store.tables.revocation import (
     revocations,
     revocations_unconfirmed,
 )
+from tensorguard.store.tables.sinks import sink_dead_letters, sinks
 from tensorguard.store.tables.telemetry import (
     agent_event_budgets,
     agent_events,
@@ -115,6 +116,8 @@ __all__ = [
     "service_certificates",
     "sessions",
     "signing_keys",
+    "sink_dead_letters",
+    "sinks",
     "stream_events",
     "subject_keys",
     "trust_bundles",

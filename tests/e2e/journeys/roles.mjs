@@ -3,12 +3,12 @@ import { open } from "../opening.mjs";
 
 const READ = ["Overview", "Fleets", "Agents", "Packages", "Deployments"];
 const MENUS = {
-  viewer: [...READ, "Trust", "Keys"],
-  mlops: [...READ, "Trust", "Keys"],
-  compliance: [...READ, "Approvals", "Trust", "Keys", "Ledger"],
+  viewer: [...READ, "Trust", "Keys", "Sinks"],
+  mlops: [...READ, "Trust", "Keys", "Sinks"],
+  compliance: [...READ, "Approvals", "Trust", "Keys", "Ledger", "Sinks"],
   admin: [
     ...["Overview", "Fleets", "Agents", "Enrollment", "Packages", "Deployments"],
-    ...["Approvals", "Trust", "Keys", "Ledger", "Users", "API keys"],
+    ...["Approvals", "Trust", "Keys", "Ledger", "Sinks", "Users", "API keys"],
   ],
 };
 /** Which of the things that change something each role is offered. */
@@ -23,6 +23,7 @@ const OFFERS = {
     { button: "Upload", roles: ["mlops", "admin"] },
     { button: "New release", roles: ["mlops", "admin"] },
   ],
+  "/sinks": [{ button: "Add a sink", roles: ["admin"] }],
   "/keys": [{ button: "Add a fleet's key", roles: ["admin"] }],
   "/deployments": [{ link: "New deployment", roles: ["mlops", "admin"] }],
   "/agents/AGENT": [

@@ -1936,6 +1936,258 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sinks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Sinks
+         * @description List every sink by name; they are few.
+         */
+        get: operations["list_sinks_api_v1_sinks_get"];
+        put?: never;
+        /**
+         * Create Sink
+         * @description Send ledger entries to another system, from now on or from the first.
+         */
+        post: operations["create_sink_api_v1_sinks_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get One Sink
+         * @description Return one sink; its ETag changes with its configuration, not with its progress.
+         */
+        get: operations["get_one_sink_api_v1_sinks__sink_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete Sink
+         * @description Send nothing there any more; its secret and its dead letters are gone.
+         */
+        delete: operations["delete_sink_api_v1_sinks__sink_id__delete"];
+        options?: never;
+        head?: never;
+        /**
+         * Change Sink
+         * @description Change a sink; it goes on where it was. Needs If-Match.
+         */
+        patch: operations["change_sink_api_v1_sinks__sink_id__patch"];
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/dead-letters": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Sink Dead Letters
+         * @description List the entries that the destination refused for themselves, the oldest refusal first.
+         */
+        get: operations["list_sink_dead_letters_api_v1_sinks__sink_id__dead_letters_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/dead-letters/{letter_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Discard Sink Dead Letter
+         * @description Give an entry up for this sink; it stays in the ledger.
+         */
+        delete: operations["discard_sink_dead_letter_api_v1_sinks__sink_id__dead_letters__letter_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/dead-letters/{letter_id}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Replay Sink Dead Letter
+         * @description Send one dead letter once more.
+         */
+        post: operations["replay_sink_dead_letter_api_v1_sinks__sink_id__dead_letters__letter_id__replay_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/dead-letters/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Replay Sink Dead Letters
+         * @description Send every dead letter once more; those that are taken are gone from the list.
+         */
+        post: operations["replay_sink_dead_letters_api_v1_sinks__sink_id__dead_letters_replay_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/pause": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pause Sink
+         * @description Let entries wait until it is resumed.
+         */
+        post: operations["pause_sink_api_v1_sinks__sink_id__pause_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Replay Sink
+         * @description Send again from an entry on.
+         */
+        post: operations["replay_sink_api_v1_sinks__sink_id__replay_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Resume Sink
+         * @description Go on where it was; one that fails is tried again at once.
+         */
+        post: operations["resume_sink_api_v1_sinks__sink_id__resume_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/rotate-secret": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rotate Sink Secret
+         * @description Use another secret from now on.
+         */
+        post: operations["rotate_sink_secret_api_v1_sinks__sink_id__rotate_secret_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/{sink_id}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Test Sink
+         * @description Send one labelled event, and show the answer; its place in the ledger stays.
+         */
+        post: operations["test_sink_api_v1_sinks__sink_id__test_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sinks/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Test Configuration
+         * @description Send one labelled event by a configuration that is not stored, and show the answer.
+         */
+        post: operations["test_configuration_api_v1_sinks_test_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/trust": {
         parameters: {
             query?: never;
@@ -2695,6 +2947,36 @@ export interface components {
             second: number;
         };
         /**
+         * DatadogConfig
+         * @description Datadog's log intake; its secret is the API key.
+         */
+        DatadogConfig: {
+            /** Ca Pem */
+            ca_pem?: string | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "datadog";
+            /**
+             * Service
+             * @default tensorguard
+             */
+            service: string;
+            /** Tags */
+            tags?: string[];
+            /**
+             * Timeout S
+             * @default 30
+             */
+            timeout_s: number;
+            /**
+             * Url
+             * @default https://http-intake.logs.datadoghq.com
+             */
+            url: string;
+        };
+        /**
          * Decide
          * @description The same decision about several agents; only a rejection has a reason.
          */
@@ -3109,6 +3391,19 @@ export interface components {
             change: "added" | "removed" | "changed";
             /** Path */
             path: string;
+        };
+        /**
+         * FileConfig
+         * @description JSON lines in a file of the hub's host, in the folder `sinks` of its data directory.
+         */
+        FileConfig: {
+            /** File Name */
+            file_name: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "file";
         };
         /**
          * FileView
@@ -4020,6 +4315,20 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[SinkDeadLetterView] */
+        Page_SinkDeadLetterView_: {
+            /** Items */
+            items: components["schemas"]["SinkDeadLetterView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /** Page[SinkView] */
+        Page_SinkView_: {
+            /** Items */
+            items: components["schemas"]["SinkView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[TimelineEntry] */
         Page_TimelineEntry_: {
             /** Items */
@@ -4061,7 +4370,7 @@ export interface components {
          * @description What a route may ask for.
          * @enum {string}
          */
-        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "keys:read" | "keys:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
+        Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "keys:read" | "keys:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "sinks:read" | "sinks:write" | "users:admin" | "api-keys:admin" | "session:own";
         /**
          * PlannedStageView
          * @description What a stage adds, the number of those that have to get the release, and the first by lot.
@@ -4671,6 +4980,246 @@ export interface components {
             password: string;
         };
         /**
+         * SinkChange
+         * @description What is changed of a sink; null leaves it as it is. Its kind stays.
+         */
+        SinkChange: {
+            /** Config */
+            config?: (components["schemas"]["SplunkConfig"] | components["schemas"]["DatadogConfig"] | components["schemas"]["WebhookConfig"] | components["schemas"]["SyslogConfig"] | components["schemas"]["FileConfig"] | components["schemas"]["StdoutConfig"]) | null;
+            /** Name */
+            name?: string | null;
+            /** Private Fields */
+            private_fields?: boolean | null;
+        };
+        /**
+         * SinkCreate
+         * @description A new sink; `from_beginning`: all entries that there are, else those from now on.
+         *
+         *     `private_fields`: they are sent in clear, which cannot be taken back there.
+         */
+        SinkCreate: {
+            /** Config */
+            config: components["schemas"]["SplunkConfig"] | components["schemas"]["DatadogConfig"] | components["schemas"]["WebhookConfig"] | components["schemas"]["SyslogConfig"] | components["schemas"]["FileConfig"] | components["schemas"]["StdoutConfig"];
+            /**
+             * From Beginning
+             * @default false
+             */
+            from_beginning: boolean;
+            /** Name */
+            name: string;
+            /**
+             * Private Fields
+             * @default false
+             */
+            private_fields: boolean;
+            /** Secret */
+            secret?: string | null;
+        };
+        /**
+         * SinkDeadLetterView
+         * @description An entry that the destination refused for itself, and how; the entry is in the ledger.
+         */
+        SinkDeadLetterView: {
+            /** Answer */
+            answer: string;
+            /** Attempts */
+            attempts: number;
+            /** Code */
+            code: string;
+            /**
+             * Dead At
+             * Format: date-time
+             */
+            dead_at: string;
+            /** Epoch */
+            epoch: number;
+            /** Event Type */
+            event_type: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Leaf Index */
+            leaf_index: number;
+            /** Reason */
+            reason: string;
+            /** Replay Requested At */
+            replay_requested_at: string | null;
+            /** Status */
+            status: number | null;
+        };
+        /**
+         * SinkLettersReplayed
+         * @description How many dead letters will be sent once more.
+         */
+        SinkLettersReplayed: {
+            /** Count */
+            count: number;
+        };
+        /**
+         * SinkReplay
+         * @description The entry to send next; the epoch is the present one unless given.
+         */
+        SinkReplay: {
+            /** Epoch */
+            epoch?: number | null;
+            /** Next Index */
+            next_index: number;
+        };
+        /**
+         * SinkSecret
+         * @description A sink's new secret. A webhook is signed with the one before too, for so many hours.
+         */
+        SinkSecret: {
+            /**
+             * Overlap Hours
+             * @default 24
+             */
+            overlap_hours: number;
+            /**
+             * Secret
+             * Format: password
+             */
+            secret: string;
+        };
+        /**
+         * SinkTest
+         * @description A configuration that is tried out, and not stored.
+         */
+        SinkTest: {
+            /** Config */
+            config: components["schemas"]["SplunkConfig"] | components["schemas"]["DatadogConfig"] | components["schemas"]["WebhookConfig"] | components["schemas"]["SyslogConfig"] | components["schemas"]["FileConfig"] | components["schemas"]["StdoutConfig"];
+            /** Secret */
+            secret?: string | null;
+        };
+        /**
+         * SinkTestView
+         * @description What the destination made of one labelled event; `answer`: the first 256 bytes of its own.
+         */
+        SinkTestView: {
+            /** Accepted */
+            accepted: boolean;
+            /** Answer */
+            answer: string;
+            /** Code */
+            code: string;
+            /** Reason */
+            reason: string;
+            /** Status */
+            status: number | null;
+        };
+        /**
+         * SinkView
+         * @description A sink: it gets the entry `next_index` of `epoch` next; `waiting` entries it has yet to get.
+         *
+         *     `failing`: it is tried again by itself, at `retry_at`. `stopped`: its answer needs a person.
+         *     `answer_text` is the beginning of what the destination said last.
+         */
+        SinkView: {
+            /** Answer Status */
+            answer_status: number | null;
+            /** Answer Text */
+            answer_text: string | null;
+            /** Answered At */
+            answered_at: string | null;
+            /** Config */
+            config: components["schemas"]["SplunkConfig"] | components["schemas"]["DatadogConfig"] | components["schemas"]["WebhookConfig"] | components["schemas"]["SyslogConfig"] | components["schemas"]["FileConfig"] | components["schemas"]["StdoutConfig"];
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /** Dead Letters */
+            dead_letters: number;
+            /** Epoch */
+            epoch: number;
+            /** Failures */
+            failures: number;
+            /** Has Secret */
+            has_secret: boolean;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Last Sent At */
+            last_sent_at: string | null;
+            /** Name */
+            name: string;
+            /** Next Index */
+            next_index: number;
+            /** Oldest Waiting At */
+            oldest_waiting_at: string | null;
+            /** Previous Until */
+            previous_until: string | null;
+            /** Private Fields */
+            private_fields: boolean;
+            /** Retry At */
+            retry_at: string | null;
+            /** Revision */
+            revision: number;
+            /** Sent */
+            sent: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "active" | "failing" | "paused" | "stopped";
+            /** Trouble Code */
+            trouble_code: string | null;
+            /** Trouble Reason */
+            trouble_reason: string | null;
+            /** Trouble Since */
+            trouble_since: string | null;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+            /** Waiting */
+            waiting: number;
+        };
+        /**
+         * SplunkConfig
+         * @description Splunk's HTTP Event Collector; its secret is the token.
+         */
+        SplunkConfig: {
+            /**
+             * Acknowledge
+             * @default false
+             */
+            acknowledge: boolean;
+            /** Ca Pem */
+            ca_pem?: string | null;
+            /** Index */
+            index?: string | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "splunk";
+            /**
+             * Source
+             * @default tensorguard
+             */
+            source: string;
+            /**
+             * Sourcetype
+             * @default tensorguard:ledger:ocsf
+             */
+            sourcetype: string;
+            /**
+             * Timeout S
+             * @default 30
+             */
+            timeout_s: number;
+            /** Url */
+            url: string;
+        };
+        /**
          * StageView
          * @description One stage; `agents` is how many it had at the start, `due` of them had to get the release.
          *
@@ -4727,6 +5276,17 @@ export interface components {
             status: string;
         };
         /**
+         * StdoutConfig
+         * @description JSON lines on the hub's standard output.
+         */
+        StdoutConfig: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "stdout";
+        };
+        /**
          * SteppedUpView
          * @description Until when the session may do what takes a second factor.
          */
@@ -4746,6 +5306,48 @@ export interface components {
             kid: string;
             /** Predecessor Ends */
             predecessor_ends?: string | null;
+        };
+        /**
+         * SyslogConfig
+         * @description A syslog receiver over TLS; it has no secret.
+         *
+         *     `confirm`: a batch counts once the receiver has closed its connection in order.
+         */
+        SyslogConfig: {
+            /** Ca Pem */
+            ca_pem?: string | null;
+            /**
+             * Confirm
+             * @default true
+             */
+            confirm: boolean;
+            /**
+             * Enterprise
+             * @default 32473
+             */
+            enterprise: number;
+            /** Host */
+            host: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "syslog";
+            /**
+             * Message Bytes
+             * @default 65536
+             */
+            message_bytes: number;
+            /**
+             * Port
+             * @default 6514
+             */
+            port: number;
+            /**
+             * Timeout S
+             * @default 30
+             */
+            timeout_s: number;
         };
         /**
          * TallyView
@@ -5124,6 +5726,31 @@ export interface components {
              * Format: date-time
              */
             verified_at: string;
+        };
+        /**
+         * WebhookConfig
+         * @description A receiver of Standard Webhooks; its secret is `whsec_…`, and signs.
+         */
+        WebhookConfig: {
+            /**
+             * Batch Items
+             * @default 500
+             */
+            batch_items: number;
+            /** Ca Pem */
+            ca_pem?: string | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "webhook";
+            /**
+             * Timeout S
+             * @default 30
+             */
+            timeout_s: number;
+            /** Url */
+            url: string;
         };
     };
     responses: never;
@@ -6511,7 +7138,7 @@ export interface operations {
                     "text/event-stream": {
                         data: string;
                         /** @enum {string} */
-                        event: "agent" | "deployment" | "fleet" | "package" | "release" | "approval" | "trust" | "ledger" | "overview" | "heartbeats" | "reset";
+                        event: "agent" | "deployment" | "fleet" | "package" | "release" | "approval" | "trust" | "ledger" | "overview" | "heartbeats" | "sink" | "reset";
                         id?: string;
                     };
                 };
@@ -9041,6 +9668,517 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SteppedUpView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_sinks_api_v1_sinks_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_SinkView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_sink_api_v1_sinks_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SinkCreate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_one_sink_api_v1_sinks__sink_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_sink_api_v1_sinks__sink_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_sink_api_v1_sinks__sink_id__patch: {
+        parameters: {
+            query?: never;
+            header?: {
+                "if-match"?: string | null;
+            };
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SinkChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_sink_dead_letters_api_v1_sinks__sink_id__dead_letters_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_SinkDeadLetterView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    discard_sink_dead_letter_api_v1_sinks__sink_id__dead_letters__letter_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                letter_id: string;
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    replay_sink_dead_letter_api_v1_sinks__sink_id__dead_letters__letter_id__replay_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                letter_id: string;
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkDeadLetterView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    replay_sink_dead_letters_api_v1_sinks__sink_id__dead_letters_replay_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkLettersReplayed"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    pause_sink_api_v1_sinks__sink_id__pause_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    replay_sink_api_v1_sinks__sink_id__replay_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SinkReplay"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    resume_sink_api_v1_sinks__sink_id__resume_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rotate_sink_secret_api_v1_sinks__sink_id__rotate_secret_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SinkSecret"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    test_sink_api_v1_sinks__sink_id__test_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                sink_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkTestView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    test_configuration_api_v1_sinks_test_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SinkTest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SinkTestView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

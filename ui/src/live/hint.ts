@@ -10,6 +10,7 @@ export const KINDS = [
   "ledger",
   "overview",
   "heartbeats",
+  "sink",
 ] as const;
 export type Kind = (typeof KINDS)[number];
 

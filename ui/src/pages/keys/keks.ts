@@ -162,6 +162,11 @@ const PURPOSES: Record<string, { one: string; many: string; text: string }> = {
     many: "download keys",
     text: "Signs the links by which agents fetch packages.",
   },
+  "sink-secret": {
+    one: "secret of a sink",
+    many: "secrets of sinks",
+    text: "By which the platform proves itself where ledger entries are sent.",
+  },
   "privacy-key": {
     one: "privacy key",
     many: "privacy keys",

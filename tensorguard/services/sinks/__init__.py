@@ -1,0 +1,1 @@
+"""Sinks: their configuration, their cursors, and what the exporter writes down of them."""
