@@ -9,6 +9,7 @@ from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
 from api.application import build
 from api.approvals.routes import router as approvals
+from api.compliance.routes import router as compliance
 from api.context import ApiContext
 from api.crl.routes import router as crl
 from api.deployments.routes import router as deployments
@@ -40,6 +41,7 @@ ROUTERS = (
     session,
     second_factor,
     overview,
+    compliance,
     fleets,
     fleet_revocations,
     enrollment_tokens,

@@ -361,6 +361,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/compliance/sunburst": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Sunburst
+         * @description Return how many agents of each fleet are in which band, and why.
+         */
+        get: operations["get_sunburst_api_v1_compliance_sunburst_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/deployments": {
         parameters: {
             query?: never;
@@ -2322,6 +2342,21 @@ export interface components {
          */
         Approve: Record<string, never>;
         /**
+         * BandView
+         * @description How many agents are in a band, and why: the gravest reason first.
+         */
+        BandView: {
+            /** Agents */
+            agents: number;
+            /**
+             * Band
+             * @enum {string}
+             */
+            band: "revoked" | "at-risk" | "attention" | "compliant";
+            /** Reasons */
+            reasons: components["schemas"]["ReasonView"][];
+        };
+        /**
          * BundlePublish
          * @description The trust bundle that is to follow the newest.
          */
@@ -2815,6 +2850,20 @@ export interface components {
         FleetRevoke: {
             /** Reason */
             reason: string;
+        };
+        /**
+         * FleetStandingView
+         * @description How the agents of a fleet stand; the gravest band first, none that is empty.
+         */
+        FleetStandingView: {
+            /** Agents */
+            agents: number;
+            /** Bands */
+            bands: components["schemas"]["BandView"][];
+            /** Fleet */
+            fleet: string;
+            /** Name */
+            name: string;
         };
         /**
          * FleetUpdate
@@ -3803,6 +3852,19 @@ export interface components {
             told_in: number | null;
         };
         /**
+         * ReasonView
+         * @description How many agents have a reason; `compliance=<reason>` finds them in the list of agents.
+         */
+        ReasonView: {
+            /** Agents */
+            agents: number;
+            /**
+             * Reason
+             * @enum {string}
+             */
+            reason: "revoked" | "decryption-failed" | "signature-refused" | "policy-violation" | "operation-denied" | "conflicting-events" | "low-trust" | "certificate-expired" | "certificate-ends-soon" | "offline" | "never-seen" | "flooding" | "unreadable-messages" | "late" | "online";
+        };
+        /**
          * ReceiptView
          * @description A revocation; `partial` while `waiting_for` names fronts that have not confirmed it.
          *
@@ -4186,6 +4248,28 @@ export interface components {
             predecessor_ends?: string | null;
         };
         /**
+         * SunburstView
+         * @description Fleet → band → reason; each agent that is active or revoked is counted once.
+         *
+         *     `bands` are of all fleets together. The fleets with the most agents come first, at most 200 of
+         *     them: `more_fleets` have `more_agents`. `as_of`: when the agents were counted.
+         */
+        SunburstView: {
+            /**
+             * As Of
+             * Format: date-time
+             */
+            as_of: string;
+            /** Bands */
+            bands: components["schemas"]["BandView"][];
+            /** Fleets */
+            fleets: components["schemas"]["FleetStandingView"][];
+            /** More Agents */
+            more_agents: number;
+            /** More Fleets */
+            more_fleets: number;
+        };
+        /**
          * TargetView
          * @description Whom the publisher made the package for; empty means any.
          */
@@ -4547,6 +4631,8 @@ export interface operations {
         parameters: {
             query?: {
                 certificate_expires_before?: string | null;
+                /** @description A band of the sunburst, or one reason: those that it counts there. */
+                compliance?: ("revoked" | "at-risk" | "attention" | "compliant") | ("revoked" | "decryption-failed" | "signature-refused" | "policy-violation" | "operation-denied" | "conflicting-events" | "low-trust" | "certificate-expired" | "certificate-ends-soon" | "offline" | "never-seen" | "flooding" | "unreadable-messages" | "late" | "online") | null;
                 /** @description `next_cursor` of the page before. */
                 cursor?: string | null;
                 enrolled_by?: ("token" | "mtls") | null;
@@ -5213,6 +5299,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_sunburst_api_v1_compliance_sunburst_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SunburstView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
