@@ -9,6 +9,7 @@ from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
 from api.application import build
 from api.approvals.routes import router as approvals
+from api.compliance.reports import router as compliance_reports
 from api.compliance.routes import router as compliance
 from api.context import ApiContext
 from api.crl.routes import router as crl
@@ -42,6 +43,7 @@ ROUTERS = (
     second_factor,
     overview,
     compliance,
+    compliance_reports,
     fleets,
     fleet_revocations,
     enrollment_tokens,

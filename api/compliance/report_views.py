@@ -76,7 +76,7 @@ class SummaryView(View):
     types: list[TypeCountView]
 
 
-class ReceiptView(View):
+class ReportedReceiptView(View):
     """When the broker fronts had shut an agent or a fleet out: the slowest after `took_ms`."""
 
     epoch: int
@@ -107,7 +107,7 @@ class ListedEntryView(View):
     fleet: str | None
     outcome: str
     details: dict[str, Any] | None
-    receipt: ReceiptView | None
+    receipt: ReportedReceiptView | None
 
 
 class SectionView(View):
@@ -129,7 +129,7 @@ class ActorCountView(View):
     entries: int
 
 
-class RunningPackageView(View):
+class PackageUseView(View):
     """How many active agents run a package, by what they say; a null digest: none."""
 
     digest: str | None
@@ -169,7 +169,7 @@ class ReportView(SummaryView):
     checkpoints: list[CheckpointView]
     sections: list[SectionView]
     actors: list[ActorCountView]
-    running: list[RunningPackageView]
+    running: list[PackageUseView]
     deployments: list[PeriodDeploymentView]
     deployments_left_out: int
     evidence: list[EvidenceView]
@@ -189,11 +189,7 @@ def report_view(report: Report) -> ReportView:
     return ReportView(
         **_period(report.scope),
         numbers=NumbersView.model_validate(report.numbers),
-        types=[
-            TypeCountView.model_validate(one)
-            for section in report.sections
-            for one in section.types
-        ],
+        types=[TypeCountView.model_validate(one) for one in report.types],
         made_at=report.made_at,
         checkpoints=[
             CheckpointView(
@@ -217,7 +213,7 @@ def report_view(report: Report) -> ReportView:
             for one in report.actors
         ],
         running=[
-            RunningPackageView(
+            PackageUseView(
                 digest=one.digest.hex() if one.digest is not None else None,
                 name=one.name,
                 version=one.version,
@@ -280,8 +276,8 @@ def _listed(report: Report, one: ListedEntry) -> ListedEntryView:
     )
 
 
-def _receipt(receipt: RevocationReceipt) -> ReceiptView:
-    return ReceiptView(
+def _receipt(receipt: RevocationReceipt) -> ReportedReceiptView:
+    return ReportedReceiptView(
         epoch=receipt.epoch,
         leaf_index=receipt.leaf_index,
         state="complete" if receipt.is_complete else "partial",

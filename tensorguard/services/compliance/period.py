@@ -10,12 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.services.compliance.sections import COUNTING, TypeCount
 from tensorguard.services.errors import FleetNotFound, Invalid
-from tensorguard.services.evidence.tree_queries import StoredCheckpoint, get_latest_checkpoint
-from tensorguard.store.fleets import find_fleet
+from tensorguard.services.evidence.tree_queries import (
+    StoredCheckpoint,
+    find_latest_checkpoint,
+    get_latest_checkpoint,
+)
 from tensorguard.store.tables import (
     Time,
     deployments,
-    ledger_checkpoints,
+    fleets,
     ledger_entries,
     ledger_events,
 )
@@ -109,18 +112,15 @@ async def open_scope(
             f"the period from {start.isoformat()} to {end.isoformat()} is empty or too long",
             hint=f"Ask for at most {LONGEST.days} days, `from` before `to`.",
         )
-    if fleet is not None and await find_fleet(session, fleet) is None:
+    if fleet is not None and not await session.scalar(
+        sa.select(sa.exists().where(fleets.c.slug == fleet))
+    ):
         raise FleetNotFound(f"there is no fleet {fleet!r}")
     latest = await get_latest_checkpoint(session)
-    newest = (
-        sa.select(ledger_checkpoints)
-        .distinct(ledger_checkpoints.c.epoch)
-        .where(ledger_checkpoints.c.epoch < latest.epoch)
-        .order_by(ledger_checkpoints.c.epoch, ledger_checkpoints.c.tree_size.desc())
-    )
-    rows = (await session.execute(newest)).mappings()
-    checkpoints = {row["epoch"]: StoredCheckpoint(**row) for row in rows}
-    checkpoints[latest.epoch] = latest
+    checkpoints = {latest.epoch: latest}
+    for epoch in range(1, latest.epoch):  # there are as many as restores from too old a backup
+        if (last := await find_latest_checkpoint(session, epoch)) is not None:
+            checkpoints[epoch] = last
     return Scope(fleet=fleet, since=start, until=end, checkpoints=checkpoints)
 
 

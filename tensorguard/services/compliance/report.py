@@ -63,6 +63,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     scope: Scope
     made_at: datetime
     numbers: Numbers
+    types: Sequence[TypeCount]
     sections: Sequence[Section]
     receipts: Mapping[Place, RevocationReceipt]
     actors: Sequence[ActorCount]
@@ -123,6 +124,7 @@ async def make_report(
         scope=scope,
         made_at=now,
         numbers=summary.numbers,
+        types=summary.types,
         sections=sections,
         receipts=await find_receipts(session, scope, revoked),
         actors=actors,

@@ -5,10 +5,10 @@ const READ = ["Overview", "Fleets", "Agents", "Packages", "Deployments"];
 const MENUS = {
   viewer: [...READ, "Trust", "Keys"],
   mlops: [...READ, "Trust", "Keys"],
-  compliance: [...READ, "Approvals", "Trust", "Keys", "Ledger"],
+  compliance: [...READ, "Approvals", "Trust", "Keys", "Ledger", "Compliance"],
   admin: [
     ...["Overview", "Fleets", "Agents", "Enrollment", "Packages", "Deployments"],
-    ...["Approvals", "Trust", "Keys", "Ledger", "Users", "API keys"],
+    ...["Approvals", "Trust", "Keys", "Ledger", "Compliance", "Users", "API keys"],
   ],
 };
 /** Which of the things that change something each role is offered. */
@@ -32,6 +32,7 @@ const OFFERS = {
 };
 const CLOSED = {
   "/ledger": ["compliance", "admin"],
+  "/compliance": ["compliance", "admin"],
   "/approvals": ["compliance", "admin"],
   "/enrollment": ["admin"],
   "/users": ["admin"],

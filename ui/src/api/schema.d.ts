@@ -361,6 +361,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/compliance/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Report
+         * @description Report what happened in a period, with the proofs; the ledger keeps that it was exported.
+         */
+        get: operations["get_report_api_v1_compliance_report_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/compliance/summary": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Summary
+         * @description Return the numbers of a period, and no entry: no export.
+         */
+        get: operations["get_summary_api_v1_compliance_summary_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/compliance/sunburst": {
         parameters: {
             query?: never;
@@ -1986,6 +2026,20 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * ActorCountView
+         * @description Who made changes, and how many.
+         */
+        ActorCountView: {
+            /** Entries */
+            entries: number;
+            /** Id */
+            id: string;
+            /** Kind */
+            kind: string;
+            /** Name */
+            name: string | null;
+        };
+        /**
          * AgentBeliefView
          * @description An active agent, and whether it has the trust bundle that tells of the publisher.
          *
@@ -2416,6 +2470,27 @@ export interface components {
             superseded_at: string | null;
         };
         /**
+         * CheckpointView
+         * @description A signed note and the keys that verify it, of one epoch of the ledger.
+         */
+        CheckpointView: {
+            /** Epoch */
+            epoch: number;
+            /** Keys */
+            keys: string[];
+            /** Note */
+            note: string;
+            /** Root Hash */
+            root_hash: string;
+            /**
+             * Signed At
+             * Format: date-time
+             */
+            signed_at: string;
+            /** Tree Size */
+            tree_size: number;
+        };
+        /**
          * ConsistencyProofView
          * @description That the tree of `second` entries begins with that of `first`; hashes in hex.
          */
@@ -2739,6 +2814,20 @@ export interface components {
         ErasureView: {
             /** Keys */
             keys: number;
+        };
+        /**
+         * EvidenceView
+         * @description The listed entries of one epoch with their proofs: zstd NDJSON for `ledger verify`.
+         */
+        EvidenceView: {
+            /** Content */
+            content: string;
+            /** Entries */
+            entries: number;
+            /** Epoch */
+            epoch: number;
+            /** Name */
+            name: string;
         };
         /**
          * FailuresView
@@ -3176,6 +3265,48 @@ export interface components {
             waiting: number;
         };
         /**
+         * ListedEntryView
+         * @description An entry in its place; `details` is null where it is too long to list.
+         *
+         *     The names are no part of the ledger: what this reader may see of what things are called now.
+         */
+        ListedEntryView: {
+            /** Actor Id */
+            actor_id: string;
+            /** Actor Kind */
+            actor_kind: string;
+            /** Actor Name */
+            actor_name: string | null;
+            /** Details */
+            details: {
+                [key: string]: unknown;
+            } | null;
+            /** Epoch */
+            epoch: number;
+            /** Fleet */
+            fleet: string | null;
+            /** Leaf Hash */
+            leaf_hash: string;
+            /** Leaf Index */
+            leaf_index: number;
+            /** Outcome */
+            outcome: string;
+            receipt: components["schemas"]["ReportedReceiptView"] | null;
+            /** Subject Id */
+            subject_id: string;
+            /** Subject Kind */
+            subject_kind: string;
+            /** Subject Name */
+            subject_name: string | null;
+            /**
+             * Time
+             * Format: date-time
+             */
+            time: string;
+            /** Type */
+            type: string;
+        };
+        /**
          * ManufacturerCreate
          * @description A CA that issues devices' certificates directly, and what its devices get.
          */
@@ -3394,6 +3525,60 @@ export interface components {
             join: string;
         };
         /**
+         * NumbersView
+         * @description The main numbers, from the entries that a checkpoint covers.
+         */
+        NumbersView: {
+            /** Certificates Renewed */
+            certificates_renewed: number;
+            /** Changes */
+            changes: number;
+            /** Decryption Failures */
+            decryption_failures: number;
+            /** Decryptions */
+            decryptions: number;
+            /** Deployments Ended */
+            deployments_ended: number;
+            /** Deployments Started */
+            deployments_started: number;
+            /** Enrolled */
+            enrolled: number;
+            /** Enrollments Refused */
+            enrollments_refused: number;
+            /** Entries */
+            entries: number;
+            /** Grants Denied */
+            grants_denied: number;
+            /** Grants Issued */
+            grants_issued: number;
+            /** Kek Rotations */
+            kek_rotations: number;
+            /** Moved Away */
+            moved_away: number;
+            /** Moved In */
+            moved_in: number;
+            /** Packages */
+            packages: number;
+            /** Packages Refused */
+            packages_refused: number;
+            /** Releases */
+            releases: number;
+            /** Revocations Confirmed */
+            revocations_confirmed: number;
+            /** Revocations Partial */
+            revocations_partial: number;
+            /** Revoked */
+            revoked: number;
+            /** Sign Ins */
+            sign_ins: number;
+            /** Sign Ins Failed */
+            sign_ins_failed: number;
+            /** Unsigned */
+            unsigned: number;
+            /** Violations */
+            violations: number;
+        };
+        /**
          * OverviewView
          * @description How many there are of everything, and how the agents are.
          */
@@ -3464,6 +3649,22 @@ export interface components {
             version: string;
             /** Withdrawn At */
             withdrawn_at: string | null;
+        };
+        /**
+         * PackageUseView
+         * @description How many active agents run a package, by what they say; a null digest: none.
+         */
+        PackageUseView: {
+            /** Agents */
+            agents: number;
+            /** Digest */
+            digest: string | null;
+            /** Name */
+            name: string | null;
+            /** Releases */
+            releases: string[];
+            /** Version */
+            version: string | null;
         };
         /**
          * PackageView
@@ -3648,6 +3849,38 @@ export interface components {
         PasswordReset: {
             /** Password */
             password?: string | null;
+        };
+        /**
+         * PeriodDeploymentView
+         * @description A deployment that was there in the period, as it is now; `agents` by their state.
+         */
+        PeriodDeploymentView: {
+            /** Agents */
+            agents: {
+                [key: string]: number;
+            };
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Finished At */
+            finished_at: string | null;
+            /** Fleets */
+            fleets: string[];
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Package Digest */
+            package_digest: string;
+            /** Release */
+            release: string;
+            /** Started At */
+            started_at: string | null;
+            /** State */
+            state: string;
         };
         /**
          * Permission
@@ -4046,6 +4279,69 @@ export interface components {
             withdrawn_at: string | null;
         };
         /**
+         * ReportedReceiptView
+         * @description When the broker fronts had shut an agent or a fleet out: the slowest after `took_ms`.
+         */
+        ReportedReceiptView: {
+            /** Disconnected */
+            disconnected: number;
+            /** Epoch */
+            epoch: number;
+            /** Fronts Ms */
+            fronts_ms: {
+                [key: string]: number;
+            };
+            /** Leaf Index */
+            leaf_index: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "complete" | "partial";
+            /** Took Ms */
+            took_ms: number | null;
+        };
+        /**
+         * ReportView
+         * @description A report with everything that is needed to check it, in `evidence`.
+         */
+        ReportView: {
+            /** Actors */
+            actors: components["schemas"]["ActorCountView"][];
+            /** Checkpoints */
+            checkpoints: components["schemas"]["CheckpointView"][];
+            /** Deployments */
+            deployments: components["schemas"]["PeriodDeploymentView"][];
+            /** Deployments Left Out */
+            deployments_left_out: number;
+            /** Evidence */
+            evidence: components["schemas"]["EvidenceView"][];
+            /** Fleet */
+            fleet: string | null;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            numbers: components["schemas"]["NumbersView"];
+            /** Running */
+            running: components["schemas"]["PackageUseView"][];
+            /** Sections */
+            sections: components["schemas"]["SectionView"][];
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+            /** Types */
+            types: components["schemas"]["TypeCountView"][];
+            /**
+             * Until
+             * Format: date-time
+             */
+            until: string;
+        };
+        /**
          * Revoke
          * @description Why the agent has to go: stands in the ledger for ever.
          */
@@ -4134,6 +4430,25 @@ export interface components {
             name: string;
             /** Version */
             version: string;
+        };
+        /**
+         * SectionView
+         * @description What a section counts and lists, the newest first: `left_out` entries are not listed.
+         */
+        SectionView: {
+            /** Entries */
+            entries: number;
+            /** Left Out */
+            left_out: number;
+            /** Listed */
+            listed: components["schemas"]["ListedEntryView"][];
+            /**
+             * Section
+             * @enum {string}
+             */
+            section: "enrollment" | "revocations" | "releases" | "keys" | "violations" | "changes" | "sign-ins" | "other";
+            /** Types */
+            types: components["schemas"]["TypeCountView"][];
         };
         /**
          * SessionView
@@ -4246,6 +4561,27 @@ export interface components {
             kid: string;
             /** Predecessor Ends */
             predecessor_ends?: string | null;
+        };
+        /**
+         * SummaryView
+         * @description The numbers of a period: `since` is in it, `until` is not.
+         */
+        SummaryView: {
+            /** Fleet */
+            fleet: string | null;
+            numbers: components["schemas"]["NumbersView"];
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+            /** Types */
+            types: components["schemas"]["TypeCountView"][];
+            /**
+             * Until
+             * Format: date-time
+             */
+            until: string;
         };
         /**
          * SunburstView
@@ -4472,6 +4808,30 @@ export interface components {
             roots: string[];
             /** Version */
             version: number;
+        };
+        /**
+         * TypeCountView
+         * @description Entries of one type; `times` is what they stand for, where floods are counted.
+         *
+         *     `part`: of the fleet, of the whole platform, or of an agent that left the fleet. `unsigned` ones
+         *     are in no other figure: no checkpoint covers them yet.
+         */
+        TypeCountView: {
+            /** Entries */
+            entries: number;
+            /** Outcome */
+            outcome: string;
+            /**
+             * Part
+             * @enum {string}
+             */
+            part: "fleet" | "platform" | "left";
+            /** Times */
+            times: number;
+            /** Type */
+            type: string;
+            /** Unsigned */
+            unsigned: number;
         };
         /**
          * UndecidedView
@@ -5299,6 +5659,80 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_report_api_v1_compliance_report_get: {
+        parameters: {
+            query?: {
+                /** @description Of this fleet; of all unless given. */
+                fleet?: string | null;
+                format?: "html" | "json";
+                /** @description Inclusive; 30 days before `to`. */
+                from?: string | null;
+                /** @description Exclusive; now. */
+                to?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page without scripts, or the same as JSON. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReportView"];
+                    "text/html": string;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_summary_api_v1_compliance_summary_get: {
+        parameters: {
+            query?: {
+                /** @description Of this fleet; of all unless given. */
+                fleet?: string | null;
+                /** @description Inclusive; 30 days before `to`. */
+                from?: string | null;
+                /** @description Exclusive; now. */
+                to?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SummaryView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
