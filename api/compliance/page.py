@@ -360,7 +360,7 @@ def _text(text: str) -> str:
 
 def _who(kind: str, id: str, name: str | None) -> str:
     if kind == "system":
-        return "the platform"
+        return "the platform" if id == "platform" else f"the platform ({id})"
     return f"{kind} {id}" if name is None else f"{name} ({kind} {id})"
 
 

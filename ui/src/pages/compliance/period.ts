@@ -27,19 +27,19 @@ export function periodOf(
 ): Period | undefined {
   if (preset === "30d") {
     const end = Math.ceil(nowMs / MINUTE_MS) * MINUTE_MS;
-    return period(end - 30 * DAY_MS, end);
+    return between(end - 30 * DAY_MS, end);
   }
   if (preset === "own") {
     const start = dayOf(first);
     const end = dayOf(last);
     if (start === undefined || end === undefined || end < start) return undefined;
     const length = end - start + DAY_MS;
-    return length > LONGEST_DAYS * DAY_MS ? undefined : period(start, end + DAY_MS);
+    return length > LONGEST_DAYS * DAY_MS ? undefined : between(start, end + DAY_MS);
   }
   const now = new Date(nowMs);
   const quarter = Math.floor(now.getUTCMonth() / 3) - (preset === "quarter" ? 0 : 1);
   const year = now.getUTCFullYear();
-  return period(Date.UTC(year, quarter * 3, 1), Date.UTC(year, quarter * 3 + 3, 1));
+  return between(Date.UTC(year, quarter * 3, 1), Date.UTC(year, quarter * 3 + 3, 1));
 }
 
 /** The day of a moment, as a field of a form takes it. */
@@ -47,7 +47,7 @@ export function dayText(ms: number): string {
   return new Date(ms).toISOString().slice(0, 10);
 }
 
-function period(start: number, end: number): Period {
+function between(start: number, end: number): Period {
   return { from: new Date(start).toISOString(), to: new Date(end).toISOString() };
 }
 

@@ -92,10 +92,15 @@ function withoutWay(piece: Piece): Piece {
   return { ...piece, query: undefined, parts: piece.parts.map(withoutWay) };
 }
 
+/** Where the rings end, in percent of the radius. */
 const RINGS = { hole: 20, fleets: 48, bands: 75, reasons: 99 };
 /** So narrow a piece can still be hit; where there are many, their shares come first. */
 const LEAST_ANGLE = 4;
 const MANY_PIECES = 40;
+/** Of the card, which is never much wider or narrower. */
+const RADIUS_PX = 150;
+const CHARACTER_PX = 6.4;
+const LONGEST_LABEL_PX = 84;
 
 /** The chart of these pieces; `colour` resolves a name of styles/tokens.css. */
 export function sunburstOption(
@@ -104,7 +109,6 @@ export function sunburstOption(
 ): Option {
   const total = pieces.reduce((sum, piece) => sum + piece.agents, 0);
   const leaves = pieces.flatMap((piece) => piece.parts.flatMap((part) => part.parts)).length;
-  const surface = colour("--surface");
   return {
     animation: false,
     textStyle: { fontFamily: "Inter Variable, system-ui, sans-serif" },
@@ -126,27 +130,20 @@ export function sunburstOption(
       nodeClick: false,
       minAngle: leaves > MANY_PIECES ? 0 : LEAST_ANGLE,
       emphasis: { focus: "ancestor" },
-      itemStyle: { borderWidth: 1.5, borderColor: surface },
-      label: { fontSize: 11, overflow: "truncate", ellipsis: "…", minAngle: 14 },
+      itemStyle: { borderWidth: 1.5, borderColor: colour("--surface") },
+      label: { fontSize: 11, rotate: "tangential", overflow: "truncate", ellipsis: "…" },
       levels: [
         {},
-        level(RINGS.hole, RINGS.fleets, { rotate: "tangential", minAngle: 24, width: 84 }),
-        level(RINGS.fleets, RINGS.bands, { rotate: "tangential", minAngle: 26, width: 76 }),
-        level(RINGS.bands, RINGS.reasons, { rotate: "tangential", minAngle: 24, width: 110 }),
+        { r0: `${RINGS.hole}%`, r: `${RINGS.fleets}%` },
+        { r0: `${RINGS.fleets}%`, r: `${RINGS.bands}%` },
+        { r0: `${RINGS.bands}%`, r: `${RINGS.reasons}%` },
       ],
     },
   };
 }
 
-function level(
-  from: number,
-  to: number,
-  label: NonNullable<SunburstSeriesOption["label"]>,
-): NonNullable<SunburstSeriesOption["levels"]>[number] {
-  return { r0: `${from}%`, r: `${to}%`, label };
-}
-
 type Node = NonNullable<SunburstSeriesOption["data"]>[number] & { piece: Piece };
+type Label = NonNullable<SunburstSeriesOption["label"]>;
 
 function nodeOf(piece: Piece, colour: (name: string) => string): Node {
   const node = {
@@ -157,12 +154,19 @@ function nodeOf(piece: Piece, colour: (name: string) => string): Node {
     cursor: piece.query === undefined ? "default" : "pointer",
   };
   if (piece.band === undefined) {
-    const itemStyle = { color: colour("--sunken"), borderColor: colour("--line-strong"), borderWidth: 1 };
-    return { ...node, itemStyle, label: { color: colour("--ink") } };
+    return {
+      ...node,
+      itemStyle: { color: colour("--sunken"), borderColor: colour("--line-strong"), borderWidth: 1 },
+      label: labelOf(piece, RINGS.hole, RINGS.fleets, colour("--ink")),
+    };
   }
   const { solid, soft, pattern } = COMPLIANCE_BANDS[piece.band];
   if (piece.reason === undefined) {
-    return { ...node, itemStyle: { color: colour(solid) }, label: { color: colour("--surface") } };
+    return {
+      ...node,
+      itemStyle: { color: colour(solid) },
+      label: labelOf(piece, RINGS.fleets, RINGS.bands, colour("--surface")),
+    };
   }
   return {
     ...node,
@@ -172,26 +176,36 @@ function nodeOf(piece: Piece, colour: (name: string) => string): Node {
       borderWidth: 1,
       decal: decalOf(pattern, colour(solid)),
     },
-    label: { color: colour(solid), backgroundColor: colour(soft), padding: [1, 2], borderRadius: 2 },
+    label: labelOf(piece, RINGS.bands, RINGS.reasons, colour(solid)),
   };
 }
 
-const THIRD_TURN = Math.PI / 4;
-function decalOf(pattern: Pattern, colour: string): Decal {
-  const base = { color: `color-mix(in srgb, ${colour} 35%, transparent)`, symbolSize: 1 };
-  const rotation = THIRD_TURN;
+/** A name along its piece, where the piece is long enough for it. */
+function labelOf({ name }: Piece, from: number, to: number, colour: string): Label {
+  const middlePx = ((from + to) / 200) * RADIUS_PX;
+  const lengthPx = Math.min(name.length * CHARACTER_PX, LONGEST_LABEL_PX);
+  const minAngle = (lengthPx / middlePx) * (180 / Math.PI);
+  return { color: colour, width: LONGEST_LABEL_PX, minAngle };
+}
+
+type Decal = NonNullable<NonNullable<SunburstSeriesOption["itemStyle"]>["decal"]>;
+const DIAGONAL = Math.PI / 4;
+/** Of the solid colour, as `#rrggbb`: so much that a label on it is still read with ease. */
+const FAINT = "38";
+
+function decalOf(pattern: Pattern, solid: string): Decal {
+  const color = `${solid}${FAINT}`;
   switch (pattern) {
     case "plain":
       return { symbol: "none" };
     case "dotted":
-      return { ...base, symbol: "circle", dashArrayX: [[0, 5], [3, 2]], dashArrayY: [3, 3], symbolSize: 0.7 };
+      return { color, symbol: "circle", symbolSize: 0.6, dashArrayX: [[0, 4], [4, 0]], dashArrayY: [4, 2] };
     case "striped":
-      return { ...base, symbol: "rect", dashArrayX: [1, 0], dashArrayY: [1.5, 4], rotation };
+      return { color, symbol: "rect", symbolSize: 1, dashArrayX: [1, 0], dashArrayY: [2, 4], rotation: DIAGONAL };
     case "crossed":
-      return { ...base, symbol: "rect", dashArrayX: [[1, 4], [4, 1]], dashArrayY: [1.5, 2], rotation };
+      return { color, symbol: "rect", symbolSize: 1, dashArrayX: [[5, 2], [2, 5]], dashArrayY: [1.5, 1.5], rotation: DIAGONAL };
   }
 }
-type Decal = NonNullable<NonNullable<SunburstSeriesOption["itemStyle"]>["decal"]>;
 
 /** The piece that an event or a tooltip of the chart is about. */
 export function pieceAt(item: unknown): Piece | undefined {

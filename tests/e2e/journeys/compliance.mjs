@@ -1,0 +1,83 @@
+// From a piece of the sunburst, and from its table, to the agents behind it; and a report that is
+// opened, printed, and carries its proofs.
+import assert from "node:assert/strict";
+import path from "node:path";
+import { open, settled } from "../opening.mjs";
+
+const STEPS = 72;
+/** Where the ring of the reasons is, of the chart's radius. */
+const OUTERMOST = 0.87;
+
+export default async function journey({ page, context, facts, signIn }) {
+  await signIn(page);
+  await open(page, "/");
+  const table = page.getByRole("table", { name: "Agents by fleet, band and reason" });
+  await table.waitFor();
+
+  // By the pointer: whichever piece is hit, the list shows exactly its agents.
+  const chart = page.getByRole("img", { name: /^Agents by fleet, band and reason/ });
+  await chart.locator("canvas").waitFor();
+  const at = await clickPiece(page, chart);
+  const [fleet, compliance] = [at.get("fleet"), at.get("compliance")];
+  await page.getByRole("table").waitFor();
+  assert.equal(await page.getByLabel("Compliance").inputValue(), compliance);
+  const counted = await page.evaluate(countOf, { fleet, compliance });
+  assert.ok(counted > 0);
+  assert.equal(await page.locator("tbody tr").count(), Math.min(counted, 50));
+
+  // By the keyboard.
+  await open(page, "/");
+  await table.getByRole("link", { name: `1 agent: ${facts.fleet}, Revoked` }).focus();
+  await settled(page, () => page.keyboard.press("Enter"));
+  await page.waitForURL(`**/agents?fleet=${facts.fleet}&compliance=revoked`);
+  await page.getByRole("table").getByText("Revoked").first().waitFor();
+  assert.equal(await page.locator("tbody tr").count(), 1);
+
+  await page.getByRole("link", { name: "Compliance", exact: true }).click();
+  await page.getByLabel("Fleet").selectOption(facts.fleet);
+  await page.getByLabel("This quarter").check();
+  const revoked = page.locator("dl > div").filter({ hasText: "agents revoked" }).locator("dd");
+  await revoked.getByText("1", { exact: true }).waitFor();
+  await page.getByLabel("Other days").check();
+  await page.getByLabel("Last day").fill("2001-01-01");
+  await page.getByRole("alert").waitFor(); // it ends before it begins
+  await page.getByLabel("Last 30 days").check();
+
+  const opened = context.waitForEvent("page");
+  await page.getByRole("link", { name: "Open and print" }).click();
+  const report = await opened;
+  await report.getByRole("heading", { name: `Compliance report: ${facts.fleet}` }).waitFor();
+  // What a person wrote is text here, and no markup.
+  assert.equal(await report.locator("b").count(), 0);
+  await report.getByText("Left in a <b>taxi</b>").first().waitFor();
+  await report.pdf({ path: path.join(facts.directory, "report.pdf"), preferCSSPageSize: true });
+  const saved = report.waitForEvent("download");
+  await report.locator("a[download]").click();
+  await (await saved).saveAs(path.join(facts.directory, "evidence.ndjson.zst"));
+}
+
+/** Click along the outermost ring until a piece leads somewhere; return the query it leads to. */
+async function clickPiece(page, chart) {
+  const box = await chart.boundingBox();
+  const radius = (box.width / 2) * OUTERMOST;
+  for (let step = 0; step < STEPS; step += 1) {
+    const angle = (step / STEPS) * 2 * Math.PI;
+    await page.mouse.click(
+      box.x + box.width / 2 + radius * Math.cos(angle),
+      box.y + box.height / 2 + radius * Math.sin(angle),
+    );
+    const { pathname, searchParams } = new URL(page.url());
+    if (pathname === "/agents") return searchParams;
+  }
+  return assert.fail("no piece of the chart leads to its agents");
+}
+
+/** In the page: how many the api has counted. */
+async function countOf({ fleet, compliance }) {
+  const answer = await fetch("/api/v1/compliance/sunburst");
+  const { fleets } = await answer.json();
+  const reasons = fleets
+    .filter((one) => one.fleet === fleet)
+    .flatMap((one) => one.bands.flatMap((band) => band.reasons));
+  return reasons.find((one) => one.reason === compliance)?.agents ?? 0;
+}
