@@ -74,12 +74,19 @@ describe("the sunburst", () => {
   });
 
   it("gives every band a pattern of its own beside its colour", () => {
-    const option = sunburstOption(piecesOf(sunburst([5])), () => "#123456") as unknown as {
-      series: { data: { children: { children: { itemStyle: { decal: unknown } }[] }[] }[] };
-    };
-    const [fleet] = option.series.data;
-    const decals = fleet?.children.map((band) => band.children[0]?.itemStyle.decal);
-    expect(new Set(decals?.map((decal) => JSON.stringify(decal))).size).toBe(2);
+    const fills: string[] = [];
+    const bands = COMPLIANCE_REASON_NAMES.map((reason) => ({
+      band: COMPLIANCE_REASONS[reason].band,
+      agents: 1,
+      reasons: [{ reason, agents: 1 }],
+    }));
+    const fleet = { fleet: "a", name: "A", agents: 1, bands };
+    sunburstOption(piecesOf({ ...sunburst([5]), fleets: [fleet] }), (name) => name, (...fill) => {
+      fills.push(fill.join());
+      return "";
+    });
+    expect(new Set(fills).size).toBe(COMPLIANCE_BAND_NAMES.length);
+    expect(new Set(fills.map((fill) => fill.split(",")[0])).size).toBe(COMPLIANCE_BAND_NAMES.length);
   });
 });
 

@@ -102,11 +102,12 @@ const RADIUS_PX = 150;
 const CHARACTER_PX = 6.4;
 const LONGEST_LABEL_PX = 84;
 
-/** The chart of these pieces; `colour` resolves a name of styles/tokens.css. */
-export function sunburstOption(
-  pieces: readonly Piece[],
-  colour: (name: string) => string,
-): Option {
+type Colour = (name: string) => string;
+type Fill = (pattern: Pattern, solid: string, soft: string) => ZRColor;
+
+/** The chart of these pieces; `colour` resolves a name of styles/tokens.css, `fill` draws a pattern
+ * in such colours. */
+export function sunburstOption(pieces: readonly Piece[], colour: Colour, fill: Fill): Option {
   const total = pieces.reduce((sum, piece) => sum + piece.agents, 0);
   const leaves = pieces.flatMap((piece) => piece.parts.flatMap((part) => part.parts)).length;
   return {
@@ -125,7 +126,7 @@ export function sunburstOption(
     series: {
       type: "sunburst",
       radius: ["0%", "100%"],
-      data: pieces.map((piece) => nodeOf(piece, colour)),
+      data: pieces.map((piece) => nodeOf(piece, colour, fill)),
       sort: undefined,
       nodeClick: false,
       minAngle: leaves > MANY_PIECES ? 0 : LEAST_ANGLE,
@@ -144,13 +145,14 @@ export function sunburstOption(
 
 type Node = NonNullable<SunburstSeriesOption["data"]>[number] & { piece: Piece };
 type Label = NonNullable<SunburstSeriesOption["label"]>;
+export type ZRColor = NonNullable<NonNullable<SunburstSeriesOption["itemStyle"]>["color"]>;
 
-function nodeOf(piece: Piece, colour: (name: string) => string): Node {
+function nodeOf(piece: Piece, colour: Colour, fill: Fill): Node {
   const node = {
     name: piece.name,
     value: piece.agents,
     piece,
-    children: piece.parts.map((part) => nodeOf(part, colour)),
+    children: piece.parts.map((part) => nodeOf(part, colour, fill)),
     cursor: piece.query === undefined ? "default" : "pointer",
   };
   if (piece.band === undefined) {
@@ -171,10 +173,9 @@ function nodeOf(piece: Piece, colour: (name: string) => string): Node {
   return {
     ...node,
     itemStyle: {
-      color: colour(soft),
+      color: fill(pattern, colour(solid), colour(soft)),
       borderColor: colour(solid),
       borderWidth: 1,
-      decal: decalOf(pattern, colour(solid)),
     },
     label: labelOf(piece, RINGS.bands, RINGS.reasons, colour(solid)),
   };
@@ -186,25 +187,6 @@ function labelOf({ name }: Piece, from: number, to: number, colour: string): Lab
   const lengthPx = Math.min(name.length * CHARACTER_PX, LONGEST_LABEL_PX);
   const minAngle = (lengthPx / middlePx) * (180 / Math.PI);
   return { color: colour, width: LONGEST_LABEL_PX, minAngle };
-}
-
-type Decal = NonNullable<NonNullable<SunburstSeriesOption["itemStyle"]>["decal"]>;
-const DIAGONAL = Math.PI / 4;
-/** Of the solid colour, as `#rrggbb`: so much that a label on it is still read with ease. */
-const FAINT = "38";
-
-function decalOf(pattern: Pattern, solid: string): Decal {
-  const color = `${solid}${FAINT}`;
-  switch (pattern) {
-    case "plain":
-      return { symbol: "none" };
-    case "dotted":
-      return { color, symbol: "circle", symbolSize: 0.6, dashArrayX: [[0, 4], [4, 0]], dashArrayY: [4, 2] };
-    case "striped":
-      return { color, symbol: "rect", symbolSize: 1, dashArrayX: [1, 0], dashArrayY: [2, 4], rotation: DIAGONAL };
-    case "crossed":
-      return { color, symbol: "rect", symbolSize: 1, dashArrayX: [[5, 2], [2, 5]], dashArrayY: [1.5, 1.5], rotation: DIAGONAL };
-  }
 }
 
 /** The piece that an event or a tooltip of the chart is about. */
