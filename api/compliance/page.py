@@ -61,6 +61,8 @@ _NUMBERS: Final = (
     ("sign_ins", "sign-ins"),
     ("sign_ins_failed", "sign-ins failed"),
 )
+_SHORT: Final = 12
+"""What is so short is not broken over lines."""
 _PARTS: Final = {"fleet": "fleet", "platform": "whole platform", "left": "left this fleet"}
 
 
@@ -334,7 +336,8 @@ def _table(
     for row in rows:
         line = SubElement(body, "tr")
         for place, text in enumerate(row):
-            cell = _add(line, "td", kind="number" if place in right else "")
+            short = "short" if len(text) <= _SHORT else ""
+            cell = _add(line, "td", kind="number" if place in right else short)
             # Each its own island: a name may turn the direction of writing round.
             _add(cell, "bdi", text)
 
