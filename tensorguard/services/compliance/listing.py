@@ -141,15 +141,30 @@ async def _list(
 async def _newest(
     session: AsyncSession, scope: Scope, types: Iterable[str], most: int
 ) -> list[ListedEntry]:
+    placed = _placed(scope)
     query = (
-        sa.select(*_COLUMNS)
+        sa.select(*placed.c, *_COLUMNS[3:])
         .select_from(ledger_events)
-        .join(ledger_entries, place.event_id == event.id)
-        .where(*scope.conditions(), scope.is_proven(), event.type.in_(sorted(types)))
+        .join(placed, sa.true())
+        .where(*scope.conditions(), event.type.in_(sorted(types)))
         .order_by(event.time.desc(), event.id.desc())
         .limit(most)
     )
     return [_listed(row) for row in await session.execute(query)]
+
+
+def _placed(scope: Scope) -> sa.Lateral:
+    """The place of each entry, by its key.
+
+    Joined as a whole, all entries of the period would be read and sorted for a few.
+    """
+    return (
+        sa.select(place.epoch, place.leaf_index, place.leaf_hash)
+        .where(place.event_id == event.id, scope.is_proven())
+        .correlate(ledger_events)
+        .offset(0)
+        .lateral("placed")
+    )
 
 
 def _listed(row: Any) -> ListedEntry:
@@ -252,8 +267,8 @@ async def count_actors(
     query = (
         sa.select(event.actor_kind.label("kind"), event.actor_id.label("id"), many)
         .select_from(ledger_events)
-        .join(ledger_entries, place.event_id == event.id)
-        .where(*scope.conditions(), scope.is_proven(), event.type.in_(types))
+        .join(_placed(scope), sa.true())
+        .where(*scope.conditions(), event.type.in_(types))
         .group_by(event.actor_kind, event.actor_id)
         .order_by(many.desc(), event.actor_kind, event.actor_id)
         .limit(MOST_ACTORS)
