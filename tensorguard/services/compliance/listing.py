@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from tensorguard.services.compliance.period import Scope, event, place
 from tensorguard.services.compliance.sections import (
@@ -153,7 +154,7 @@ async def _newest(
     return [_listed(row) for row in await session.execute(query)]
 
 
-def _placed(scope: Scope) -> sa.Lateral:
+def _placed(scope: Scope) -> LateralFromClause:
     """The place of each entry, by its key.
 
     Joined as a whole, all entries of the period would be read and sorted for a few.

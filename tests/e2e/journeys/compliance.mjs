@@ -57,18 +57,20 @@ export default async function journey({ page, context, facts, signIn }) {
   await (await saved).saveAs(path.join(facts.directory, "evidence.ndjson.zst"));
 }
 
-/** Click along the outermost ring until a piece leads somewhere; return the query it leads to. */
+/** Go along the outermost ring to a piece that leads somewhere, click it, and return the query. */
 async function clickPiece(page, chart) {
   const box = await chart.boundingBox();
   const radius = (box.width / 2) * OUTERMOST;
+  const hand = chart.locator("div[style*='cursor: pointer']");
   for (let step = 0; step < STEPS; step += 1) {
     const angle = (step / STEPS) * 2 * Math.PI;
-    await page.mouse.click(
-      box.x + box.width / 2 + radius * Math.cos(angle),
-      box.y + box.height / 2 + radius * Math.sin(angle),
-    );
-    const { pathname, searchParams } = new URL(page.url());
-    if (pathname === "/agents") return searchParams;
+    const x = box.x + box.width / 2 + radius * Math.cos(angle);
+    const y = box.y + box.height / 2 + radius * Math.sin(angle);
+    await page.mouse.move(x, y);
+    if ((await hand.count()) === 0) continue;
+    await page.mouse.click(x, y);
+    await page.waitForURL((url) => url.pathname === "/agents");
+    return new URL(page.url()).searchParams;
   }
   return assert.fail("no piece of the chart leads to its agents");
 }

@@ -49,7 +49,6 @@ async def test_numbers_are_those_of_the_fleet_and_of_the_whole_platform(quarter:
     agent, moved, elsewhere = uuid4(), uuid4(), uuid4()
     request, digest = uuid4(), "ab" * 32
     both, others = quarter.deployment(fleet, other), quarter.deployment(other)
-    created = {"release_id": uuid4(), "package_digest": digest}
     events: list[Event] = [
         *(enrolled(fleet, uuid4()) for _ in range(3)),
         enrolled(other, uuid4()),
@@ -84,7 +83,13 @@ async def test_numbers_are_those_of_the_fleet_and_of_the_whole_platform(quarter:
         SessionSignedIn(by=SYSTEM, user_id=uuid4(), session_id=uuid4()),
         PublisherRevoked(by=SYSTEM, kid="ab", reason="gone"),
         # Of two fleets, and of another one: neither entry names one.
-        DeploymentCreated(by=SYSTEM, deployment_id=both, fleets=[fleet, other], **created),
+        DeploymentCreated(
+            by=SYSTEM,
+            deployment_id=both,
+            fleets=[fleet, other],
+            release_id=uuid4(),
+            package_digest=digest,
+        ),
         DeploymentStarted(by=SYSTEM, deployment_id=both),
         DeploymentStarted(by=SYSTEM, deployment_id=others),
     ]
