@@ -10,6 +10,8 @@ from api.agents.routes import router as agents
 from api.api_keys.routes import router as api_keys
 from api.application import build
 from api.approvals.routes import router as approvals
+from api.compliance.reports import router as compliance_reports
+from api.compliance.routes import router as compliance
 from api.context import ApiContext
 from api.crl.routes import router as crl
 from api.deployments.export import router as deployment_export
@@ -45,6 +47,8 @@ ROUTERS = (
     session,
     second_factor,
     overview,
+    compliance,
+    compliance_reports,
     fleets,
     fleet_revocations,
     enrollment_tokens,

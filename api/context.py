@@ -11,6 +11,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 
 from api.attempts import Attempts, Budget
+from api.compliance.sunburst import Sunbursts
 from api.downloads import Downloads
 from api.enrollments import Enrollments
 from api.events.feed import Feed
@@ -69,6 +70,7 @@ class ApiContext:
     feed: Feed
     enrollments: Enrollments
     outside: Outside
+    sunbursts: Sunbursts
     attempts: Attempts = field(default_factory=Attempts)
     enrollment_failures: EnrollmentFailures = field(default_factory=EnrollmentFailures)
     enrollment_budget: Budget = field(
@@ -125,6 +127,7 @@ async def open_context(
             verifier=verifier,
             downloads=Downloads(settings.downloads_per_fleet),
             feed=Feed(sessions, clock, idle=settings.session_idle),
+            sunbursts=Sunbursts(sessions, clock),
             enrollments=Enrollments(
                 settings.database_url.get_secret_value(), keyring, settings.mqtt_address, clock
             ),
@@ -135,6 +138,7 @@ async def open_context(
         stop = asyncio.Event()
         flushing = asyncio.create_task(_flush_counters(context, stop), name="counters")
         verifying = asyncio.create_task(verifier.run(stop), name="uploads")
+        counting = asyncio.create_task(context.sunbursts.run(stop), name="sunbursts")
         try:
             async with context.enrollments.serving():
                 yield context
@@ -143,6 +147,7 @@ async def open_context(
             await context.feed.close()
             await flushing
             await verifying
+            await counting
             await package_store.close()
             await kek.close()
     finally:

@@ -28,6 +28,7 @@ from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
 from api.views import LINE_PATTERN
 from tensorguard.rollouts.selector import MAX_CHARACTERS, parse_selector
+from tensorguard.services.compliance.bands import Band, reasons_of
 from tensorguard.services.fleets.agents import get_agent as get_agent_row
 from tensorguard.services.people.access import Caller, Permission
 from tensorguard.services.people.approvals import ApprovalKind, ask
@@ -35,6 +36,8 @@ from tensorguard.services.revocation.mass_revocation import is_one_too_many
 from tensorguard.services.revocation.revocations import Receipt, get_receipt, revoke_agent
 from tensorguard.store.agents import AgentFilter, list_certificates
 from tensorguard.store.agents import list_agents as list_agent_rows
+from tensorguard.store.standing import Reason as Why
+from tensorguard.store.standing import Standing
 
 router = new_router("/api/v1/agents", "agents")
 Reader = Annotated[Caller, Requires(Permission.AGENTS_READ)]
@@ -46,6 +49,7 @@ _POLL_S = 0.02
 async def list_agents(
     caller: Reader,
     session: Session,
+    now: Now,
     fleet: Annotated[Slug | None, Query()] = None,
     status: Annotated[Status | None, Query()] = None,
     presence: Annotated[Presence | None, Query()] = None,
@@ -69,6 +73,10 @@ async def list_agents(
     ] = None,
     enrolled_by: Annotated[EnrolledBy | None, Query()] = None,
     certificate_expires_before: Annotated[AwareDatetime | None, Query()] = None,
+    compliance: Annotated[
+        Band | Why | None,
+        Query(description="A band of the sunburst, or one reason: those that it counts there."),
+    ] = None,
     sort: Annotated[Sort, Query(description="`-` before it: the largest first.")] = "name",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -85,6 +93,8 @@ async def list_agents(
         text=q,
         enrolled_by=enrolled_by,
         certificate_expires_before=certificate_expires_before,
+        standing=None if compliance is None else Standing(now),
+        reasons=() if compliance is None else reasons_of(compliance),
     )
     rows = await list_agent_rows(session, wanted, sort=sort, after=after, limit=limit + 1)
     return page_of(rows, limit, view=agent_view, key=lambda row: place_of(sort, row))

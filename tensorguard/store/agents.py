@@ -1,6 +1,6 @@
 """Reading agents: pages of them, one of them, their telemetry and what the ledger says of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.rollouts.selector import Selector
 from tensorguard.store.selectors import selector_clause
+from tensorguard.store.standing import Reason, Standing
 from tensorguard.store.tables import (
     Time,
     agent_desired,
@@ -41,6 +42,9 @@ class AgentFilter:
     text: str | None = None
     enrolled_by: str | None = None
     certificate_expires_before: datetime | None = None
+    standing: Standing | None = None
+    """With `reasons`: those that stand so at its moment."""
+    reasons: Sequence[Reason] = ()
 
 
 _presence = sa.func.coalesce(agent_status.c.presence, "never")
@@ -148,6 +152,8 @@ async def list_agents(
         .order_by(*((part.desc() if descends else part) for part in (key, agents.c.id)))
         .limit(limit)
     )
+    if wanted.standing is not None:
+        query = wanted.standing.join(query)
     if after is not None:
         value, agent_id = after
         there = sa.tuple_(sa.literal(value, key.type), sa.literal(agent_id, sa.Uuid))
@@ -171,6 +177,8 @@ def _conditions(wanted: AgentFilter) -> list[sa.ColumnElement[bool]]:
         found.append(agents.c.enrolled_by == wanted.enrolled_by)
     if wanted.certificate_expires_before is not None:
         found.append(_certificate_not_after < wanted.certificate_expires_before)
+    if wanted.standing is not None:
+        found += [wanted.standing.concerned, wanted.standing.reason.in_(wanted.reasons)]
     if wanted.selector is not None:
         found.append(selector_clause(wanted.selector))
     if wanted.text is not None:

@@ -150,7 +150,7 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 f"/publishers/{kid}",
             ),
             *("/deployments", "/ledger", "/ledger?entry=3", "/users", "/api-keys", "/nowhere"),
-            *("/approvals", "/enrollment", "/trust", "/keys"),
+            *("/approvals", "/enrollment", "/trust", "/keys", "/compliance"),
             *("/sinks", f"/sinks/{sink}"),
         ],
         dialogs=[

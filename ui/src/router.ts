@@ -111,6 +111,12 @@ const routes: RouteRecordRaw[] = [
     meta: { permission: "ledger:read" },
   },
   {
+    path: "/compliance",
+    name: "compliance",
+    component: () => import("./pages/compliance/CompliancePage.vue"),
+    meta: { permission: "ledger:read" },
+  },
+  {
     path: "/approvals",
     name: "approvals",
     component: () => import("./pages/approvals/ApprovalsPage.vue"),

@@ -29,6 +29,7 @@ from tensorguard.services.certificates.certificate_events import (
 from tensorguard.services.certificates.certificate_events import (
     RecoveryRequested as RecoveryRequested,
 )
+from tensorguard.services.compliance.compliance_events import ReportExported as ReportExported
 from tensorguard.services.deployments.deployment_events import (
     DeploymentAborted as DeploymentAborted,
 )

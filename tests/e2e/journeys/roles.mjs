@@ -5,10 +5,10 @@ const READ = ["Overview", "Fleets", "Agents", "Packages", "Deployments"];
 const MENUS = {
   viewer: [...READ, "Trust", "Keys", "Sinks"],
   mlops: [...READ, "Trust", "Keys", "Sinks"],
-  compliance: [...READ, "Approvals", "Trust", "Keys", "Ledger", "Sinks"],
+  compliance: [...READ, "Approvals", "Trust", "Keys", "Ledger", "Compliance", "Sinks"],
   admin: [
     ...["Overview", "Fleets", "Agents", "Enrollment", "Packages", "Deployments"],
-    ...["Approvals", "Trust", "Keys", "Ledger", "Sinks", "Users", "API keys"],
+    ...["Approvals", "Trust", "Keys", "Ledger", "Compliance", "Sinks", "Users", "API keys"],
   ],
 };
 /** Which of the things that change something each role is offered. */
@@ -34,6 +34,7 @@ const OFFERS = {
 };
 const CLOSED = {
   "/ledger": ["compliance", "admin"],
+  "/compliance": ["compliance", "admin"],
   "/approvals": ["compliance", "admin"],
   "/enrollment": ["admin"],
   "/users": ["admin"],

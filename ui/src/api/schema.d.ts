@@ -385,6 +385,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/compliance/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Report
+         * @description Report what happened in a period, with the proofs; the ledger keeps that it was exported.
+         */
+        get: operations["get_report_api_v1_compliance_report_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/compliance/summary": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Summary
+         * @description Return the numbers of a period, and no entry: no export.
+         */
+        get: operations["get_summary_api_v1_compliance_summary_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/compliance/sunburst": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Sunburst
+         * @description Return how many agents of each fleet are in which band, and why.
+         */
+        get: operations["get_sunburst_api_v1_compliance_sunburst_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/deployments": {
         parameters: {
             query?: never;
@@ -2456,6 +2516,20 @@ export interface components {
             why_not: string | null;
         };
         /**
+         * ActorCountView
+         * @description Who made changes, and how many.
+         */
+        ActorCountView: {
+            /** Entries */
+            entries: number;
+            /** Id */
+            id: string;
+            /** Kind */
+            kind: string;
+            /** Name */
+            name: string | null;
+        };
+        /**
          * AgentBeliefView
          * @description An active agent, and whether it has the trust bundle that tells of the publisher.
          *
@@ -2812,6 +2886,21 @@ export interface components {
          */
         Approve: Record<string, never>;
         /**
+         * BandView
+         * @description How many agents are in a band, and why: the gravest reason first.
+         */
+        BandView: {
+            /** Agents */
+            agents: number;
+            /**
+             * Band
+             * @enum {string}
+             */
+            band: "revoked" | "at-risk" | "attention" | "compliant";
+            /** Reasons */
+            reasons: components["schemas"]["ReasonView"][];
+        };
+        /**
          * BundlePublish
          * @description The trust bundle that is to follow the newest.
          */
@@ -2869,6 +2958,27 @@ export interface components {
             serial: string;
             /** Superseded At */
             superseded_at: string | null;
+        };
+        /**
+         * CheckpointView
+         * @description A signed note and the keys that verify it, of one epoch of the ledger.
+         */
+        CheckpointView: {
+            /** Epoch */
+            epoch: number;
+            /** Keys */
+            keys: string[];
+            /** Note */
+            note: string;
+            /** Root Hash */
+            root_hash: string;
+            /**
+             * Signed At
+             * Format: date-time
+             */
+            signed_at: string;
+            /** Tree Size */
+            tree_size: number;
         };
         /**
          * CommandCreate
@@ -3331,6 +3441,20 @@ export interface components {
             keys: number;
         };
         /**
+         * EvidenceView
+         * @description The listed entries of one epoch with their proofs: zstd NDJSON for `ledger verify`.
+         */
+        EvidenceView: {
+            /** Content */
+            content: string;
+            /** Entries */
+            entries: number;
+            /** Epoch */
+            epoch: number;
+            /** Name */
+            name: string;
+        };
+        /**
          * FailuresView
          * @description Why agents do not run a release: what concerns the most of them first, `others` summed up.
          */
@@ -3482,6 +3606,20 @@ export interface components {
         FleetRevoke: {
             /** Reason */
             reason: string;
+        };
+        /**
+         * FleetStandingView
+         * @description How the agents of a fleet stand; the gravest band first, none that is empty.
+         */
+        FleetStandingView: {
+            /** Agents */
+            agents: number;
+            /** Bands */
+            bands: components["schemas"]["BandView"][];
+            /** Fleet */
+            fleet: string;
+            /** Name */
+            name: string;
         };
         /**
          * FleetUpdate
@@ -3827,6 +3965,48 @@ export interface components {
             waiting: number;
         };
         /**
+         * ListedEntryView
+         * @description An entry in its place; `details` is null where it is too long to list.
+         *
+         *     The names are no part of the ledger: what this reader may see of what things are called now.
+         */
+        ListedEntryView: {
+            /** Actor Id */
+            actor_id: string;
+            /** Actor Kind */
+            actor_kind: string;
+            /** Actor Name */
+            actor_name: string | null;
+            /** Details */
+            details: {
+                [key: string]: unknown;
+            } | null;
+            /** Epoch */
+            epoch: number;
+            /** Fleet */
+            fleet: string | null;
+            /** Leaf Hash */
+            leaf_hash: string;
+            /** Leaf Index */
+            leaf_index: number;
+            /** Outcome */
+            outcome: string;
+            receipt: components["schemas"]["ReportedReceiptView"] | null;
+            /** Subject Id */
+            subject_id: string;
+            /** Subject Kind */
+            subject_kind: string;
+            /** Subject Name */
+            subject_name: string | null;
+            /**
+             * Time
+             * Format: date-time
+             */
+            time: string;
+            /** Type */
+            type: string;
+        };
+        /**
          * ManufacturerCreate
          * @description A CA that issues devices' certificates directly, and what its devices get.
          */
@@ -4089,6 +4269,60 @@ export interface components {
             join: string;
         };
         /**
+         * NumbersView
+         * @description The main numbers, from the entries that a checkpoint covers.
+         */
+        NumbersView: {
+            /** Certificates Renewed */
+            certificates_renewed: number;
+            /** Changes */
+            changes: number;
+            /** Decryption Failures */
+            decryption_failures: number;
+            /** Decryptions */
+            decryptions: number;
+            /** Deployments Ended */
+            deployments_ended: number;
+            /** Deployments Started */
+            deployments_started: number;
+            /** Enrolled */
+            enrolled: number;
+            /** Enrollments Refused */
+            enrollments_refused: number;
+            /** Entries */
+            entries: number;
+            /** Grants Denied */
+            grants_denied: number;
+            /** Grants Issued */
+            grants_issued: number;
+            /** Kek Rotations */
+            kek_rotations: number;
+            /** Moved Away */
+            moved_away: number;
+            /** Moved In */
+            moved_in: number;
+            /** Packages */
+            packages: number;
+            /** Packages Refused */
+            packages_refused: number;
+            /** Releases */
+            releases: number;
+            /** Revocations Confirmed */
+            revocations_confirmed: number;
+            /** Revocations Partial */
+            revocations_partial: number;
+            /** Revoked */
+            revoked: number;
+            /** Sign Ins */
+            sign_ins: number;
+            /** Sign Ins Failed */
+            sign_ins_failed: number;
+            /** Unsigned */
+            unsigned: number;
+            /** Violations */
+            violations: number;
+        };
+        /**
          * OverviewView
          * @description How many there are of everything, and how the agents are.
          */
@@ -4159,6 +4393,22 @@ export interface components {
             version: string;
             /** Withdrawn At */
             withdrawn_at: string | null;
+        };
+        /**
+         * PackageUseView
+         * @description How many active agents run a package, by what they say; a null digest: none.
+         */
+        PackageUseView: {
+            /** Agents */
+            agents: number;
+            /** Digest */
+            digest: string | null;
+            /** Name */
+            name: string | null;
+            /** Releases */
+            releases: string[];
+            /** Version */
+            version: string | null;
         };
         /**
          * PackageView
@@ -4364,6 +4614,38 @@ export interface components {
         PasswordReset: {
             /** Password */
             password?: string | null;
+        };
+        /**
+         * PeriodDeploymentView
+         * @description A deployment that was there in the period, as it is now; `agents` by their state.
+         */
+        PeriodDeploymentView: {
+            /** Agents */
+            agents: {
+                [key: string]: number;
+            };
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Finished At */
+            finished_at: string | null;
+            /** Fleets */
+            fleets: string[];
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Package Digest */
+            package_digest: string;
+            /** Release */
+            release: string;
+            /** Started At */
+            started_at: string | null;
+            /** State */
+            state: string;
         };
         /**
          * Permission
@@ -4615,6 +4897,19 @@ export interface components {
             told_in: number | null;
         };
         /**
+         * ReasonView
+         * @description How many agents have a reason; `compliance=<reason>` finds them in the list of agents.
+         */
+        ReasonView: {
+            /** Agents */
+            agents: number;
+            /**
+             * Reason
+             * @enum {string}
+             */
+            reason: "revoked" | "decryption-failed" | "signature-refused" | "policy-violation" | "operation-denied" | "conflicting-events" | "low-trust" | "certificate-expired" | "certificate-ends-soon" | "offline" | "never-seen" | "flooding" | "unreadable-messages" | "late" | "online";
+        };
+        /**
          * ReceiptView
          * @description A revocation; `partial` while `waiting_for` names fronts that have not confirmed it.
          *
@@ -4816,6 +5111,69 @@ export interface components {
             reason: string;
         };
         /**
+         * ReportedReceiptView
+         * @description When the broker fronts had shut an agent or a fleet out: the slowest after `took_ms`.
+         */
+        ReportedReceiptView: {
+            /** Disconnected */
+            disconnected: number;
+            /** Epoch */
+            epoch: number;
+            /** Fronts Ms */
+            fronts_ms: {
+                [key: string]: number;
+            };
+            /** Leaf Index */
+            leaf_index: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "complete" | "partial";
+            /** Took Ms */
+            took_ms: number | null;
+        };
+        /**
+         * ReportView
+         * @description A report with everything that is needed to check it, in `evidence`.
+         */
+        ReportView: {
+            /** Actors */
+            actors: components["schemas"]["ActorCountView"][];
+            /** Checkpoints */
+            checkpoints: components["schemas"]["CheckpointView"][];
+            /** Deployments */
+            deployments: components["schemas"]["PeriodDeploymentView"][];
+            /** Deployments Left Out */
+            deployments_left_out: number;
+            /** Evidence */
+            evidence: components["schemas"]["EvidenceView"][];
+            /** Fleet */
+            fleet: string | null;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            numbers: components["schemas"]["NumbersView"];
+            /** Running */
+            running: components["schemas"]["PackageUseView"][];
+            /** Sections */
+            sections: components["schemas"]["SectionView"][];
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+            /** Types */
+            types: components["schemas"]["TypeCountView"][];
+            /**
+             * Until
+             * Format: date-time
+             */
+            until: string;
+        };
+        /**
          * RetriedView
          * @description How many agents are sent the release once more.
          */
@@ -4920,6 +5278,25 @@ export interface components {
             name: string;
             /** Version */
             version: string;
+        };
+        /**
+         * SectionView
+         * @description What a section counts and lists, the newest first: `left_out` entries are not listed.
+         */
+        SectionView: {
+            /** Entries */
+            entries: number;
+            /** Left Out */
+            left_out: number;
+            /** Listed */
+            listed: components["schemas"]["ListedEntryView"][];
+            /**
+             * Section
+             * @enum {string}
+             */
+            section: "enrollment" | "revocations" | "releases" | "keys" | "violations" | "changes" | "sign-ins" | "other";
+            /** Types */
+            types: components["schemas"]["TypeCountView"][];
         };
         /**
          * SessionView
@@ -5308,6 +5685,49 @@ export interface components {
             predecessor_ends?: string | null;
         };
         /**
+         * SummaryView
+         * @description The numbers of a period: `since` is in it, `until` is not.
+         */
+        SummaryView: {
+            /** Fleet */
+            fleet: string | null;
+            numbers: components["schemas"]["NumbersView"];
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+            /** Types */
+            types: components["schemas"]["TypeCountView"][];
+            /**
+             * Until
+             * Format: date-time
+             */
+            until: string;
+        };
+        /**
+         * SunburstView
+         * @description Fleet → band → reason; each agent that is active or revoked is counted once.
+         *
+         *     `bands` are of all fleets together. The fleets with the most agents come first, at most 200 of
+         *     them: `more_fleets` have `more_agents`. `as_of`: when the agents were counted.
+         */
+        SunburstView: {
+            /**
+             * As Of
+             * Format: date-time
+             */
+            as_of: string;
+            /** Bands */
+            bands: components["schemas"]["BandView"][];
+            /** Fleets */
+            fleets: components["schemas"]["FleetStandingView"][];
+            /** More Agents */
+            more_agents: number;
+            /** More Fleets */
+            more_fleets: number;
+        };
+        /**
          * SyslogConfig
          * @description A syslog receiver over TLS; it has no secret.
          *
@@ -5574,6 +5994,30 @@ export interface components {
             version: number;
         };
         /**
+         * TypeCountView
+         * @description Entries of one type; `times` is what they stand for, where floods are counted.
+         *
+         *     `part`: of the fleet, of the whole platform, or of an agent that left the fleet. `unsigned` ones
+         *     are in no other figure: no checkpoint covers them yet.
+         */
+        TypeCountView: {
+            /** Entries */
+            entries: number;
+            /** Outcome */
+            outcome: string;
+            /**
+             * Part
+             * @enum {string}
+             */
+            part: "fleet" | "platform" | "left";
+            /** Times */
+            times: number;
+            /** Type */
+            type: string;
+            /** Unsigned */
+            unsigned: number;
+        };
+        /**
          * UndecidedView
          * @description An agent about which nothing was decided, and why not.
          */
@@ -5765,6 +6209,8 @@ export interface operations {
         parameters: {
             query?: {
                 certificate_expires_before?: string | null;
+                /** @description A band of the sunburst, or one reason: those that it counts there. */
+                compliance?: ("revoked" | "at-risk" | "attention" | "compliant") | ("revoked" | "decryption-failed" | "signature-refused" | "policy-violation" | "operation-denied" | "conflicting-events" | "low-trust" | "certificate-expired" | "certificate-ends-soon" | "offline" | "never-seen" | "flooding" | "unreadable-messages" | "late" | "online") | null;
                 /** @description `next_cursor` of the page before. */
                 cursor?: string | null;
                 enrolled_by?: ("token" | "mtls") | null;
@@ -6505,6 +6951,109 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_report_api_v1_compliance_report_get: {
+        parameters: {
+            query?: {
+                /** @description Of this fleet; of all unless given. */
+                fleet?: string | null;
+                format?: "html" | "json";
+                /** @description Inclusive; 30 days before `to`. */
+                from?: string | null;
+                /** @description Exclusive; now. */
+                to?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page without scripts, or the same as JSON. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReportView"];
+                    "text/html": string;
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_summary_api_v1_compliance_summary_get: {
+        parameters: {
+            query?: {
+                /** @description Of this fleet; of all unless given. */
+                fleet?: string | null;
+                /** @description Inclusive; 30 days before `to`. */
+                from?: string | null;
+                /** @description Exclusive; now. */
+                to?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SummaryView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_sunburst_api_v1_compliance_sunburst_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SunburstView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

@@ -1,11 +1,12 @@
 import type { operations } from "@/api/schema";
 import { expiresBefore } from "@/text/certificates";
+import { COMPLIANCE_BAND_NAMES, COMPLIANCE_REASON_NAMES } from "@/text/compliance";
 import { BAND_NAMES, type Band } from "@/text/trust";
 
 type Query = NonNullable<operations["list_agents_api_v1_agents_get"]["parameters"]["query"]>;
 type Sort = NonNullable<Query["sort"]>;
 
-export const FILTERS = ["q", "fleet", "presence", "trust", "status", "expires", "selector"] as const;
+export const FILTERS = ["q", "fleet", "presence", "trust", "status", "expires", "compliance", "selector"] as const;
 const PRESENCES = ["never", "online", "late", "offline"] as const;
 const STATUSES = ["pending", "active", "rejected", "revoked"] as const;
 const SORTS = ["name", "created", "heartbeat", "trust", "cpu", "memory", "disk", "expiry"];
@@ -27,6 +28,7 @@ export function agentQuery(values: Record<string, string>, nowMs: number): Query
     presence: oneOf(PRESENCES, values.presence),
     status: oneOf(STATUSES, values.status),
     certificate_expires_before: expiresBefore(values.expires, nowMs),
+    compliance: oneOf([...COMPLIANCE_BAND_NAMES, ...COMPLIANCE_REASON_NAMES], values.compliance),
     ...(band === undefined ? {} : BOUNDS[band]),
     sort: SORTS.includes(sort.replace(/^-/, "")) ? (sort as Sort) : undefined,
   };

@@ -1,0 +1,1 @@
+"""Compliance: the sunburst, and the report of a fleet and a period."""
