@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.ledger.tree import Node
 from tensorguard.ledger.verify import FORMAT, Edge, hash_leaf, subtrees
+from tensorguard.services.evidence.filters import EVERYTHING, EntryFilter
 from tensorguard.services.evidence.tree_queries import (
     StoredCheckpoint,
     find_nodes,
@@ -31,21 +32,19 @@ _CLOSELY: Final = 256
 
 
 class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries: start ≤ leaf_index < end, and every filter that is given."""
+    """Which entries: start ≤ leaf_index < end, of those that the filter lets through."""
 
     epoch: int | None = None
     start: int = 0
     end: int | None = None
-    type_prefixes: Sequence[str] = ()
-    fleet: str | None = None
-    subject_id: str | None = None
+    only: EntryFilter = EVERYTHING
     since: int | None = None
     """Prove that the tree of this size is a prefix, too."""
 
     @property
     def is_filtered(self) -> bool:
         """Whether places are left out between start and end."""
-        return bool(self.type_prefixes) or self.fleet is not None or self.subject_id is not None
+        return not self.only.is_everything
 
 
 async def export_compressed(session: AsyncSession, request: ExportRequest) -> AsyncIterator[bytes]:
@@ -157,24 +156,15 @@ async def _read(
     query = (
         sa.select(entry.leaf_index, entry.leaf_hash, event.entry)
         .outerjoin(ledger_events, event.id == entry.event_id)
-        .where(entry.epoch == epoch, entry.leaf_index > after, entry.leaf_index < end)
+        .where(
+            entry.epoch == epoch,
+            entry.leaf_index > after,
+            entry.leaf_index < end,
+            *request.only.conditions(),
+        )
         .order_by(entry.leaf_index)
         .limit(BATCH)
     )
-    if request.type_prefixes:
-        query = query.where(
-            sa.or_(
-                event.type.in_(request.type_prefixes),
-                *(
-                    event.type.startswith(f"{prefix}.", autoescape=True)
-                    for prefix in request.type_prefixes
-                ),
-            )
-        )
-    if request.fleet is not None:
-        query = query.where(event.fleet == request.fleet)
-    if request.subject_id is not None:
-        query = query.where(event.subject_id == request.subject_id)
     rows = (await session.execute(query)).all()
     await session.commit()  # whoever downloads slowly must not hold a transaction open
     return rows

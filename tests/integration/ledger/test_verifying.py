@@ -16,6 +16,7 @@ import tensorguard.ledger.verify
 from tensorguard.ledger.checkpoint import VerifierKey
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.exporting import ExportRequest, export_compressed
+from tensorguard.services.evidence.filters import EntryFilter
 from tensorguard.services.evidence.tree_queries import get_latest_checkpoint
 from tensorguard.store.engine import SessionMaker
 from tests.integration.ledger.builders import (
@@ -31,6 +32,7 @@ from tests.postgres import Database
 SIZE = 600
 VERIFIER = Path(tensorguard.ledger.verify.__file__)
 Export = Callable[..., Awaitable[Path]]
+FLEETS = EntryFilter(type_prefixes=["fleet"])
 TABLES = ("ledger_events", "ledger_entries", "ledger_hashes", "ledger_checkpoints")
 
 
@@ -94,9 +96,10 @@ async def test_an_export_as_it_was_signed_is_verified(signed: str, export: Expor
     ("request_", "entries"),
     [
         ({"start": 17, "end": 230}, 213),
-        ({"type_prefixes": ["fleet"]}, 2),
-        ({"type_prefixes": ["fleet"], "start": 50}, 1),
-        ({"type_prefixes": ["nothing"]}, 0),
+        ({"only": FLEETS}, 2),
+        ({"only": FLEETS, "start": 50}, 1),
+        ({"only": EntryFilter(without=["agent"])}, 2),
+        ({"only": EntryFilter(type_prefixes=["nothing"])}, 0),
     ],
 )
 async def test_a_range_and_a_filter_prove_each_entry_in_its_place(
