@@ -64,6 +64,7 @@ export class Memory {
   /** Believe a key from now on, beside those that are believed already. */
   pin(trustDomain: string, key: Bytes, at: number): void {
     const text = toBase64(key);
+    if (this.isDamaged) this.forget();
     if (this.stored.trustDomain !== trustDomain) this.stored = { ...empty(), trustDomain };
     const others = this.stored.keys.filter((one) => one.public !== text);
     this.stored.keys = [...others, { public: text, at }].slice(-MOST_KEYS);

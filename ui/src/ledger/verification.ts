@@ -151,11 +151,13 @@ async function examine(source: Source, memory: Memory, now: () => number): Promi
   const { checkpoint } = note;
   const pins = memory.pins;
   const isFirst = pins.length === 0;
-  const pinned = pins.map((pin) => ({ name: checkpoint.origin, public: pin.public }));
+  // A key's line names the present epoch; the same key has signed for those before.
+  const ofThis = ({ public: key }: { public: Bytes }) => ({ name: checkpoint.origin, public: key });
+  const pinned = pins.map(ofThis);
   const strangers = keys.filter((key) => !pins.some((pin) => isSame(pin.public, key.public)));
   let states: SignatureState[] = [];
   const signature = await stepOf("signature", async () => {
-    states = await checkSignatures(note, isFirst ? keys : pinned);
+    states = await checkSignatures(note, isFirst ? keys.map(ofThis) : pinned);
     return sayOfSignatures(states, checkpoint);
   });
   const key: Step = {
@@ -174,7 +176,7 @@ async function examine(source: Source, memory: Memory, now: () => number): Promi
     steps: [],
     checkpoint,
     signatures,
-    strangers: isFirst ? [] : strangers,
+    strangers: isFirst && !memory.isDamaged ? [] : strangers,
   };
   const verdict = judge([signature, key, consistency], known);
   const learn = isFirst && signature.outcome === "passed" ? keys.map((one) => one.public) : [];
@@ -238,7 +240,10 @@ function sayOfKeys(of: OfKeys): Omit<Step, "name"> {
       "The remembered key signs. Beside it a key signs that this browser does not know yet: a rotation is under way, or somebody pretends one.",
     );
   }
-  return passed("The platform names the key that this browser remembers, and no other.");
+  const since = Math.min(...memory.pins.map((pin) => pin.at));
+  return passed(
+    `The platform names the key that this browser remembers since ${toMinute(since)}, and no other.`,
+  );
 }
 
 async function checkConsistency(
@@ -266,16 +271,16 @@ async function checkConsistency(
     old.size === young.size ? [] : readHashes(await source.consistency(old.size, young.size));
   const isSound =
     proof !== undefined && (await isPrefix(old.size, young.size, old.root, young.root, proof));
-  const age = new Date(Math.min(seen.at, now())).toISOString().slice(0, 16).replace("T", " ");
+  const age = toMinute(Math.min(seen.at, now()));
   if (!isSound) {
     return failed(
-      `THE LEDGER'S PAST HAS CHANGED: this checkpoint does not continue the one of ${seen.size} entries that this browser verified on ${age} UTC.`,
+      `THE LEDGER'S PAST HAS CHANGED: this checkpoint does not continue the one of ${seen.size} entries that this browser verified on ${age}.`,
     );
   }
   return passed(
     old.size === young.size
       ? `It is the checkpoint of ${seen.size} entries that this browser has verified before.`
-      : `It is proven to agree with the checkpoint of ${seen.size} entries that this browser verified on ${age} UTC: nothing before it was changed.`,
+      : `It is proven to agree with the checkpoint of ${seen.size} entries that this browser verified on ${age}: nothing before it was changed.`,
   );
 }
 
@@ -300,6 +305,10 @@ async function settle(found: Examined, memory: Memory, now: () => number): Promi
   if (checkpoint === undefined || !isSigned || !isConsistent || memory.isDamaged) return;
   for (const key of found.learn) memory.pin(checkpoint.trustDomain, key, now());
   memory.remember(checkpoint, now());
+}
+
+function toMinute(at: number): string {
+  return `${new Date(at).toISOString().slice(0, 16).replace("T", " ")} UTC`;
 }
 
 function judge(steps: Step[], known: Verdict | undefined): Verdict {
