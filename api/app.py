@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from api.agents.admission import router as agent_admission
+from api.agents.commands import router as agent_commands
 from api.agents.history import router as agent_history
 from api.agents.moves import router as agent_moves
 from api.agents.routes import router as agents
@@ -11,6 +12,8 @@ from api.application import build
 from api.approvals.routes import router as approvals
 from api.context import ApiContext
 from api.crl.routes import router as crl
+from api.deployments.export import router as deployment_export
+from api.deployments.moves import router as deployment_moves
 from api.deployments.routes import router as deployments
 from api.enrollment_tokens.routes import router as enrollment_tokens
 from api.events.routes import router as events
@@ -48,6 +51,7 @@ ROUTERS = (
     agents,
     agent_admission,
     agent_history,
+    agent_commands,
     agent_moves,
     recoveries,
     crl,
@@ -57,6 +61,8 @@ ROUTERS = (
     packages,
     releases,
     deployments,
+    deployment_moves,
+    deployment_export,
     approvals,
     ledger,
     ledger_auditing,

@@ -4,6 +4,7 @@ import asyncio
 import random
 import secrets
 import ssl
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -109,7 +110,9 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             "outbox": outbox.run,
             "presence": PresenceSweeper(sessions, utc_now, leads).run,
             "news": Newscaster(sessions, work.news, utc_now).run,
-            "rollouts": RolloutController(sessions, keyring, clock=utc_now, leads=leads).run,
+            "rollouts": RolloutController(
+                sessions, keyring, clock=utc_now, leads=leads, monotonic=time.monotonic
+            ).run,
             "sequencer": Sequencer(
                 sessions,
                 trust_domain=keyring.trust_domain,

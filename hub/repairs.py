@@ -15,6 +15,7 @@ from tensorguard.protocol.messages import Ack, Boot, FrontConnected, Heartbeat
 from tensorguard.protocol.topics import DownKind
 from tensorguard.services.deployments import desired
 from tensorguard.services.fleets import moves
+from tensorguard.services.fleets.commands import take_commands
 from tensorguard.services.keys.keyring import Keyring
 
 # Never had a desired document: below every (epoch, revision).
@@ -78,12 +79,14 @@ async def repeat_orders(
     downlinks: Downlinks,
     now: datetime,
 ) -> None:
-    """Queue the order to move again for agents that were heard and have not moved."""
+    """Queue again what agents were ordered to and have not done: to move, and other commands."""
     fleets = {one.agent_id: one.fleet for one in heartbeats}
     if not fleets:
         return
     orders = await moves.list_orders(session, keyring, list(fleets), now=now)
     for agent_id, envelope in orders.items():
+        downlinks.to_agent(fleets[agent_id], agent_id, DownKind.COMMAND, envelope)
+    for agent_id, envelope in await take_commands(session, keyring, list(fleets), now=now):
         downlinks.to_agent(fleets[agent_id], agent_id, DownKind.COMMAND, envelope)
 
 

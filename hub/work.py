@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hub.batch import Batch, From
+from hub.batch import Batch
 from hub.dead_letters import poison_counts, poisoned, store_dead_letters, tell_poisoned
 from hub.denials import denial_counts, denials, tell_denials
 from hub.downlink import Downlink, Downlinks
@@ -23,14 +22,13 @@ from hub.repairs import greet, repair, repeat_orders
 from hub.settling import NewConnections
 from hub.tallies import TOLD_EVERY
 from hub.trust_hints import TrustHints
-from tensorguard.protocol.messages import Reply
 from tensorguard.protocol.topics import DownKind
 from tensorguard.services.certificates.renewal import renew
 from tensorguard.services.deployments.progress import apply_progress_many, confirm_running
+from tensorguard.services.fleets.commands import take_replies
 from tensorguard.services.keys.key_release import KeyRelease
 from tensorguard.services.keys.keyring import Keyring
 from tensorguard.store.engine import SessionMaker, driver_connection
-from tensorguard.store.tables import commands
 from tensorguard.vault.provider import KeyProvider
 
 Fence = Callable[[AsyncSession], Awaitable[None]]
@@ -94,7 +92,8 @@ class Work:
             events = await store_events(session, batch.events, downlinks, now)
             moved_in = await self._store_deployments(session, batch, beats, now)
             await self._answer(session, batch, downlinks, now)
-            await _store_replies(session, batch.replies, now)
+            replies = [(one.agent_id, one.message) for one in batch.replies]
+            await take_replies(session, replies, now=now)
             new = await store_connections(session, batch.connected, batch.disconnected, batch.wills)
             await store_dead_letters(session, batch.dead_letters, now)
             await tell_poisoned(session, letters, now)
@@ -160,23 +159,3 @@ class Work:
             answer = await renew(session, self._keyring, one.agent_id, one.message, now=now)
             if answer is not None:
                 downlinks.to_agent(one.fleet, one.agent_id, DownKind.CERTIFICATE, answer)
-
-
-async def _store_replies(session: AsyncSession, replies: list[From[Reply]], now: datetime) -> None:
-    """Move commands on; only the agent that a command was sent to may answer it, and only once."""
-    open_states = ("queued", "sent", "acknowledged")
-    for one in sorted(replies, key=lambda reply: reply.agent_id):
-        final = one.message.state != "acknowledged"
-        await session.execute(
-            sa.update(commands)
-            .where(
-                commands.c.id == one.message.command_id,
-                commands.c.agent_id == one.agent_id,
-                commands.c.state.in_(open_states),
-            )
-            .values(
-                state=one.message.state,
-                result=one.message.result,
-                finished_at=now if final else None,
-            )
-        )

@@ -20,10 +20,12 @@ from agent.core.settings import Credentials, Telemetry
 from agent.core.state import AgentState
 from agent.runtime import keys
 from agent.runtime.renew import certified
+from simulators.behaviour import regress
 from simulators.errors import LinkFailed
 from simulators.identities import HeldEvents, Home
 from simulators.link import Link, open_link
-from simulators.packages import Input, Job
+from simulators.misbehaving import Misbehaving
+from simulators.packages import Input
 from simulators.world import World
 from tensorguard.pki.errors import PkiError
 from tensorguard.pki.identity import (
@@ -42,7 +44,7 @@ SILENT_AFTER_S = 100.0
 _TERMINAL = ("succeeded", "failed", "rejected")
 
 
-class SimulatedAgent:
+class SimulatedAgent(Misbehaving):
     """Feeds its core with what comes over the link, and does what the core asks for."""
 
     __slots__ = (
@@ -55,9 +57,6 @@ class SimulatedAgent:
         "_stage",
         "_timer",
         "_times",
-        "_world",
-        "core",
-        "home",
     )
 
     def __init__(
@@ -70,6 +69,9 @@ class SimulatedAgent:
         self._at_s = 0.0
         self._highest = 0
         self._pem = world.store.pem(home.agent_id)
+        self._away_until_s = 0.0
+        self._crashed = set()
+        self._cut = ""
         self._pending_key: ec.EllipticCurvePrivateKey | None = None
         rolls = Random(f"{world.seed}:{home.number}")  # noqa: S311  # telemetry, not secrets
         self._base = (rolls.uniform(5, 60), rolls.uniform(20, 80), rolls.uniform(10, 90))
@@ -123,6 +125,8 @@ class SimulatedAgent:
         if world.stopping and not len(core.outbox):
             return
         begun_s = world.loop.time()
+        if self._is_away():
+            return
         try:
             link = await open_link(
                 world.endpoint(self.home, core.trust),
@@ -219,7 +223,7 @@ class SimulatedAgent:
                     self._link.close()
                     self.on_closed(reason, renewed=reason == "renewed")
             case fx.Download() | fx.Verify() | fx.Open() | fx.Activate():
-                world.work.submit(Job(effect, self.home, core), self._answer)
+                self._step(effect)
             case fx.FetchTrust(version):
                 world.work.submit_trust(self.home, core, version, self._answer)
             case fx.KeepTrust(envelope):
@@ -242,10 +246,20 @@ class SimulatedAgent:
                 world.loop.call_soon(
                     self._input, lambda moment: core.diagnosed(moment, command_id, facts)
                 )
+            case fx.CollectLogs(command_id):
+                lines = {"lines": ["simulated"]}
+                world.loop.call_soon(
+                    self._input, lambda moment: core.diagnosed(moment, command_id, lines)
+                )
             case fx.Restart():
                 world.loop.call_soon(self._reboot)
             case fx.CancelJob():
                 pass  # what it still finds out is ignored by its job number
+
+    def _drop(self, reason: str) -> None:
+        if self._link is not None:
+            self._link.close(politely=False)
+            self.on_closed(reason)
 
     def _answer(self, item: Input) -> None:
         """Take an answer from another thread."""
@@ -273,12 +287,14 @@ class SimulatedAgent:
     def _sample(self) -> Telemetry:
         roll = self._world.random.random
         cpu, memory, disk = self._base
-        return Telemetry(
+        running = self.core.state.running
+        sample = Telemetry(
             cpu_percent=round(cpu + 30.0 * roll(), 1),
             memory_percent=round(memory + 10.0 * roll(), 1),
             disk_percent=round(disk + roll(), 1),
             temperature_c=round(35.0 + 0.4 * cpu + 5.0 * roll(), 1),
         )
+        return regress(self._world.behaviour, sample, running.version if running else None)
 
     def _count_acked(self, effect: fx.DropEvents) -> None:
         world, log_id = self._world, self.core.outbox.log_id
@@ -310,6 +326,8 @@ class SimulatedAgent:
         self._stage = stage
         if stage in _TERMINAL:
             self._world.statistics.stages[stage] += 1
+            if stage == "succeeded":
+                self._ran_first()
             if self.core.state.reason and stage != "succeeded":
                 self._world.statistics.reasons[self.core.state.reason[:120]] += 1
 

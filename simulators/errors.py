@@ -42,3 +42,10 @@ class LinkFailed(SimulatorError):
         super().__init__(message)
         self.refused = refused
         self.disbelieved = disbelieved
+
+
+class BadBehaviour(SimulatorError):
+    """The file that says how agents misbehave cannot be read."""
+
+    code = "bad-behaviour"
+    hint = "Write JSON as docs/deployments.md shows it: faults by phase, regressions by metric."

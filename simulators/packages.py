@@ -49,11 +49,12 @@ class DownloadMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A step of one agent, and what it needs."""
+    """A step of one agent, and what it needs; `cuts`: its download ends half-way."""
 
     step: Step
     home: Home
     core: AgentCore
+    cuts: bool = False
 
 
 class PackageWork:
@@ -129,7 +130,7 @@ class PackageWork:
             step.size_bytes,
             platform=_tls(job.core.trust),
             cancelled=self._stopping,
-            progress=lambda done: None,
+            progress=_cut_at(step.size_bytes // 2) if job.cuts else lambda done: None,
         )
 
     def _verify(self, step: Verify, job: Job) -> Installed:
@@ -206,6 +207,16 @@ class PackageWork:
                 self._bundles[version] = (time.monotonic(), envelope)
         found = envelope
         answer(lambda moment: core.trust_fetched(moment, found))
+
+
+def _cut_at(size_bytes: int) -> Callable[[int], None]:
+    """Return what breaks a download off once so many bytes have come."""
+
+    def cut(done: int) -> None:
+        if done >= size_bytes:
+            raise DownloadFailed("network", "download-cut", f"simulated at {done} bytes")
+
+    return cut
 
 
 def _get_bundle(home: Home, trust: TrustStore, version: int) -> bytes | None:

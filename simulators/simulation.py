@@ -20,6 +20,7 @@ from agent.core.state import AgentState
 from agent.runtime.https import request, unverified_context
 from agent.version import AGENT_VERSION, BUILD_TIME
 from simulators.agent import SimulatedAgent
+from simulators.behaviour import Behaviour
 from simulators.enrollment import NewAgent, enroll_many, mint_join
 from simulators.errors import NoWayIn, SimulatorError
 from simulators.identities import HeldEvents, Home, IdentityStore, Kept
@@ -57,6 +58,7 @@ class Plan:
     download: DownloadMode = DownloadMode.real
     acked_log: Path | None = None
     source: str | None = None
+    behaviour: Behaviour = field(default_factory=Behaviour)
 
 
 class Simulation:
@@ -152,6 +154,7 @@ class Simulation:
             trust=TrustStore.open_first(envelope),
             seed=plan.seed,
             source=plan.source,
+            behaviour=plan.behaviour,
             acked_log=None if plan.acked_log is None else AckedLog(plan.acked_log),
         )
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from agent.core.clock import Moment
 from agent.core.settings import CoreSettings
+from simulators.behaviour import Behaviour
 from simulators.identities import Home, IdentityStore
 from simulators.link import Endpoint
 from simulators.packages import PackageWork
@@ -61,6 +62,7 @@ class World:
     seed: int
     source: str | None = None
     acked_log: AckedLog | None = None
+    behaviour: Behaviour = field(default_factory=Behaviour)
     statistics: Statistics = field(default_factory=Statistics)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     waiting: asyncio.Queue[Connecting] = field(default_factory=asyncio.Queue)

@@ -175,6 +175,7 @@ class AgentCore(PackageInputs):
         self._connected_s = moment.monotonic_s
         self.certificates.connected(turn)
         turn.do(SampleTelemetry())
+        commands.connected(turn)
         self._desired.connected(turn)
         self._renewal.connected(turn, retry_next=self.certificates.waits)
         self._recovery.connected()
@@ -339,7 +340,7 @@ class AgentCore(PackageInputs):
         return self._finish(turn)
 
     def diagnosed(self, moment: Moment, command_id: UUID, result: dict[str, Any]) -> list[Effect]:
-        """What Diagnose asked for."""
+        """What Diagnose or CollectLogs asked for."""
         turn = self._turn(moment)
         commands.diagnosed(turn, command_id, result)
         return self._finish(turn)

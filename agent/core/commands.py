@@ -3,17 +3,12 @@
 from typing import Any
 from uuid import UUID
 
-from agent.core.effects import Diagnose, Restart
+from agent.core.effects import CollectLogs, Diagnose, Restart
 from agent.core.turn import Turn
 from tensorguard.protocol.messages import Command, Reply
 from tensorguard.protocol.topics import UpKind, is_fleet
 
 MAX_REMEMBERED = 1_000
-
-_REFUSED = {
-    "collect-logs": "this agent does not send its logs",
-    "set-tags": "tags come with the desired document",
-}
 
 
 def run(turn: Turn, command: Command) -> str | None:
@@ -31,9 +26,6 @@ def run(turn: Turn, command: Command) -> str | None:
         return None
     remembered[command.command_id] = command.expires_at
     turn.persist()
-    if command.kind in _REFUSED:
-        _reply_refused(turn, command, _REFUSED[command.kind])
-        return None
     fleet = command.arguments.get("fleet") if command.kind == "move" else None
     if command.kind == "move" and not (isinstance(fleet, str) and is_fleet(fleet)):
         _reply_refused(turn, command, "that is no fleet")
@@ -42,13 +34,28 @@ def run(turn: Turn, command: Command) -> str | None:
     turn.publish(UpKind.REPLY, Reply(command_id=command.command_id, state="acknowledged"))
     if command.kind == "diagnostics":
         turn.do(Diagnose(command.command_id))
+    elif command.kind == "collect-logs":
+        turn.do(CollectLogs(command.command_id))
+    elif command.kind == "set-tags":
+        # The platform writes them down; what counts here comes in the next desired document.
+        turn.publish(UpKind.REPLY, Reply(command_id=command.command_id, state="done"))
     elif command.kind == "restart":
+        turn.state.restarting = command.command_id
         turn.do(Restart())
     return fleet
 
 
+def connected(turn: Turn) -> None:
+    """Say that the restart is done that a command has asked for."""
+    command_id = turn.state.restarting
+    if command_id is not None:
+        turn.state.restarting = None
+        turn.persist()
+        turn.publish(UpKind.REPLY, Reply(command_id=command_id, state="done"))
+
+
 def diagnosed(turn: Turn, command_id: UUID, result: dict[str, Any]) -> None:
-    """Answer a diagnostics command."""
+    """Answer a command that only asks: for diagnostics, or for logs."""
     turn.publish(UpKind.REPLY, Reply(command_id=command_id, state="done", result=result))
 
 

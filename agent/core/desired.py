@@ -6,6 +6,7 @@ from uuid import UUID
 from agent.core.backoff import DOWNLOAD, REOPEN, REQUEST
 from agent.core.effects import Activate, CancelJob, Download, Open, SampleTelemetry, Verify
 from agent.core.errors import JobFailure
+from agent.core.fallback import find_on_device, record_failure
 from agent.core.state import AgentState, Installed, SeqFloor
 from agent.core.turn import Turn
 from tensorguard.protocol.messages import (
@@ -49,7 +50,6 @@ class DesiredMachine:
 
     A package that is sealed at rest is closed by every restart. Opening it again is a job like any
     other, with a grant of its own, of which no deployment is told.
-
     `due_s` is when `tick` has something to do, in monotonic seconds, or None.
     """
 
@@ -64,6 +64,7 @@ class DesiredMachine:
         "_reopenings",
         "_reported_s",
         "_request_id",
+        "_restoring",
         "_trust_tries",
         "due_s",
         "link_refused",
@@ -85,6 +86,7 @@ class DesiredMachine:
         self._closed = False
         self._reopening = False
         self._reopenings = 0
+        self._restoring = False
 
     def runs(self, state: AgentState) -> Installed | None:
         """What runs, or will as soon as the platform has answered the request for its key."""
@@ -102,7 +104,7 @@ class DesiredMachine:
         running = turn.state.running
         self._closed = running is not None and running.at_rest == "sealed"
         if turn.state.desired is not None and turn.state.stage not in _TERMINAL:
-            self._begin(turn)
+            self._set_out(turn, turn.state.desired)
         else:
             self._reopen(turn)
 
@@ -130,8 +132,7 @@ class DesiredMachine:
             self._move(turn, None if desired.deployment_id is None else "succeeded")
             return False
         self._move(turn, "notified")
-        self._begin(turn)
-        return True
+        return self._set_out(turn, desired)
 
     def report(self, turn: Turn) -> None:
         """Say how far it is; at each connect, because no progress message is ever acked."""
@@ -262,28 +263,16 @@ class DesiredMachine:
             self.step = Step.DOWNLOAD
             self.due_s = turn.mono_s + DOWNLOAD.delay_s(self._trust_tries, turn.uniform)
             return
+        if self._restoring:
+            self._begin(turn)  # it is not whole any more: fetch it like any other
+            return
         if self.step is Step.VERIFY and failure.kind == "damaged" and not self._fetched_again:
-            # A part that was resumed may have been damaged: fetch it whole, once.
-            self._fetched_again = True
+            self._fetched_again = True  # a part that was resumed may be: fetch it whole, once
             self._fetch(turn)
             return
-        self._record_failure(turn, failure)
+        running = None if self._closed else turn.state.running
+        record_failure(turn, self.step.name, self._package(turn).digest, failure, running)
         self._stop(turn, "rejected" if failure.kind == "policy" else "failed", failure)
-
-    def _record_failure(self, turn: Turn, failure: JobFailure) -> None:
-        details = {"digest": self._package(turn).digest, "code": failure.code}
-        if failure.kind == "signature":
-            turn.record("signature.refused", details | {"what": "package"})
-        elif self.step is Step.OPEN:
-            turn.record("decryption.failed", details)
-        elif self.step is Step.ACTIVATE:
-            turn.record("activation.failed", details | {"reason": failure.reason})
-            if turn.state.running is not None and not self._closed:
-                turn.record(
-                    "fell-back", {"from": details["digest"], "to": turn.state.running.digest}
-                )
-        elif self.step is Step.VERIFY or failure.kind == "damaged":
-            turn.record("package.refused", details | {"reason": failure.reason})
 
     def _repeat(self, turn: Turn, desired: Desired) -> None:
         if self.link_refused and desired.package is not None:
@@ -303,7 +292,22 @@ class DesiredMachine:
             self._reopening = True
             self._begin(turn)
 
+    def _set_out(self, turn: Turn, desired: Desired) -> bool:
+        """Fetch the package, or go back to what lies beside what runs; tell whether it fetches."""
+        last_good = find_on_device(turn.state, desired)
+        if last_good is None:
+            self._begin(turn)
+            return True
+        self._job += 1
+        self._restoring = True
+        self._candidate = last_good
+        self.step = Step.ACTIVATE
+        self._move(turn, "activating")
+        turn.do(Activate(self._job, last_good.digest))
+        return False
+
     def _begin(self, turn: Turn) -> None:
+        self._restoring = False
         self._job += 1
         self._fetched_again = False
         self._trust_tries = 0
@@ -376,6 +380,7 @@ class DesiredMachine:
         self._request_id = None
         self._candidate = None
         self._reopening = False
+        self._restoring = False
 
     def _describe(self) -> dict[str, str | int]:
         new = self._candidate

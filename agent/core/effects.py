@@ -169,6 +169,13 @@ class Diagnose:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectLogs:
+    """Take the newest lines of the agent's own log; answer with `diagnosed`."""
+
+    command_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """Stop cleanly and start again."""
 
@@ -194,5 +201,6 @@ Effect = (
     | PromoteCertificate
     | AskRecovery
     | Diagnose
+    | CollectLogs
     | Restart
 )

@@ -56,4 +56,5 @@ class AgentState(Struct, kw_only=True):
     floors: dict[str, SeqFloor] = field(default_factory=dict)
     renewal: Renewal | None = None
     commands: dict[UUID, datetime] = field(default_factory=dict)
+    restarting: UUID | None = None
     checkpoint: LedgerSeen | None = None

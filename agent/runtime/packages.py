@@ -188,6 +188,16 @@ class PackageStore:
         except OSError as error:
             raise refused(error) from error
 
+    def point_back(self, digest: str | None) -> None:
+        """Let `current` point to what it pointed to before, or to nothing.
+
+        Raises: PackageRefused.
+        """
+        if digest is None:
+            self._current.unlink(missing_ok=True)
+        else:
+            self.activate(digest)
+
     def find_current(self) -> str | None:
         """Return the digest of the package that `current` points to."""
         try:

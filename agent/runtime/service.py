@@ -21,7 +21,9 @@ from agent.core.settings import CoreSettings, Credentials
 from agent.errors import NotEnrolled, StateDamaged, StateNotWritable
 from agent.runtime import keys, renew
 from agent.runtime.connection import Broker, Connection, Ended, Handlers
+from agent.runtime.health import HealthCheck
 from agent.runtime.https import verified_context
+from agent.runtime.logs import LogRing
 from agent.runtime.memory import find_memory
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.packages import PackageStore
@@ -53,12 +55,23 @@ def now() -> Moment:
 class AgentService:
     """The agent of one state directory; `run` returns when it was told to stop."""
 
-    def __init__(self, directory: StateDir, clock: Callable[[], Moment] = now) -> None:
-        """Read everything back. Raises: NotEnrolled, StateDamaged, StateNotWritable."""
+    def __init__(
+        self,
+        directory: StateDir,
+        clock: Callable[[], Moment] = now,
+        *,
+        health: HealthCheck | None = None,
+        logs: LogRing | None = None,
+    ) -> None:
+        """Read everything back; `health` judges what was activated, `logs` go to who asks for them.
+
+        Raises: NotEnrolled, StateDamaged, StateNotWritable.
+        """
         if not directory.is_enrolled:
             raise NotEnrolled(f"no agent is enrolled in {directory.path}")
         self._directory = directory
         self._clock = clock
+        self._logs = logs
         self._home = directory.get_home()
         self._inputs: queue.Queue[Input] = queue.Queue(MAX_WAITING)
         self._outbox = OutboxFile(directory.path / OUTBOX)
@@ -85,6 +98,7 @@ class AgentService:
             packages=packages,
             directory=directory,
             now=clock,
+            health=health,
         )
         self._worker = Worker(device, self.core, self._post)
 
@@ -224,6 +238,9 @@ class AgentService:
             case fx.Diagnose(command_id):
                 facts = self._diagnose()
                 self._offer(lambda moment: core.diagnosed(moment, command_id, facts))
+            case fx.CollectLogs(command_id):
+                lines = {"lines": [] if self._logs is None else self._logs.newest()}
+                self._offer(lambda moment: core.diagnosed(moment, command_id, lines))
             case fx.Restart():
                 self.restart = True
                 self.stop()

@@ -26,6 +26,7 @@ from agent.core.errors import JobFailure
 from agent.errors import AgentError
 from agent.runtime.bundles import fetch_bundle
 from agent.runtime.downloader import Cancelled, DownloadFailed, download
+from agent.runtime.health import HealthCheck
 from agent.runtime.https import verified_context
 from agent.runtime.inference import ModelFailed, try_model
 from agent.runtime.packages import PackageRefused, PackageStore
@@ -49,6 +50,7 @@ class Device:
     packages: PackageStore
     directory: StateDir
     now: Callable[[], Moment]
+    health: HealthCheck | None = None
 
 
 class Worker:
@@ -164,8 +166,18 @@ class Worker:
 
     def _activate(self, step: Activate) -> Input:
         core, packages = self._core, self._device.packages
-        report = try_model(packages.directory(step.digest))
+        directory, before = packages.directory(step.digest), packages.find_current()
+        if not directory.is_dir():
+            raise ModelFailed("not-on-device", "its files are not here any more")
+        report = try_model(directory)
         packages.activate(step.digest)
+        if self._device.health is not None:
+            try:
+                self._device.health.run(directory, step.digest)
+            except ModelFailed:
+                packages.point_back(before)
+                raise
+            report = report | {"health": "ok"}
         running, last_good = core.state.running, core.state.last_good
         keep = running if running and running.digest != step.digest else last_good
         packages.prune({step.digest, keep.digest if keep else step.digest})

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.context import ApiContext
 from api.publishers.views import PublisherChange, PublisherRegister
+from tensorguard.services.deployments.approving import require_approval, start_approved
 from tensorguard.services.enrollment import manufacturers
 from tensorguard.services.keys.kek_changes import destroy_version
 from tensorguard.services.keys.kek_providers import KekProviders
@@ -36,6 +37,8 @@ def executors_of(context: ApiContext) -> Mapping[ApprovalKind, Executor]:
         ApprovalKind.REVOKE_FLEET: _revoke_fleet,
         ApprovalKind.PUBLISH_TRUST: _publish_trust,
         ApprovalKind.DESTROY_KEY: partial(_destroy_key, context.kek),
+        ApprovalKind.START_DEPLOYMENT: start_approved,
+        ApprovalKind.WAIVE_APPROVAL: _waive_approval,
     }
 
 
@@ -111,6 +114,20 @@ async def _revoke_fleet(
         now=now,
     )
     return {"fleet": receipt.fleet, "revocation_id": str(receipt.id), "agents": receipt.agents}
+
+
+async def _waive_approval(
+    session: AsyncSession, request: Mapping[str, Any], deciders: Deciders, now: datetime
+) -> Mapping[str, JSON]:
+    await require_approval(
+        session,
+        request["fleet"],
+        required=False,
+        by=deciders.requested_by,
+        approved_by=deciders.approved_by,
+        now=now,
+    )
+    return {"fleet": request["fleet"]}
 
 
 async def _publish_trust(

@@ -1,6 +1,7 @@
-"""`/api/v1/deployments`: plan, preview, start, watch, stop."""
+"""`/api/v1/deployments`: plan, preview, watch; moves are beside."""
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Query
@@ -8,9 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.access import Requires
 from api.deployments.views import (
-    DeploymentAbort,
     DeploymentAgentView,
-    DeploymentChange,
     DeploymentCreate,
     DeploymentDetail,
     DeploymentPlan,
@@ -25,14 +24,20 @@ from api.deployments.views import (
 )
 from api.fleets.views import Slug
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
-from api.routing import Now, Session, new_router
+from api.routing import Context, Now, Session, new_router
 from tensorguard.rollouts.states import AgentState, DeploymentState
+from tensorguard.rollouts.strategy import Strategy, dump_strategy
 from tensorguard.services.deployments import deployments
+from tensorguard.services.deployments.approving import begin_deployment
+from tensorguard.services.deployments.draws import new_draw
+from tensorguard.services.deployments.observing import count_stages
+from tensorguard.services.deployments.outlook import look
 from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.deployments import (
     FAILED,
     Deployment,
     count_failures,
+    count_rollbacks,
     count_states,
     list_deployment_agents,
     list_stages,
@@ -47,21 +52,37 @@ _MOST_REASONS = 20
 
 @router.post("", status_code=201)
 async def create_deployment(
-    caller: Writer, session: Session, body: DeploymentCreate, now: Now
+    caller: Writer, context: Context, session: Session, body: DeploymentCreate, now: Now
 ) -> DeploymentDetail:
-    """Deploy a release, at once unless `start` is false."""
-    made = await deployments.create_deployment(session, body.to_plan(), by=caller.actor, now=now)
+    """Deploy a release, at once unless `start` is false or `start_at` later.
+
+    Where a fleet demands a second person it waits as `awaiting_approval` until one has agreed.
+    """
+    plan = body.to_plan(context.keyring.url_key)
+    made = await deployments.create_deployment(session, plan, by=caller.actor, now=now)
     if body.start:
-        made = await deployments.start_deployment(session, made.id, by=caller.actor, now=now)
-    return await _detail(session, made)
+        made = await begin_deployment(session, made.id, by=caller, now=now)
+    return await detail(session, made, now)
 
 
 @router.post("/preview")
 async def preview_deployment(
-    caller: Reader, session: Session, body: DeploymentPlan, now: Now
+    caller: Reader, context: Context, session: Session, body: DeploymentPlan, now: Now
 ) -> PreviewView:
-    """Tell who would get the release, and who not, and why; changes nothing."""
-    return preview_view(await deployments.preview_deployment(session, body.to_plan(), now=now))
+    """Tell who would get the release in which stage, and who not, and why; changes nothing.
+
+    A deployment that is created with the `draw` of this answer starts with just these stages.
+    """
+    key = context.keyring.url_key
+    draw = body.draw or new_draw(key)
+    plan = body.model_copy(update={"draw": draw}).to_plan(key)
+    return preview_view(await deployments.preview_deployment(session, plan, now=now), draw=draw)
+
+
+@router.get("/default-strategy")
+async def get_default_strategy(caller: Reader) -> dict[str, Any]:
+    """Return the strategy that a deployment has which names none."""
+    return dump_strategy(Strategy())
 
 
 @router.get("")
@@ -85,9 +106,11 @@ async def list_deployments(
 
 
 @router.get("/{deployment_id}")
-async def get_deployment(caller: Reader, session: Session, deployment_id: UUID) -> DeploymentDetail:
-    """Return one deployment, with its stages and counts."""
-    return await _detail(session, await deployments.get_deployment(session, deployment_id))
+async def get_deployment(
+    caller: Reader, session: Session, deployment_id: UUID, now: Now
+) -> DeploymentDetail:
+    """Return one deployment: stages, counts, its gate in numbers, and what it waits for."""
+    return await detail(session, await deployments.get_deployment(session, deployment_id), now)
 
 
 @router.get("/{deployment_id}/preview")
@@ -124,50 +147,13 @@ async def list_failures(caller: Reader, session: Session, deployment_id: UUID) -
     return failures_view(failures, all_agents=sum(counts.get(state, 0) for state in FAILED))
 
 
-@router.post("/{deployment_id}/start")
-async def start_deployment(
-    caller: Writer, session: Session, deployment_id: UUID, now: Now
-) -> DeploymentDetail:
-    """Start a draft."""
-    return await _detail(
-        session,
-        await deployments.start_deployment(session, deployment_id, by=caller.actor, now=now),
-    )
-
-
-@router.post("/{deployment_id}/pause")
-async def pause_deployment(
-    caller: Writer, session: Session, deployment_id: UUID, body: DeploymentChange, now: Now
-) -> DeploymentDetail:
-    """Let nobody else begin; who has begun goes on."""
-    moved = await deployments.pause_deployment(
-        session, deployment_id, reason=body.reason, by=caller.actor, now=now
-    )
-    return await _detail(session, moved)
-
-
-@router.post("/{deployment_id}/resume")
-async def resume_deployment(
-    caller: Writer, session: Session, deployment_id: UUID, body: DeploymentChange, now: Now
-) -> DeploymentDetail:
-    """Go on with a paused deployment."""
-    moved = await deployments.resume_deployment(
-        session, deployment_id, reason=body.reason, by=caller.actor, now=now
-    )
-    return await _detail(session, moved)
-
-
-@router.post("/{deployment_id}/abort")
-async def abort_deployment(
-    caller: Writer, session: Session, deployment_id: UUID, body: DeploymentAbort, now: Now
-) -> DeploymentDetail:
-    """End it for good, and take back what no agent has acted on."""
-    moved = await deployments.abort_deployment(
-        session, deployment_id, reason=body.reason, by=caller.actor, now=now
-    )
-    return await _detail(session, moved)
-
-
-async def _detail(session: AsyncSession, deployment: Deployment) -> DeploymentDetail:
+async def detail(session: AsyncSession, deployment: Deployment, now: datetime) -> DeploymentDetail:
+    """Return everything that the api tells of a deployment."""
     counts = await count_states(session, [deployment.id])
-    return deployment_detail(deployment, counts, await list_stages(session, deployment.id))
+    back = await count_rollbacks(session, [deployment.id])
+    stages = await list_stages(session, deployment.id)
+    tallies = await count_stages(session, deployment.id, stages=len(stages))
+    outlook = await look(session, deployment, now=now)
+    return deployment_detail(
+        deployment, counts, stages, tallies, back.get(deployment.id, {}), outlook
+    )

@@ -6,13 +6,17 @@ from fastapi import Header, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.access import Requires
+from api.approvals.views import ApprovalView, approval_view
 from api.etags import require_match, revision_etag
 from api.fleets.views import FleetCreate, FleetPath, FleetUpdate, FleetView
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
+from tensorguard.services.deployments.approving import require_approval
 from tensorguard.services.errors import FleetNotFound
 from tensorguard.services.fleets import fleets
+from tensorguard.services.people import approvals
 from tensorguard.services.people.access import Caller, Permission
+from tensorguard.services.people.approval import ApprovalKind
 from tensorguard.store.fleets import find_fleet, lock_config
 from tensorguard.store.fleets import list_fleets as list_summaries
 
@@ -87,6 +91,28 @@ async def update_fleet(
         now=now,
     )
     return await _view(session, fleet, response)
+
+
+@router.post("/{fleet}/require-approval")
+async def require_deployment_approval(
+    caller: Writer, session: Session, response: Response, fleet: FleetPath, now: Now
+) -> FleetView:
+    """Have every deployment to the fleet take a second person from now on."""
+    await require_approval(session, fleet, required=True, by=caller.actor, now=now)
+    return await _view(session, fleet, response)
+
+
+@router.post("/{fleet}/waive-approval", status_code=202)
+async def waive_deployment_approval(
+    caller: Writer, session: Session, fleet: FleetPath, now: Now
+) -> ApprovalView:
+    """Ask that deployments to the fleet take one person only; a second one has to agree to it."""
+    if await find_fleet(session, fleet) is None:
+        raise FleetNotFound(f"there is no fleet {fleet!r}")
+    approval = await approvals.ask(
+        session, ApprovalKind.WAIVE_APPROVAL, {"fleet": fleet}, fleet=fleet, by=caller, now=now
+    )
+    return await approval_view(session, approval, caller, now=now)
 
 
 async def _view(session: AsyncSession, slug: str, response: Response) -> FleetView:

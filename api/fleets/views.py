@@ -40,3 +40,4 @@ class FleetView(View):
     online: int
     late: int
     offline: int
+    deployments_need_approval: bool

@@ -1,7 +1,7 @@
 """`/api/v1/releases`: made once, never changed."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Query
@@ -10,8 +10,9 @@ from pydantic import StringConstraints
 from api.access import Requires
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Now, Session, new_router
-from api.views import LINE_PATTERN, Body, Notes, View
+from api.views import LINE_PATTERN, Body, Notes, Reason, View
 from tensorguard.services.deployments import releases
+from tensorguard.services.deployments.release_diff import diff_releases
 from tensorguard.services.people.access import Caller, Permission
 from tensorguard.store.packages import Release
 from tensorguard.store.packages import list_releases as list_release_rows
@@ -43,6 +44,37 @@ class ReleaseView(View):
     created_at: datetime
     created_by: str
     withdrawn_at: datetime | None
+
+
+class ReleaseWithdraw(Body):
+    """Why it must go to nobody else; stands in the ledger."""
+
+    reason: Reason
+
+
+class FieldChangeView(View):
+    """One value of the manifest; null: it is not there."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+class FileChangeView(View):
+    """One file of the package."""
+
+    path: str
+    change: Literal["added", "removed", "changed"]
+    before_bytes: int | None
+    after_bytes: int | None
+
+
+class ReleaseDiffView(View):
+    """In what two releases differ, by their signed manifests."""
+
+    fields: list[FieldChangeView]
+    files: list[FileChangeView]
+    unchanged_files: int
 
 
 def release_view(release: Release) -> ReleaseView:
@@ -86,3 +118,23 @@ async def list_releases(
 async def get_release(caller: Reader, session: Session, release_id: UUID) -> ReleaseView:
     """Return one release."""
     return release_view(await releases.get_release(session, release_id))
+
+
+@router.get("/{release_id}/diff/{other_id}")
+async def diff_release(
+    caller: Reader, session: Session, release_id: UUID, other_id: UUID
+) -> ReleaseDiffView:
+    """Return what changes from one release to the other."""
+    diff = await diff_releases(session, release_id, other_id)
+    return ReleaseDiffView.model_validate(diff)
+
+
+@router.post("/{release_id}/withdraw")
+async def withdraw_release(
+    caller: Writer, session: Session, release_id: UUID, body: ReleaseWithdraw, now: Now
+) -> ReleaseView:
+    """Let a release go to nobody else: running deployments of it pause."""
+    release = await releases.withdraw_release(
+        session, release_id, reason=body.reason, by=caller.actor, now=now
+    )
+    return release_view(release)

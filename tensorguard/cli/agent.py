@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,14 @@ from agent.errors import NotEnrolled
 from agent.runtime.enroll import Joined, Waiting, enter
 from agent.runtime.enroll import enroll as join_platform
 from agent.runtime.enroll_mtls import DeviceDoor
+from agent.runtime.health import HealthCheck
+from agent.runtime.logs import LogRing
 from agent.runtime.outbox_file import OutboxFile
 from agent.runtime.service import AgentService, read_credentials, read_trust
 from agent.runtime.statedir import OUTBOX, StateDir
 from agent.version import AGENT_VERSION
 from tensorguard.cli import lifeline
+from tensorguard.cli.durations import parse_seconds
 from tensorguard.protocol.join import parse_join
 
 app = typer.Typer(
@@ -127,15 +131,34 @@ def _report_joined(joined: Joined, directory: StateDir, as_json: bool) -> None:
 
 
 @app.command()
-def run(state_dir: StateDirOption = None, as_json: Json = False) -> None:
+def run(
+    state_dir: StateDirOption = None,
+    health_check: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TG_AGENT_HEALTH_CHECK",
+            metavar="COMMAND",
+            help="Runs after each activation; if it fails, the last good package is back.",
+        ),
+    ] = None,
+    health_timeout: Annotated[
+        float,
+        typer.Option(parser=parse_seconds, metavar="TIME", help="How long it may take."),
+    ] = "60s",  # type: ignore[assignment]  # typer parses the default, too
+    as_json: Json = False,
+) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
-    _configure_log(as_json=as_json or not sys.stderr.isatty())
+    ring = LogRing()
+    _configure_log(as_json=as_json or not sys.stderr.isatty(), ring=ring)
     lifeline.end_with_parent()
     directory = StateDir(state_dir or default_state_dir())
     if not directory.is_enrolled:
         raise NotEnrolled(f"no agent is enrolled in {directory.path}")
     with directory.locked():
-        service = AgentService(directory)
+        health = None
+        if health_check:
+            health = HealthCheck(shlex.split(health_check), health_timeout)
+        service = AgentService(directory, health=health, logs=ring)
         service.stop_on_signals()
         service.run()
     if service.restart:
@@ -199,7 +222,7 @@ def _report(report: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"{key:22} {shown}")
 
 
-def _configure_log(*, as_json: bool) -> None:
+def _configure_log(*, as_json: bool, ring: LogRing | None = None) -> None:
     render = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[
@@ -207,6 +230,7 @@ def _configure_log(*, as_json: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([] if ring is None else [ring]),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

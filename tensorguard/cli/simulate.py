@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from platformdirs import user_data_path
 
+from simulators.behaviour import Behaviour, read_behaviour
 from simulators.packages import DownloadMode
 from simulators.simulation import Plan, Simulation
 from tensorguard.cli import lifeline
@@ -73,6 +74,10 @@ def simulate(
     acked_log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Appends each acked event as it is acked.")
     ] = None,
+    behaviour: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="How agents fail, by phase and version (JSON)."),
+    ] = None,
     source_address: Annotated[
         str | None, typer.Option(metavar="IP", help="Connect from this address: 127.0.0.2.")
     ] = None,
@@ -96,6 +101,7 @@ def simulate(
         download=download,
         acked_log=acked_log,
         source=source_address,
+        behaviour=Behaviour() if behaviour is None else read_behaviour(behaviour),
     )
     lifeline.end_with_parent()
     summary = _run(plan, quiet=as_json)

@@ -39,3 +39,10 @@ class BadStrategy(RolloutError):
 
     code = "bad-strategy"
     hint = "Give stages with rising percentages, the last of them 100."
+
+
+class StageTooSmall(RolloutError):
+    """The first stage cannot hold an agent for each value of the tag that it is stratified by."""
+
+    code = "stage-too-small"
+    hint = "Raise the first stage's percentage, or stratify by a tag with fewer values."

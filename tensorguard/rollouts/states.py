@@ -39,11 +39,25 @@ class AgentState(StrEnum):
     EXCLUDED = "excluded"
 
 
+class RollbackState(StrEnum):
+    """Where one agent that a deployment has touched stands on its way back.
+
+    `superseded`: a later deployment has it; `gone`: it is revoked or in another fleet.
+    """
+
+    WAITING = "waiting"
+    ASSIGNED = "assigned"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    GONE = "gone"
+
+
 _D, _A = DeploymentState, AgentState
 _DEPLOYMENT_MOVES: Final[Mapping[DeploymentState, frozenset[DeploymentState]]] = {
     _D.DRAFT: frozenset({_D.AWAITING_APPROVAL, _D.SCHEDULED, _D.RUNNING}),
-    _D.AWAITING_APPROVAL: frozenset({_D.SCHEDULED, _D.RUNNING}),
-    _D.SCHEDULED: frozenset({_D.RUNNING}),
+    _D.AWAITING_APPROVAL: frozenset({_D.SCHEDULED, _D.RUNNING, _D.ABORTED}),
+    _D.SCHEDULED: frozenset({_D.RUNNING, _D.ABORTED}),
     _D.RUNNING: frozenset({_D.PAUSED, _D.COMPLETED, _D.ABORTED, _D.ROLLING_BACK}),
     _D.PAUSED: frozenset({_D.RUNNING, _D.ABORTED, _D.ROLLING_BACK}),
     _D.COMPLETED: frozenset({_D.ROLLING_BACK}),
@@ -59,6 +73,12 @@ OPEN: Final = (_A.PENDING, *AT_WORK)
 PRESUMED: Final = (_A.TIMED_OUT, _A.LOST)
 GOOD: Final = (_A.SUCCEEDED,)
 BAD: Final = (_A.FAILED, *PRESUMED)
+# Whoever the release has not reached may be sent it again; a policy's refusal stands.
+RETRYABLE: Final = BAD
+# Why an agent that had succeeded has failed after all. Who was only silent may come back.
+SILENT: Final = "lost"
+REVERTED: Final = "reverted"
+UNHEALTHY: Final = "unhealthy"
 _REPORTED = frozenset({*AT_WORK, _A.SUCCEEDED, _A.FAILED, _A.REJECTED})
 _AGENT_MOVES: Final[Mapping[AgentState, frozenset[AgentState]]] = {
     _A.PENDING: _REPORTED | {_A.SUPERSEDED, _A.EXCLUDED},
@@ -113,6 +133,11 @@ def next_agent_state(now: AgentState, reported: AgentState, *, runs_it: bool) ->
     if reported is AgentState.SUCCEEDED and not runs_it:
         reported = AgentState.ACTIVATING
     return reported if is_agent_move(now, reported) else now
+
+
+def is_retryable(state: AgentState, attempts: int, retries: int) -> bool:
+    """Tell whether an agent may be sent the release once more, on somebody's word."""
+    return state in RETRYABLE and attempts < retries
 
 
 def find_ending(counts: Mapping[AgentState, int], *, reachable: int, waited: bool) -> str | None:

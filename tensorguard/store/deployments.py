@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tensorguard.rollouts.states import BAD, AgentState, DeploymentState
+from tensorguard.rollouts.states import BAD, AgentState, DeploymentState, RollbackState
 from tensorguard.store.tables import (
     agent_status,
     agents,
@@ -41,15 +41,23 @@ class Deployment:
     created_by: str
     started_at: datetime | None
     finished_at: datetime | None
+    start_at: datetime | None
+    approval_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRow:
-    """A stage: how many agents were in it at the start, and when it began and ended."""
+    """A stage: how many agents were in it at the start, and when it began and ended.
+
+    `due` of them had to get the release; `gate` is what its gate said when it decided something.
+    """
 
     stage: int
     percent: int
     agents: int | None
+    due: int | None
+    gate: dict[str, Any] | None
+    held_since: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
 
@@ -66,10 +74,14 @@ class DeploymentAgent:
     state: AgentState
     reason: str
     percent: int | None
+    attempts: int
+    assigned_at: datetime | None
     notified_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
     updated_at: datetime
+    rollback: RollbackState | None
+    rollback_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +93,13 @@ class Failure:
     agents: int
 
 
+ACTIVE = (
+    DeploymentState.SCHEDULED,
+    DeploymentState.RUNNING,
+    DeploymentState.PAUSED,
+    DeploymentState.ROLLING_BACK,
+    DeploymentState.ABORTED,
+)
 FAILED = (*BAD, AgentState.REJECTED)
 _DEPLOYMENTS = sa.select(
     deployments,
@@ -122,10 +141,10 @@ async def list_deployments(
 
 
 async def list_active(session: AsyncSession, limit: int) -> list[Deployment]:
-    """Return what the controller has to move, oldest first: running, or aborted and not over."""
+    """Return what the controller has to move or to watch, oldest first."""
     query = (
         _DEPLOYMENTS.where(
-            deployments.c.state.in_([DeploymentState.RUNNING, DeploymentState.ABORTED]),
+            deployments.c.state.in_(ACTIVE),
             deployments.c.finished_at.is_(None),
         )
         .order_by(deployments.c.id)
@@ -150,11 +169,27 @@ async def count_states(
     return counts
 
 
+async def count_rollbacks(
+    session: AsyncSession, deployment_ids: Iterable[UUID]
+) -> dict[UUID, dict[RollbackState, int]]:
+    """Return how many agents of each deployment are how far on their way back."""
+    row = deployment_agents.c
+    query = (
+        sa.select(row.deployment_id, row.rollback, sa.func.count())
+        .where(row.deployment_id.in_(list(deployment_ids)), row.rollback.is_not(None))
+        .group_by(row.deployment_id, row.rollback)
+    )
+    counts: dict[UUID, dict[RollbackState, int]] = {}
+    for deployment_id, state, count in await session.execute(query):
+        counts.setdefault(deployment_id, {})[RollbackState(state)] = count
+    return counts
+
+
 async def list_stages(session: AsyncSession, deployment_id: UUID) -> list[StageRow]:
     """Return the stages of a deployment in their order."""
     stage = deployment_stages.c
     query = (
-        sa.select(stage.stage, stage.percent, stage.agents, stage.started_at, stage.finished_at)
+        sa.select(*[stage[name] for name in StageRow.__dataclass_fields__])
         .where(stage.deployment_id == deployment_id)
         .order_by(stage.stage)
     )
@@ -181,10 +216,14 @@ async def list_deployment_agents(
             row.state,
             row.reason,
             row.percent,
+            row.attempts,
+            row.assigned_at,
             row.notified_at,
             row.started_at,
             row.finished_at,
             row.updated_at,
+            row.rollback,
+            row.rollback_reason,
         )
         .join(agents, agents.c.id == row.agent_id)
         .outerjoin(agent_status, agent_status.c.agent_id == row.agent_id)
@@ -196,7 +235,7 @@ async def list_deployment_agents(
     if after is not None:
         query = query.where(row.agent_id > after)
     rows = (await session.execute(query.limit(limit))).mappings()
-    return [DeploymentAgent(**{**row, "state": AgentState(row["state"])}) for row in rows]
+    return [_agent(row) for row in rows]
 
 
 async def count_failures(
@@ -214,6 +253,11 @@ async def count_failures(
     )
     rows = (await session.execute(query)).mappings()
     return [Failure(**{**row, "state": AgentState(row["state"])}) for row in rows]
+
+
+def _agent(row: sa.RowMapping) -> DeploymentAgent:
+    rollback = None if row["rollback"] is None else RollbackState(row["rollback"])
+    return DeploymentAgent(**{**row, "state": AgentState(row["state"]), "rollback": rollback})
 
 
 def _deployment(row: sa.RowMapping) -> Deployment:

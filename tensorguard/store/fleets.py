@@ -23,6 +23,7 @@ class FleetSummary:
     online: int
     late: int
     offline: int
+    deployments_need_approval: bool
 
 
 def _summaries() -> sa.Select[Any]:
@@ -46,6 +47,7 @@ def _summaries() -> sa.Select[Any]:
             fleets.c.slug,
             fleets.c.name,
             fleets.c.created_at,
+            fleets.c.deployments_need_approval,
             fleet_configs.c.heartbeat_interval_s,
             fleet_configs.c.revision.label("config_revision"),
             *(

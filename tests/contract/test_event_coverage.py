@@ -22,6 +22,7 @@ V1 = "/api/v1"
 ROUTES = {
     f"POST {V1}/agents/decide": "agent.approved agent.rejected",
     f"POST {V1}/agents/{{agent_id}}/approve": "agent.approved",
+    f"POST {V1}/agents/{{agent_id}}/commands": "command.issued",
     f"POST {V1}/agents/{{agent_id}}/move": "agent.move-ordered",
     f"DELETE {V1}/agents/{{agent_id}}/move": "agent.move-cancelled",
     f"POST {V1}/agents/{{agent_id}}/reject": "agent.rejected",
@@ -31,12 +32,19 @@ ROUTES = {
     f"DELETE {V1}/api-keys/{{key_id}}": "api-key.revoked",
     f"POST {V1}/approvals/{{approval_id}}/approve": "approval.approved",
     f"POST {V1}/approvals/{{approval_id}}/reject": "approval.rejected",
-    f"POST {V1}/deployments": "deployment.created",
+    f"POST {V1}/deployments": (
+        "deployment.created deployment.started deployment.scheduled deployment.approval-asked"
+    ),
     f"POST {V1}/deployments/preview": "none: it counts, and stores nothing",
     f"POST {V1}/deployments/{{deployment_id}}/abort": "deployment.aborted",
+    f"POST {V1}/deployments/{{deployment_id}}/advance": "deployment.advanced",
     f"POST {V1}/deployments/{{deployment_id}}/pause": "deployment.paused",
     f"POST {V1}/deployments/{{deployment_id}}/resume": "deployment.resumed",
-    f"POST {V1}/deployments/{{deployment_id}}/start": "deployment.started",
+    f"POST {V1}/deployments/{{deployment_id}}/retry-failed": "deployment.retried",
+    f"POST {V1}/deployments/{{deployment_id}}/rollback": "deployment.rolling-back",
+    f"POST {V1}/deployments/{{deployment_id}}/start": (
+        "deployment.started deployment.scheduled deployment.approval-asked"
+    ),
     f"POST {V1}/fleets": "fleet.created fleet.config-changed",
     f"PATCH {V1}/fleets/{{fleet}}": "fleet.config-changed",
     f"POST {V1}/fleets/{{fleet}}/enrollment-tokens": "token.created",
@@ -48,7 +56,9 @@ ROUTES = {
     f"POST {V1}/fleets/{{fleet}}/manufacturer-cas/{{manufacturer_ca_id}}/prove": (
         "manufacturer-ca.proven manufacturer-ca.activated"
     ),
+    f"POST {V1}/fleets/{{fleet}}/require-approval": "fleet.approval-set",
     f"POST {V1}/fleets/{{fleet}}/revoke": "fleet.revoked agent.revoked",
+    f"POST {V1}/fleets/{{fleet}}/waive-approval": "approval.requested fleet.approval-set",
     f"POST {V1}/keys": "kek.added",
     f"POST {V1}/keys/migrate": "kek.replaced kek.added kek.rewrap-started",
     f"DELETE {V1}/keys/{{kek_id}}": "kek.retired",
@@ -73,6 +83,7 @@ ROUTES = {
     f"POST {V1}/recoveries/{{recovery_id}}/approve": "recovery.approved",
     f"POST {V1}/recoveries/{{recovery_id}}/reject": "recovery.rejected",
     f"POST {V1}/releases": "release.created",
+    f"POST {V1}/releases/{{release_id}}/withdraw": "release.withdrawn",
     f"POST {V1}/session": "session.signed-in session.failed",
     f"DELETE {V1}/session": "session.signed-out",
     f"POST {V1}/session/second-factor": "second-factor.begun",
@@ -96,7 +107,7 @@ UPLINKS = {
     "progress": "none: the deployment's own events tell what follows from it",
     "key_requests": "grant.issued grant.denied",
     "csrs": "agent.renewed agent.renewal-denied",
-    "replies": "none: the answer to a command, whose order is in the ledger",
+    "replies": "command.finished agent.tags-changed",
     "wills": "none: presence",
     "connected": "agent.moved agent.certificate-superseded",
     "disconnected": "none: presence",
@@ -109,8 +120,8 @@ LOOPS = {
     "presence": "none: presence",
     "news": "none: hints for whoever watches",
     "rollouts": (
-        "deployment.advanced deployment.completed deployment.paused deployment.rolling-back"
-        " deployment.rolled-back"
+        "deployment.started deployment.advanced deployment.completed deployment.paused"
+        " deployment.rolling-back deployment.rolled-back"
     ),
     "sequencer": "none: it is what makes entries of events",
     "settler": "agent.certificate-superseded agent.moved",

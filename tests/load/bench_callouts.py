@@ -59,6 +59,7 @@ class Figures:
     connects_per_s: float
     node_cpu_ms: float
     responder_cpu_ms: float
+    client_cpu_ms: float
     kib_per_connection: float
 
 
@@ -81,7 +82,13 @@ def main(agents: int = 1000, rounds: int = 3) -> None:
     static, ours = (max(one.connects_per_s for one in found[engine]) for engine in ENGINES)
     callout_ms = min(one.responder_cpu_ms for one in found[ENGINES[1]])
     print(f"ratio {ours / static:.2f}; promised {PROMISED_RATIO}")
+    alone, asking = (min(_without_responder_ms(one) for one in found[engine]) for engine in ENGINES)
+    print(f"the same if the responder cost nothing (node and clients): {alone / asking:.2f}")
     print(f"callouts/s that one responder's core answers: {1000 / callout_ms:.0f}")
+
+
+def _without_responder_ms(figures: Figures) -> float:
+    return figures.node_cpu_ms + figures.client_cpu_ms
 
 
 def measure(engine: str, site: Site) -> Figures:
@@ -111,7 +118,7 @@ async def connect_all(site: Site, server: RunningServer, responder_pid: int | No
     pid, agents = server.process.pid, site.agents[1:]
     memory, cpu = resident_kib(pid), cpu_seconds(pid)
     responder_cpu = cpu_seconds(responder_pid) if responder_pid else 0.0
-    began = time.perf_counter()
+    own_cpu, began = time.process_time(), time.perf_counter()
     streams = await asyncio.gather(*(one(*agent) for agent in agents))
     took = time.perf_counter() - began
     count = len(agents)
@@ -119,6 +126,7 @@ async def connect_all(site: Site, server: RunningServer, responder_pid: int | No
         count / took,
         1000 * (cpu_seconds(pid) - cpu) / count,
         1000 * (cpu_seconds(responder_pid) - responder_cpu) / count if responder_pid else 0.0,
+        1000 * (time.process_time() - own_cpu) / count,
         (resident_kib(pid) - memory) / count,
     )
     for _, writer in (first, *streams):

@@ -150,7 +150,8 @@ class Demo:
         what = f"{release['name']} {release['version']}"
         if found is None:
             self._say(f"rolling {what} out to {' and '.join(FLEETS)}")
-            body = {"release_id": release["id"], "fleets": list(FLEETS), "start": True}
+            strategy = {"stages": [{"percent": 100}]}
+            body = {"release_id": release["id"], "fleets": list(FLEETS), "strategy": strategy}
             found = await api.post("deployments", body)
         loop = asyncio.get_running_loop()
         deadline, told = loop.time() + _DEPLOYED_WITHIN_S, ""

@@ -1,5 +1,6 @@
 """What the ledger keeps of deployments; listed again in evidence/events.py."""
 
+from datetime import datetime
 from uuid import UUID
 
 from tensorguard.services.evidence.event import Digest, Event
@@ -14,6 +15,9 @@ class DeploymentCreated(Event, frozen=True, kw_only=True):
     fleets: list[str]
     selector: str = ""
     allow_downgrade: bool | None = None
+    percents: list[int] | None = None
+    on_failure: str | None = None
+    start_at: datetime | None = None
 
 
 class DeploymentMoved(Event, frozen=True, kw_only=True):
@@ -25,8 +29,22 @@ class DeploymentMoved(Event, frozen=True, kw_only=True):
     stage: int | None = None
 
 
+class DeploymentApprovalAsked(DeploymentMoved, frozen=True, kw_only=True):
+    """A fleet demands a second person for it."""
+
+    TYPE = "deployment.approval-asked"
+    approval_id: UUID
+
+
+class DeploymentScheduled(DeploymentMoved, frozen=True, kw_only=True):
+    TYPE = "deployment.scheduled"
+    start_at: datetime
+    approved_by: str | None = None
+
+
 class DeploymentStarted(DeploymentMoved, frozen=True, kw_only=True):
     TYPE = "deployment.started"
+    approved_by: str | None = None
 
 
 class DeploymentAdvanced(DeploymentMoved, frozen=True, kw_only=True):
@@ -39,6 +57,13 @@ class DeploymentPaused(DeploymentMoved, frozen=True, kw_only=True):
 
 class DeploymentResumed(DeploymentMoved, frozen=True, kw_only=True):
     TYPE = "deployment.resumed"
+
+
+class DeploymentRetried(DeploymentMoved, frozen=True, kw_only=True):
+    """Agents that it had not reached are sent the release again."""
+
+    TYPE = "deployment.retried"
+    agents: int
 
 
 class DeploymentAborted(DeploymentMoved, frozen=True, kw_only=True):

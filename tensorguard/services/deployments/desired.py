@@ -117,14 +117,21 @@ async def documents_for(
         return {}
     stale_at = now + REFRESH_BEFORE
     rows = (await session.execute(_stored(wanted))).all()
-    found = {agent_id: bytes(stored) for agent_id, stored, _ in rows}
-    stale = [agent_id for agent_id, _, expires_at in rows if expires_at <= stale_at]
+    found = {row.agent_id: bytes(row.envelope) for row in rows}
+    stale = [
+        row.agent_id for row in rows if row.expires_at <= stale_at or row.epoch < keyring.epoch
+    ]
     return found | await refresh(session, keyring, stale, now=now)
 
 
 def _stored(agent_ids: Sequence[UUID]) -> sa.Select[Any]:
     return (
-        sa.select(agent_desired.c.agent_id, agent_desired.c.envelope, agent_desired.c.expires_at)
+        sa.select(
+            agent_desired.c.agent_id,
+            agent_desired.c.envelope,
+            agent_desired.c.expires_at,
+            agent_desired.c.epoch,
+        )
         .join(agents, agents.c.id == agent_desired.c.agent_id)
         .where(agent_desired.c.agent_id.in_(agent_ids), agents.c.status == "active")
     )
@@ -133,7 +140,10 @@ def _stored(agent_ids: Sequence[UUID]) -> sa.Select[Any]:
 async def refresh(
     session: AsyncSession, keyring: Keyring, agent_ids: Sequence[UUID], *, now: datetime
 ) -> dict[UUID, bytes]:
-    """Sign documents again with a new expiry and link, and the same revision: nothing changes."""
+    """Sign documents again with a new expiry and link, and the same revision: nothing changes.
+
+    Only the epoch rises with the platform's: after a restore agents may have a higher revision.
+    """
     if not agent_ids:
         return {}
     locked = await session.execute(
@@ -155,6 +165,7 @@ async def refresh(
             "agent_ids": ids,
             "documents": [codec.encode(document) for document in documents],
             "envelopes": envelopes,
+            "epoch": keyring.epoch,
             "issued_at": now,
             "expires_at": now + LIFETIME,
         },
@@ -164,7 +175,7 @@ async def refresh(
 
 _REFRESH = sa.text("""
     UPDATE agent_desired SET document = signed.document, envelope = signed.envelope,
-        issued_at = :issued_at, expires_at = :expires_at
+        issued_at = :issued_at, expires_at = :expires_at, epoch = :epoch
     FROM unnest(CAST(:agent_ids AS uuid[]), CAST(:documents AS bytea[]),
                 CAST(:envelopes AS bytea[])) AS signed (agent_id, document, envelope)
     WHERE agent_desired.agent_id = signed.agent_id
@@ -205,7 +216,9 @@ def _renew(keyring: Keyring, old: Desired, now: datetime) -> Desired:
         digest = bytes.fromhex(package.digest)
         url = format_url(keyring.url_key, digest, old.agent_id, now + LIFETIME)
         package = msgspec.structs.replace(package, url=url)
-    return msgspec.structs.replace(old, issued_at=now, expires_at=now + LIFETIME, package=package)
+    return msgspec.structs.replace(
+        old, issued_at=now, expires_at=now + LIFETIME, package=package, epoch=keyring.epoch
+    )
 
 
 def _sign(keyring: Keyring, documents: Sequence[Desired]) -> list[bytes]:

@@ -13,6 +13,7 @@ from tensorguard.rollouts.states import (
     AT_WORK,
     STARTED,
     AgentState,
+    RollbackState,
     next_agent_state,
 )
 
@@ -42,6 +43,8 @@ class _Row:
     started_at: datetime | None
     finished_at: datetime | None
     runs_it: bool
+    rollback: str | None
+    rollback_reason: str
 
 
 async def apply_progress_many(
@@ -87,6 +90,8 @@ async def confirm_running(
 def _apply(row: _Row, message: Progress, now: datetime) -> _Row | None:
     """Return the row after a message; None where the message has no place in its state."""
     reported = AgentState(message.state)
+    if row.rollback is not None:
+        return _apply_back(row, reported, message)
     state = next_agent_state(row.state, reported, runs_it=row.runs_it)
     waits = reported is AgentState.SUCCEEDED and not row.runs_it
     if state is not (AgentState.ACTIVATING if waits else reported):
@@ -102,6 +107,16 @@ def _apply(row: _Row, message: Progress, now: datetime) -> _Row | None:
         started_at=(row.started_at or now) if state in STARTED else row.started_at,
         finished_at=None if state in AT_WORK else (now if moved else row.finished_at),
     )
+
+
+def _apply_back(row: _Row, reported: AgentState, message: Progress) -> _Row | None:
+    """Take an agent's word on its way back: only that it cannot go counts; the rest is seen."""
+    if row.rollback != RollbackState.ASSIGNED:
+        return None
+    if reported in (AgentState.FAILED, AgentState.REJECTED):
+        reason = (message.reason or "")[:500]
+        return replace(row, rollback=RollbackState.FAILED, rollback_reason=reason)
+    return row
 
 
 async def _lock(
@@ -131,6 +146,8 @@ async def _save(session: AsyncSession, rows: Sequence[_Row], now: datetime) -> N
         "notified_at",
         "started_at",
         "finished_at",
+        "rollback",
+        "rollback_reason",
     )
     values = {name: [getattr(row, name) for row in rows] for name in columns}
     await session.execute(_SAVE, values | {"now": now})
@@ -138,7 +155,7 @@ async def _save(session: AsyncSession, rows: Sequence[_Row], now: datetime) -> N
 
 _LOCK = sa.text("""
     SELECT row.deployment_id, row.agent_id, row.state, row.reason, row.percent, row.notified_at,
-           row.started_at, row.finished_at,
+           row.started_at, row.finished_at, row.rollback, row.rollback_reason,
            coalesce(state.package_digest = release.package_digest, false) AS runs_it
     FROM unnest(CAST(:agents AS uuid[]), CAST(:deployments AS uuid[]))
          AS place (agent_id, deployment_id)
@@ -153,16 +170,19 @@ _SAVE = sa.text("""
     UPDATE deployment_agents AS row
     SET state = new.state, reason = new.reason, percent = new.percent,
         notified_at = new.notified_at, started_at = new.started_at,
-        finished_at = new.finished_at, updated_at = :now
+        finished_at = new.finished_at, rollback = new.rollback,
+        rollback_reason = new.rollback_reason, updated_at = :now
     FROM unnest(CAST(:deployment_id AS uuid[]), CAST(:agent_id AS uuid[]), CAST(:state AS text[]),
                 CAST(:reason AS text[]), CAST(:percent AS smallint[]),
                 CAST(:notified_at AS timestamptz[]), CAST(:started_at AS timestamptz[]),
-                CAST(:finished_at AS timestamptz[]))
+                CAST(:finished_at AS timestamptz[]), CAST(:rollback AS text[]),
+                CAST(:rollback_reason AS text[]))
          AS new (deployment_id, agent_id, state, reason, percent, notified_at, started_at,
-                 finished_at)
+                 finished_at, rollback, rollback_reason)
     WHERE row.deployment_id = new.deployment_id AND row.agent_id = new.agent_id
 """)
-# Only the deployment whose document the agent has: under another it may rightly run another.
+# Only the deployment whose document the agent has: under another it may rightly run another. So may
+# one that follows a later document than any there is: the database has been restored since.
 _CONFIRM = sa.text("""
     WITH seen AS (
         SELECT row.deployment_id, row.agent_id,
@@ -173,10 +193,15 @@ _CONFIRM = sa.text("""
                                      AND row.deployment_id = document.deployment_id
         JOIN deployments AS deployment ON deployment.id = row.deployment_id
         JOIN releases AS release ON release.id = deployment.release_id
-        WHERE CASE WHEN running.digest IS NOT DISTINCT FROM release.package_digest
+        JOIN agent_state AS state ON state.agent_id = running.agent_id
+        WHERE row.rollback IS NULL
+          AND CASE WHEN running.digest IS NOT DISTINCT FROM release.package_digest
                    THEN row.state IN ('pending', 'notified', 'downloading', 'verifying',
                                       'activating', 'timed_out', 'lost')
-                   ELSE row.state = 'succeeded' AND deployment.state IN ('running', 'paused') END
+                        OR (row.state = 'failed' AND row.reason = 'lost')
+                   ELSE row.state = 'succeeded' AND deployment.state IN ('running', 'paused')
+                        AND ((state.desired_epoch, state.desired_revision)
+                             > (document.epoch, document.revision)) IS NOT TRUE END
         ORDER BY row.agent_id
         FOR NO KEY UPDATE OF row
     )

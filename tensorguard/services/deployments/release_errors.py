@@ -122,6 +122,20 @@ class NoEligibleAgents(Conflict):
     hint = "Look at the preview: it says who was left out, and why."
 
 
+class ApprovalOutdated(Conflict):
+    """What was agreed to is not what would start."""
+
+    code = "approval-outdated"
+    hint = "Ask for it once more."
+
+
+class NothingToRetry(Conflict):
+    """No agent may be sent the release again."""
+
+    code = "nothing-to-retry"
+    hint = "Policy refusals are final; for more retries start a new deployment of the release."
+
+
 class DownloadRefused(Denied):
     """A download link is not, or no longer, good for this agent."""
 

@@ -9,13 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.services.deployments.deployability import check_deployable
 from tensorguard.services.deployments.release_errors import (
     BadRelease,
+    PackageWithdrawn,
     ReleaseExists,
     ReleaseNotFound,
 )
 from tensorguard.services.evidence import ledger
-from tensorguard.services.evidence.events import Actor, ReleaseCreated
+from tensorguard.services.evidence.events import Actor, ReleaseCreated, ReleaseWithdrawn
+from tensorguard.store.deployments import Deployment
 from tensorguard.store.ids import new_id
-from tensorguard.store.packages import Release, find_release
+from tensorguard.store.packages import Package, Release, find_release
 from tensorguard.store.tables import releases
 from tensorguard.tgsp.versions import is_version
 
@@ -74,6 +76,45 @@ async def get_release(session: AsyncSession, release_id: UUID) -> Release:
     if release is None:
         raise ReleaseNotFound(f"there is no release {release_id}")
     return release
+
+
+async def check_release(session: AsyncSession, release: Release, now: datetime) -> Package:
+    """Accept a release that may still be deployed at `now`; return its package.
+
+    Raises: PackageNotFound, PackageWithdrawn, PublisherNotInForce.
+    """
+    if release.withdrawn_at is not None:
+        raise PackageWithdrawn(f"release {release.name} {release.version} was withdrawn")
+    return await check_deployable(session, release.package_digest, now)
+
+
+async def check_deployment(session: AsyncSession, deployment: Deployment, now: datetime) -> None:
+    """Accept a deployment whose release may go to more agents at `now`.
+
+    Raises: PackageNotFound, PackageWithdrawn, PublisherNotInForce.
+    """
+    release = await get_release(session, deployment.release_id)
+    package = await check_release(session, release, now)
+    if package.not_after is not None and package.not_after <= now:
+        raise PackageWithdrawn(f"the package has expired at {package.not_after.isoformat()}")
+
+
+async def withdraw_release(
+    session: AsyncSession, release_id: UUID, *, reason: str, by: Actor, now: datetime
+) -> Release:
+    """Let a release go to nobody else: no new deployment of it, and running ones pause.
+
+    What runs it, runs on. Again changes nothing. Raises: ReleaseNotFound.
+    """
+    release = await get_release(session, release_id)
+    if release.withdrawn_at is not None:
+        return release
+    await session.execute(
+        sa.update(releases).where(releases.c.id == release_id).values(withdrawn_at=now)
+    )
+    event = ReleaseWithdrawn(by=by, release_id=release_id, reason=reason)
+    await ledger.record(session, event, now=now)
+    return await get_release(session, release_id)
 
 
 def _check(release: Release) -> None:

@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.rollouts.states import DeploymentState
 from tensorguard.services.deployments.deployability import object_to
-from tensorguard.services.deployments.deployments import get_deployment, move_deployment
+from tensorguard.services.deployments.deployments import get_deployment
+from tensorguard.services.deployments.moving import move_deployment
 from tensorguard.services.evidence.events import Actor, DeploymentPaused
 from tensorguard.store.publishers import list_publishers
 from tensorguard.store.tables import deployments, packages, releases

@@ -36,6 +36,9 @@ from tensorguard.services.deployments.deployment_events import (
     DeploymentAdvanced as DeploymentAdvanced,
 )
 from tensorguard.services.deployments.deployment_events import (
+    DeploymentApprovalAsked as DeploymentApprovalAsked,
+)
+from tensorguard.services.deployments.deployment_events import (
     DeploymentCompleted as DeploymentCompleted,
 )
 from tensorguard.services.deployments.deployment_events import (
@@ -47,14 +50,29 @@ from tensorguard.services.deployments.deployment_events import (
     DeploymentResumed as DeploymentResumed,
 )
 from tensorguard.services.deployments.deployment_events import (
+    DeploymentRetried as DeploymentRetried,
+)
+from tensorguard.services.deployments.deployment_events import (
     DeploymentRolledBack as DeploymentRolledBack,
 )
 from tensorguard.services.deployments.deployment_events import (
     DeploymentRollingBack as DeploymentRollingBack,
 )
 from tensorguard.services.deployments.deployment_events import (
+    DeploymentScheduled as DeploymentScheduled,
+)
+from tensorguard.services.deployments.deployment_events import (
     DeploymentStarted as DeploymentStarted,
 )
+from tensorguard.services.deployments.package_events import PackageRefused as PackageRefused
+from tensorguard.services.deployments.package_events import PackageUploaded as PackageUploaded
+from tensorguard.services.deployments.package_events import PublisherChanged as PublisherChanged
+from tensorguard.services.deployments.package_events import (
+    PublisherRegistered as PublisherRegistered,
+)
+from tensorguard.services.deployments.package_events import PublisherRevoked as PublisherRevoked
+from tensorguard.services.deployments.package_events import ReleaseCreated as ReleaseCreated
+from tensorguard.services.deployments.package_events import ReleaseWithdrawn as ReleaseWithdrawn
 from tensorguard.services.enrollment.manufacturer_events import (
     ManufacturerCaActivated as ManufacturerCaActivated,
 )
@@ -187,6 +205,15 @@ class FleetConfigChanged(Event, frozen=True, kw_only=True):
     after: Mapping[str, Any]
 
 
+class FleetApprovalSet(Event, frozen=True, kw_only=True):
+    """Whether deployments to the fleet take a second person from now on."""
+
+    TYPE = "fleet.approval-set"
+    SUBJECT = ("fleet", "fleet")
+    required: bool
+    approved_by: str | None = None
+
+
 class TokenCreated(Event, frozen=True, kw_only=True):
     TYPE = "token.created"
     SUBJECT = ("token", "token_id")
@@ -290,68 +317,23 @@ class AgentTagsChanged(Event, frozen=True, kw_only=True):
     after: Mapping[str, str]
 
 
-# Publishers, packages, releases
+class CommandIssued(Event, frozen=True, kw_only=True):
+    TYPE = "command.issued"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    command_id: UUID
+    kind: str
 
 
-class PublisherRegistered(Event, frozen=True, kw_only=True):
-    TYPE = "publisher.registered"
-    SUBJECT = ("publisher", "kid")
-    kid: str
-    packages: list[str]
-    not_after: datetime | None = None
-    not_before: datetime | None = None
-    succeeds: str | None = None
+class CommandFinished(Event, frozen=True, kw_only=True):
+    """The agent has said how it ended: done, failed, expired or refused."""
 
-
-class PublisherChanged(Event, frozen=True, kw_only=True):
-    """What a publisher may sign, or until when, is another: what it is now, and what it was."""
-
-    TYPE = "publisher.changed"
-    SUBJECT = ("publisher", "kid")
-    kid: str
-    packages: list[str]
-    packages_before: list[str]
-    not_after: datetime
-    not_after_before: datetime
-    reason: str
-
-
-class PublisherRevoked(Event, frozen=True, kw_only=True):
-    TYPE = "publisher.revoked"
-    SUBJECT = ("publisher", "kid")
-    kid: str
-    reason: str | None = None
-
-
-class PackageUploaded(Event, frozen=True, kw_only=True):
-    TYPE = "package.uploaded"
-    SUBJECT = ("package", "digest")
-    digest: Digest
-    size_bytes: int
-    publisher_kid: str
-    package: str
-    version: str
-
-
-class PackageRefused(Event, frozen=True, kw_only=True):
-    """An upload failed verification; `reason` is the error's code."""
-
-    TYPE = "package.refused"
-    SUBJECT = ("package", "digest")
-    OUTCOME = "denied"
-    digest: Digest | None
-    reason: str
-    size_bytes: int | None = None
-    file_sha256: Digest | None = None
-
-
-class ReleaseCreated(Event, frozen=True, kw_only=True):
-    TYPE = "release.created"
-    SUBJECT = ("release", "release_id")
-    release_id: UUID
-    release: str
-    version: str
-    package_digest: Digest
+    TYPE = "command.finished"
+    SUBJECT = ("agent", "agent_id")
+    agent_id: UUID
+    command_id: UUID
+    kind: str
+    state: str
 
 
 # Grants

@@ -26,8 +26,8 @@ from tensorguard.services.certificates.certificate_events import (
     AgentMoveOrdered,
 )
 from tensorguard.services.deployments import desired
+from tensorguard.services.deployments.assignment import content_before
 from tensorguard.services.deployments.desired import Recipient
-from tensorguard.services.deployments.rollout import content_before
 from tensorguard.services.errors import Conflict, FleetNotFound
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import Actor

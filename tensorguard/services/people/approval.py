@@ -34,6 +34,8 @@ class ApprovalKind(StrEnum):
     REVOKE_PUBLISHER = "publisher.revoke"
     PUBLISH_TRUST = "trust-bundle.publish"
     DESTROY_KEY = "kek.destroy-version"
+    START_DEPLOYMENT = "deployment.start"
+    WAIVE_APPROVAL = "fleet.waive-approval"
 
 
 PERMISSIONS: Final[Mapping[ApprovalKind, Permission]] = {
@@ -45,6 +47,8 @@ PERMISSIONS: Final[Mapping[ApprovalKind, Permission]] = {
     ApprovalKind.REVOKE_PUBLISHER: Permission.PUBLISHERS_WRITE,
     ApprovalKind.PUBLISH_TRUST: Permission.TRUST_WRITE,
     ApprovalKind.DESTROY_KEY: Permission.KEYS_WRITE,
+    ApprovalKind.START_DEPLOYMENT: Permission.DEPLOYMENTS_WRITE,
+    ApprovalKind.WAIVE_APPROVAL: Permission.FLEETS_WRITE,
 }
 """What the decider's role has to hold, as the requester's did."""
 

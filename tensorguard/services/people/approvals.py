@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.ledger.entry import format_time
 from tensorguard.pki.errors import PkiError
 from tensorguard.protocol.errors import ProtocolError
+from tensorguard.rollouts.errors import RolloutError
 from tensorguard.services.errors import Conflict, Invalid, ServiceError, Unready
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import SYSTEM, Actor, Event
@@ -146,7 +147,7 @@ async def decide(
     try:
         async with session.begin_nested():
             done = await executor(session, approval.request, deciders, now)
-    except (ServiceError, PkiError, ProtocolError, VaultError) as error:
+    except (ServiceError, PkiError, ProtocolError, RolloutError, VaultError) as error:
         return await _fail(session, approval, error.code, error.message, by=by.actor, now=now)
     event = ApprovalApproved(**_told(approval, by.actor))
     return await _end(session, approval, "approved", event, result=dict(done), now=now)

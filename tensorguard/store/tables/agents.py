@@ -3,6 +3,7 @@
 from sqlalchemy import (
     REAL,
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -26,6 +27,7 @@ fleets = Table(
     Column("created_at", Time, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("deployments_need_approval", Boolean, nullable=False, server_default=text("false")),
 )
 fleet_configs = Table(
     "fleet_configs",
@@ -190,3 +192,8 @@ Index("agent_status_presence_idx", agent_status.c.presence, agent_status.c.agent
 Index("agent_status_trust_idx", agent_status.c.trust_score, agent_status.c.agent_id)
 Index("agent_status_running_idx", agent_status.c.running_digest, agent_status.c.agent_id)
 Index("commands_agent_idx", commands.c.agent_id, commands.c.id)
+Index(
+    "commands_open_idx",
+    commands.c.agent_id,
+    postgresql_where=text("state IN ('queued', 'sent')"),
+)

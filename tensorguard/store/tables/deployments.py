@@ -89,6 +89,8 @@ deployments = Table(
     Column("created_by", Text, nullable=False),
     Column("started_at", Time),
     Column("finished_at", Time),
+    Column("start_at", Time),
+    Column("approval_id", Uuid, ForeignKey("approvals.id")),
 )
 deployment_stages = Table(
     "deployment_stages",
@@ -102,6 +104,7 @@ deployment_stages = Table(
     Column("held_since", Time),
     Column("started_at", Time),
     Column("finished_at", Time),
+    Column("due", Integer),
 )
 deployment_agents = Table(
     "deployment_agents",
@@ -118,6 +121,9 @@ deployment_agents = Table(
     Column("started_at", Time),
     Column("finished_at", Time),
     Column("updated_at", Time, nullable=False),
+    Column("assigned_at", Time),
+    Column("rollback", Text),
+    Column("rollback_reason", Text, nullable=False, server_default=text("''")),
 )
 agent_desired = Table(
     "agent_desired",

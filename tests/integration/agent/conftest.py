@@ -3,6 +3,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -56,8 +57,8 @@ class RunningAgents:
         joined = enroll(self.platform.join, directory, name)
         return directory, joined.identity.agent_id
 
-    def start(self, directory: StateDir) -> AgentService:
-        service = AgentService(directory)
+    def start(self, directory: StateDir, **settings: Any) -> AgentService:
+        service = AgentService(directory, **settings)
         thread = threading.Thread(target=service.run, daemon=True)
         thread.start()
         self._threads[id(service)] = thread

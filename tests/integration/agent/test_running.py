@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from agent.runtime.health import HealthCheck
 from agent.runtime.statedir import OUTBOX, StateDir
 from tensorguard.pki.keys import Ed25519Signer
 from tensorguard.protocol.messages import Heartbeat, KeyRequest, Progress
@@ -192,6 +193,30 @@ def test_a_model_that_does_not_run_is_not_activated(
     assert failed.reason.startswith("inference-failed")
     hub.wait(lambda: "fell-back" in types(hub, agent_id))
     assert (directory.path / "current").resolve().name == good.digest
+
+
+def test_what_its_health_check_refuses_is_taken_back(
+    platform: Platform, hub: Hub, agents: RunningAgents
+) -> None:
+    directory, agent_id = agents.enroll()
+    check = HealthCheck(("/bin/sh", "-c", 'test -f "$TG_PACKAGE_DIR/ok" || { echo no; exit 4; }'))
+    agents.start(directory, health=check)
+    good = platform.build({"ok": b"1", "w": b"1" * 1000})
+    hub.deploy(platform.desired(agent_id, good, revision=1))
+    runs(hub, agent_id, good.digest)
+    bad = platform.build({"w": b"2" * 1000}, version="1.1.0", seq=2)
+    desired = platform.desired(agent_id, bad, revision=2)
+    hub.deploy(desired)
+    assert desired.deployment_id is not None
+    failed = hub.wait_for_state(agent_id, "failed", desired.deployment_id)
+    assert failed.reason == "unhealthy: the health check ended with 4: no"
+    hub.wait(lambda: "fell-back" in types(hub, agent_id))
+    assert (directory.path / "current").resolve().name == good.digest
+    seen = len(hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat))
+    hub.wait(lambda: len(hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat)) > seen)
+    package = hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat)[-1].package
+    assert package is not None
+    assert package.digest == good.digest
 
 
 def test_events_wait_for_their_ack_and_survive_a_restart(hub: Hub, agents: RunningAgents) -> None:

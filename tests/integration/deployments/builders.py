@@ -19,7 +19,8 @@ from hub.rollouts import RolloutController
 from tensorguard.pki.bundle import TrustStore
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Desired, Progress
-from tensorguard.services.deployments import deployments, releases
+from tensorguard.rollouts.strategy import AT_ONCE
+from tensorguard.services.deployments import deployments, moving, releases
 from tensorguard.services.deployments.deployments import Plan
 from tensorguard.services.deployments.packages import Uploaded
 from tensorguard.services.deployments.progress import Applied, apply_progress_many, confirm_running
@@ -201,7 +202,7 @@ class Platform:
     async def draft(self, release: Release, *slugs: str, **settings: Any) -> Deployment:
         made = await self.do(
             deployments.create_deployment,
-            Plan(release_id=release.id, fleets=slugs, **settings),
+            Plan(release_id=release.id, fleets=slugs, **({"strategy": AT_ONCE} | settings)),
             by=OPERATOR,
             now=self.clock.now,
         )
@@ -210,9 +211,7 @@ class Platform:
 
     async def start(self, release: Release, *slugs: str, **settings: Any) -> Deployment:
         draft = await self.draft(release, *slugs, **settings)
-        started = await self.do(
-            deployments.start_deployment, draft.id, by=OPERATOR, now=self.clock.now
-        )
+        started = await self.do(moving.start_deployment, draft.id, by=OPERATOR, now=self.clock.now)
         assert isinstance(started, Deployment)
         return started
 
@@ -276,6 +275,10 @@ class Platform:
                 )
             )
             await confirm_running(session, {agent_id: runs}, now=self.clock.now)
+
+    async def confirm(self, running: dict[UUID, bytes | None]) -> None:
+        """Take what heartbeats say that has been stored."""
+        await self.do(confirm_running, running, now=self.clock.now)
 
     async def set_presence(self, agent_id: UUID, presence: str) -> None:
         status = tables.agent_status

@@ -15,6 +15,7 @@ from tests.integration.api.clients import Api
 from tests.integration.api.people import second_person
 from tests.integration.deployments.builders import Platform, target
 
+AT_ONCE = {"stages": [{"percent": 100}]}
 TGSP = {"Content-Type": "application/vnd.tensorguard.tgsp"}
 
 
@@ -173,7 +174,12 @@ async def test_a_deployment_is_planned_previewed_started_and_watched(
     agents = [await platform.add_agent(fleet, tags={"gpu": "true"}) for _ in range(3)]
     await platform.add_agent(fleet)
     release = await released(api, platform.build_package())
-    plan = {"release_id": release["id"], "fleets": [fleet], "selector": "gpu=true"}
+    plan = {
+        "release_id": release["id"],
+        "fleets": [fleet],
+        "selector": "gpu=true",
+        "strategy": AT_ONCE,
+    }
     preview = (await api.admin.post("/api/v1/deployments/preview", json=plan)).json()
     assert preview["stages"] == [3]
     assert [(group["state"], group["agents"]) for group in preview["groups"]] == [("pending", 3)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tensorguard.services.deployments import deployments
+from tensorguard.services.deployments import moving
 from tensorguard.services.deployments.release_errors import (
     BadPublisher,
     PackageWithdrawn,
@@ -62,7 +62,7 @@ async def overview(platform: Platform, kid: str) -> PublisherOverview:
 
 async def resume(platform: Platform, deployment: Deployment) -> Deployment:
     found = await platform.do(
-        deployments.resume_deployment,
+        moving.resume_deployment,
         deployment.id,
         reason="go on",
         by=OPERATOR,
@@ -212,7 +212,7 @@ async def test_nothing_is_handed_out_that_agents_would_not_believe(platform: Pla
     draft = await platform.draft(release, fleet)
     how = {"by": OPERATOR, "now": platform.clock.now}
     with pytest.raises(PublisherUnpublished, match="trust bundle 2"):
-        await platform.do(deployments.start_deployment, draft.id, **how)
+        await platform.do(moving.start_deployment, draft.id, **how)
     waiting = await overview(platform, kid)
     assert (waiting.state, waiting.awaits_bundle, waiting.publisher.told_in) == (
         "valid",
@@ -221,7 +221,7 @@ async def test_nothing_is_handed_out_that_agents_would_not_believe(platform: Pla
     )
 
     await platform.publish_trust()
-    started = await platform.do(deployments.start_deployment, draft.id, **how)
+    started = await platform.do(moving.start_deployment, draft.id, **how)
     assert started.state == "running"
     known = await overview(platform, kid)
     assert (known.awaits_bundle, known.publisher.told_in, known.packages) == (False, 3, 1)

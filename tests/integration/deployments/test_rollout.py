@@ -2,12 +2,13 @@
 
 import asyncio
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from tensorguard.rollouts.errors import IllegalMove
-from tensorguard.rollouts.strategy import Strategy
-from tensorguard.services.deployments import deployments, desired
+from tensorguard.rollouts.strategy import AT_ONCE
+from tensorguard.services.deployments import deployments, desired, moving
 from tensorguard.services.deployments.deployments import Plan, Preview
 from tensorguard.services.deployments.packages import get_package
 from tensorguard.services.deployments.release_errors import NoEligibleAgents, PackageWithdrawn
@@ -125,7 +126,13 @@ async def test_a_preview_says_what_starts_and_who_is_left_out_and_why(platform: 
     await platform.set_status(revoked, "revoked")
     release = await platform.release(target=target(fleets=("in",), selector="!legacy"))
     draft = await platform.draft(release, fleet, outside, selector="gpu=true")
-    plan = Plan(release_id=release.id, fleets=(fleet, outside), selector="gpu=true")
+    plan = Plan(
+        release_id=release.id,
+        fleets=(fleet, outside),
+        selector="gpu=true",
+        strategy=AT_ONCE,
+        salt=draft.salt,
+    )
     preview = await platform.do(deployments.preview_draft, draft)
     now = platform.clock.now
     assert await platform.do(deployments.preview_deployment, plan, now=now) == preview
@@ -137,7 +144,7 @@ async def test_a_preview_says_what_starts_and_who_is_left_out_and_why(platform: 
         ("excluded", "target-fleet"): 1,
     }
     assert [group.sample for group in preview.groups if group.state == "pending"] == [[eligible]]
-    await platform.do(deployments.start_deployment, draft.id, by=OPERATOR, now=platform.clock.now)
+    await platform.do(moving.start_deployment, draft.id, by=OPERATOR, now=platform.clock.now)
     assert await platform.states(draft) == {"pending": 1, "excluded": 2}
 
 
@@ -146,9 +153,7 @@ async def test_a_deployment_for_nobody_does_not_start(platform: Platform) -> Non
     await platform.add_agent(fleet, tags={})
     draft = await platform.draft(await platform.release(), fleet, selector="gpu")
     with pytest.raises(NoEligibleAgents):
-        await platform.do(
-            deployments.start_deployment, draft.id, by=OPERATOR, now=platform.clock.now
-        )
+        await platform.do(moving.start_deployment, draft.id, by=OPERATOR, now=platform.clock.now)
     assert (await platform.find(draft)).state == "draft"
 
 
@@ -160,9 +165,7 @@ async def test_what_a_revoked_publisher_signed_is_not_deployed(platform: Platfor
     kid = (await platform.do(get_package, release.package_digest)).publisher_kid
     await platform.do(revoke_publisher, kid, reason="stolen", by=OPERATOR, now=platform.clock.now)
     with pytest.raises(PackageWithdrawn):
-        await platform.do(
-            deployments.start_deployment, draft.id, by=OPERATOR, now=platform.clock.now
-        )
+        await platform.do(moving.start_deployment, draft.id, by=OPERATOR, now=platform.clock.now)
 
 
 async def test_an_agent_that_enrols_while_it_runs_gets_the_release_too(platform: Platform) -> None:
@@ -353,7 +356,7 @@ async def test_an_abort_takes_back_what_nobody_has_acted_on(platform: Platform) 
     await platform.send()
     await platform.report(deployment, busy, "downloading")
     await platform.do(
-        deployments.abort_deployment,
+        moving.abort_deployment,
         deployment.id,
         reason="wrong model",
         by=OPERATOR,
@@ -380,7 +383,7 @@ async def test_an_agent_that_had_nothing_is_told_to_keep_what_runs(platform: Pla
     await controller.step()
     first = await platform.send()
     await platform.do(
-        deployments.abort_deployment, deployment.id, reason="", by=OPERATOR, now=platform.clock.now
+        moving.abort_deployment, deployment.id, reason="", by=OPERATOR, now=platform.clock.now
     )
     await controller.step()
     second = await platform.send()
@@ -393,14 +396,14 @@ async def test_a_paused_deployment_begins_with_nobody_new(platform: Platform) ->
     agent = await platform.add_agent(fleet)
     deployment = await platform.start(await platform.release(), fleet)
     how = {"by": OPERATOR, "now": platform.clock.now, "reason": "lunch"}
-    await platform.do(deployments.pause_deployment, deployment.id, **how)
+    await platform.do(moving.pause_deployment, deployment.id, **how)
     await platform.controller().step()
     assert await platform.send() == {}
     with pytest.raises(IllegalMove):
         await platform.do(
-            deployments.start_deployment, deployment.id, by=OPERATOR, now=platform.clock.now
+            moving.start_deployment, deployment.id, by=OPERATOR, now=platform.clock.now
         )
-    await platform.do(deployments.resume_deployment, deployment.id, **how)
+    await platform.do(moving.resume_deployment, deployment.id, **how)
     await platform.controller().step()
     assert set(await platform.send()) == {agent}
 
@@ -429,7 +432,11 @@ async def test_a_document_stays_the_same_bytes_until_shortly_before_it_expires(
 ) -> None:
     fleet = await platform.add_fleet("f")
     agent = await platform.add_agent(fleet)
-    await platform.start(await platform.release(), fleet, strategy=Strategy(allow_downgrade=True))
+    await platform.start(
+        await platform.release(),
+        fleet,
+        strategy=msgspec.structs.replace(AT_ONCE, allow_downgrade=True),
+    )
     await platform.controller().step()
 
     async def document() -> bytes:

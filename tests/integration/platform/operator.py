@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -86,19 +86,29 @@ class Operator:
 
     # Deployments
 
-    def deploy(self, release_id: str, *fleets: str) -> Json:
-        """Start a deployment to everybody in these fleets."""
-        return self.post("deployments", {"release_id": release_id, "fleets": list(fleets)})
+    def deploy(self, release_id: str, *fleets: str, strategy: Json | None = None) -> Json:
+        """Start a deployment, to everybody in these fleets at once unless told otherwise."""
+        strategy = strategy or {"stages": [{"percent": 100}]}
+        body = {"release_id": release_id, "fleets": list(fleets), "strategy": strategy}
+        return self.post("deployments", body)
 
     def wait_deployed(self, deployment_id: str, *, within_s: float = 90.0) -> Json:
         """The deployment once it has ended."""
+        return self.wait_deployment(
+            deployment_id, lambda found: bool(found["finished_at"]), within_s=within_s
+        )
 
-        def ended() -> Json | None:
+    def wait_deployment(
+        self, deployment_id: str, is_so: Callable[[Json], bool], *, within_s: float = 90.0
+    ) -> Json:
+        """The deployment once this is so."""
+
+        def look() -> Json | None:
             found = self.get(f"deployments/{deployment_id}")
-            return found if found["finished_at"] else None
+            return found if is_so(found) else None
 
         try:
-            return wait_until(ended, "the deployment has ended", within_s=within_s)
+            return wait_until(look, "the deployment is as it should be", within_s=within_s)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.get(f'deployments/{deployment_id}')}") from None
 

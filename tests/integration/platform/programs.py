@@ -93,8 +93,12 @@ class Simulator(Program):
         events_per_minute: int = 0,
         interval: str = "2s",
         drain: str = "120s",
+        behaviour: Json | None = None,
     ) -> None:
         self.acked_log = directory / "acked.log"
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / "behaviour.json"
+        file.write_text(json.dumps(behaviour or {}))
         super().__init__(
             directory,
             name,
@@ -102,6 +106,7 @@ class Simulator(Program):
                 *("simulate", "--agents", str(agents), "--fleet", fleet, "--interval", interval),
                 *("--url", operator.url, "--api-key", operator.api_key, "--seed", "7"),
                 *("--state", str(directory / "agents"), "--acked-log", str(self.acked_log)),
+                *("--behaviour", str(file)),
                 *("--events-per-minute", str(events_per_minute), "--drain", drain, "--json"),
             ),
         )

@@ -14,8 +14,15 @@ from tensorguard.ledger.checkpoint import Checkpoint as Note
 from tensorguard.ledger.checkpoint import ledger_origin, sign_checkpoint
 from tensorguard.pki.keys import Ed25519Signer
 from tensorguard.protocol import codec, envelope, topics
-from tensorguard.protocol.messages import CertificateIssued, Checkpoint, Command, Desired, Signed
-from tensorguard.protocol.topics import DownKind
+from tensorguard.protocol.messages import (
+    CertificateIssued,
+    Checkpoint,
+    Command,
+    Desired,
+    Reply,
+    Signed,
+)
+from tensorguard.protocol.topics import DownKind, UpKind
 from tests.unit.agent.builders import (
     AGENT,
     NOW,
@@ -254,6 +261,22 @@ def test_a_command_is_remembered_before_it_is_run(connected: Bench) -> None:
     after.connect()
     after.down(DownKind.COMMAND, signed)
     assert after.count(fx.Restart) == 0, "not again after the restart"
+
+
+def test_tags_are_agreed_to_and_change_nothing_before_a_document_has_them(
+    connected: Bench,
+) -> None:
+    connected.send_desired(desired(connected.signers))
+    before = connected.state.desired
+    arguments = {"tags": {"gpu": "true"}}
+    signed = connected.signers.sign(
+        command(connected.signers, kind="set-tags", arguments=arguments)
+    )
+    for _ in range(2):
+        connected.down(DownKind.COMMAND, signed)
+    replies = [codec.decode(Reply, one) for one in connected.taken(UpKind.REPLY)]
+    assert [one.state for one in replies] == ["acknowledged", "done"]
+    assert connected.state.desired == before
 
 
 def test_a_checkpoint_of_our_ledger_is_shown_in_the_heartbeat(connected: Bench) -> None:

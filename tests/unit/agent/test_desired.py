@@ -405,3 +405,35 @@ class Platform(RuleBasedStateMachine):
 
 Platform.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestPlatform = Platform.TestCase
+
+
+def test_the_last_good_package_is_taken_back_without_a_download_or_a_key(bench: Bench) -> None:
+    bench.connect()
+    bench.deploy(desired(bench.signers))
+    bench.deploy(desired(bench.signers, revision=2, package=a_package("22" * 32)))
+    bench.key_requests()
+    fetched = bench.count(fx.Download)
+    back = desired(bench.signers, revision=3, package=a_package(), allow_downgrade=True)
+    bench.send_desired(back)
+    activate = bench.last(fx.Activate)
+    assert activate.digest == "11" * 32
+    bench.obey(bench.core.activated(bench.moment, activate.job, {"engine": "none"}))
+    assert bench.state.running is not None
+    assert bench.state.running.digest == "11" * 32
+    assert bench.count(fx.Download) == fetched
+    assert bench.key_requests() == []
+    assert states(bench)[-1] == "succeeded"
+
+
+def test_a_last_good_package_that_is_damaged_is_fetched_again(bench: Bench) -> None:
+    bench.connect()
+    bench.deploy(desired(bench.signers))
+    bench.deploy(desired(bench.signers, revision=2, package=a_package("22" * 32)))
+    fetched = bench.count(fx.Download)
+    bench.send_desired(
+        desired(bench.signers, revision=3, package=a_package(), allow_downgrade=True)
+    )
+    job = bench.last(fx.Activate).job
+    bench.obey(bench.core.job_failed(bench.moment, job, failure()))
+    assert bench.count(fx.Download) == fetched + 1
+    assert bench.core.step is Step.DOWNLOAD

@@ -1,6 +1,7 @@
 """Stages: fair, exact and sticky."""
 
 import hashlib
+from collections import Counter
 from uuid import UUID
 
 from hypothesis import given
@@ -39,3 +40,18 @@ def test_an_agent_that_joins_later_moves_nobody(
     stage_of(rank(salt, joiner), stages.cutoffs)  # has a place as well
     after = {agent: stage_of(rank(salt, agent), stages.cutoffs) for agent in agents | {joiner}}
     assert {agent: after[agent] for agent in before} == before
+
+
+def test_a_canary_is_spread_over_the_fleet_and_falls_on_others_each_time() -> None:
+    """Ids rise with the time of enrollment: whoever came first must not always go first."""
+    agents = [UUID(int=number << 64) for number in range(500)]
+    tenths: Counter[int] = Counter()
+    canaries = set()
+    for draw in range(200):
+        stages = assign_stages(draw.to_bytes(16, "big"), agents, [10, 100])
+        canary = [number for number, one in enumerate(agents) if stages.places[one] == 0]
+        assert len(canary) == 50
+        canaries.add(tuple(canary))
+        tenths.update(number // 50 for number in canary)
+    assert len(canaries) == 200
+    assert all(850 < tenths[tenth] < 1150 for tenth in range(10)), tenths

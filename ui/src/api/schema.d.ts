@@ -64,6 +64,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/agents/{agent_id}/commands": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Commands
+         * @description List an agent's commands, the newest first.
+         */
+        get: operations["list_commands_api_v1_agents__agent_id__commands_get"];
+        put?: never;
+        /**
+         * Create Command
+         * @description Queue a command: it is sent when the agent is next heard of.
+         */
+        post: operations["create_command_api_v1_agents__agent_id__commands_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/agents/{agent_id}/move": {
         parameters: {
             query?: never;
@@ -376,7 +400,9 @@ export interface paths {
         put?: never;
         /**
          * Create Deployment
-         * @description Deploy a release, at once unless `start` is false.
+         * @description Deploy a release, at once unless `start` is false or `start_at` later.
+         *
+         *     Where a fleet demands a second person it waits as `awaiting_approval` until one has agreed.
          */
         post: operations["create_deployment_api_v1_deployments_post"];
         delete?: never;
@@ -394,7 +420,7 @@ export interface paths {
         };
         /**
          * Get Deployment
-         * @description Return one deployment, with its stages and counts.
+         * @description Return one deployment: stages, counts, its gate in numbers, and what it waits for.
          */
         get: operations["get_deployment_api_v1_deployments__deployment_id__get"];
         put?: never;
@@ -425,6 +451,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/deployments/{deployment_id}/advance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Advance Deployment
+         * @description Begin the next stage now, whatever the gate says.
+         */
+        post: operations["advance_deployment_api_v1_deployments__deployment_id__advance_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/deployments/{deployment_id}/agents": {
         parameters: {
             query?: never;
@@ -437,6 +483,26 @@ export interface paths {
          * @description List a deployment's agents: how far each is, and why it is no further.
          */
         get: operations["list_agents_api_v1_deployments__deployment_id__agents_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Export Agents
+         * @description Return all agents of a deployment as CSV, with states and reasons.
+         */
+        get: operations["export_agents_api_v1_deployments__deployment_id__export_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -525,6 +591,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/deployments/{deployment_id}/retry-failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Retry Failed
+         * @description Send the release again to whoever it has not reached; policy refusals are final.
+         */
+        post: operations["retry_failed_api_v1_deployments__deployment_id__retry_failed_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/{deployment_id}/rollback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Roll Back Deployment
+         * @description Give every agent that was told of it back what it ran before.
+         */
+        post: operations["roll_back_deployment_api_v1_deployments__deployment_id__rollback_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/deployments/{deployment_id}/start": {
         parameters: {
             query?: never;
@@ -536,9 +642,29 @@ export interface paths {
         put?: never;
         /**
          * Start Deployment
-         * @description Start a draft.
+         * @description Start a draft; where a fleet demands a second person, ask for one.
          */
         post: operations["start_deployment_api_v1_deployments__deployment_id__start_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/deployments/default-strategy": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Default Strategy
+         * @description Return the strategy that a deployment has which names none.
+         */
+        get: operations["get_default_strategy_api_v1_deployments_default_strategy_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -556,7 +682,9 @@ export interface paths {
         put?: never;
         /**
          * Preview Deployment
-         * @description Tell who would get the release, and who not, and why; changes nothing.
+         * @description Tell who would get the release in which stage, and who not, and why; changes nothing.
+         *
+         *     A deployment that is created with the `draw` of this answer starts with just these stages.
          */
         post: operations["preview_deployment_api_v1_deployments_preview_post"];
         delete?: never;
@@ -749,6 +877,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/fleets/{fleet}/require-approval": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Require Deployment Approval
+         * @description Have every deployment to the fleet take a second person from now on.
+         */
+        post: operations["require_deployment_approval_api_v1_fleets__fleet__require_approval_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/fleets/{fleet}/revocations": {
         parameters: {
             query?: never;
@@ -805,6 +953,26 @@ export interface paths {
          *     Then all are disconnected, refused and cannot come back, and the fleet's tokens are revoked.
          */
         post: operations["revoke_fleet_api_v1_fleets__fleet__revoke_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fleets/{fleet}/waive-approval": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Waive Deployment Approval
+         * @description Ask that deployments to the fleet take one person only; a second one has to agree to it.
+         */
+        post: operations["waive_deployment_approval_api_v1_fleets__fleet__waive_approval_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1696,6 +1864,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/releases/{release_id}/diff/{other_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Diff Release
+         * @description Return what changes from one release to the other.
+         */
+        get: operations["diff_release_api_v1_releases__release_id__diff__other_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/releases/{release_id}/withdraw": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Withdraw Release
+         * @description Let a release go to nobody else: running deployments of it pause.
+         */
+        post: operations["withdraw_release_api_v1_releases__release_id__withdraw_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/session": {
         parameters: {
             query?: never;
@@ -2046,6 +2254,16 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * ActionView
+         * @description What people may do with it; `why_not` says why not now, if so.
+         */
+        ActionView: {
+            /** Name */
+            name: string;
+            /** Why Not */
+            why_not: string | null;
+        };
+        /**
          * AgentBeliefView
          * @description An active agent, and whether it has the trust bundle that tells of the publisher.
          *
@@ -2342,7 +2560,7 @@ export interface components {
          * @description What takes a second person.
          * @enum {string}
          */
-        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.change" | "publisher.revoke" | "trust-bundle.publish" | "kek.destroy-version";
+        ApprovalKind: "fleet.revoke" | "agent.revoke" | "manufacturer-ca.register" | "publisher.register" | "publisher.change" | "publisher.revoke" | "trust-bundle.publish" | "kek.destroy-version" | "deployment.start" | "fleet.waive-approval";
         /**
          * ApprovalView
          * @description What was asked for, and what became of it; `why_not` says why the viewer may not decide.
@@ -2482,6 +2700,70 @@ export interface components {
             signed_at: string | null;
         };
         /**
+         * CommandCreate
+         * @description A command; after `ttl_s` it is not run any more.
+         */
+        CommandCreate: {
+            /** Arguments */
+            arguments?: {
+                [key: string]: unknown;
+            };
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "restart" | "diagnostics" | "collect-logs" | "set-tags";
+            /**
+             * Ttl S
+             * @default 3600
+             */
+            ttl_s: number;
+        };
+        /**
+         * CommandView
+         * @description A command: queued, sent, acknowledged, and then done, failed, refused or expired.
+         */
+        CommandView: {
+            /**
+             * Agent Id
+             * Format: uuid
+             */
+            agent_id: string;
+            /** Arguments */
+            arguments: {
+                [key: string]: unknown;
+            };
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Created By */
+            created_by: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Finished At */
+            finished_at: string | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Kind */
+            kind: string;
+            /** Result */
+            result: {
+                [key: string]: unknown;
+            } | null;
+            /** Sent At */
+            sent_at: string | null;
+            /** State */
+            state: string;
+        };
+        /**
          * ConsistencyProofView
          * @description That the tree of `second` entries begins with that of `first`; hashes in hex.
          */
@@ -2546,6 +2828,10 @@ export interface components {
              * Format: uuid
              */
             agent_id: string;
+            /** Assigned At */
+            assigned_at: string | null;
+            /** Attempts */
+            attempts: number;
             /** Finished At */
             finished_at: string | null;
             /** Fleet */
@@ -2560,6 +2846,9 @@ export interface components {
             presence: string;
             /** Reason */
             reason: string;
+            rollback: components["schemas"]["RollbackState"] | null;
+            /** Rollback Reason */
+            rollback_reason: string;
             /** Stage */
             stage: number;
             /** Started At */
@@ -2587,6 +2876,8 @@ export interface components {
          * @description A new deployment; with `start` false it stays a draft.
          */
         DeploymentCreate: {
+            /** Draw */
+            draw?: string | null;
             /** Fleets */
             fleets: string[];
             /**
@@ -2604,6 +2895,8 @@ export interface components {
              * @default true
              */
             start: boolean;
+            /** Start At */
+            start_at?: string | null;
             /** Strategy */
             strategy?: {
                 [key: string]: unknown;
@@ -2611,9 +2904,15 @@ export interface components {
         };
         /**
          * DeploymentDetail
-         * @description A deployment with its stages.
+         * @description A deployment with its stages, and what is to come.
+         *
+         *     `waits_for` says why it does not go on by itself just now; `gate` is that of the present stage.
          */
         DeploymentDetail: {
+            /** Actions */
+            actions: components["schemas"]["ActionView"][];
+            /** Approval Id */
+            approval_id: string | null;
             /** Counts */
             counts: {
                 [key: string]: number;
@@ -2629,20 +2928,29 @@ export interface components {
             finished_at: string | null;
             /** Fleets */
             fleets: string[];
+            gate: components["schemas"]["GateView"] | null;
             /**
              * Id
              * Format: uuid
              */
             id: string;
+            /** Rate Per Minute */
+            rate_per_minute: number | null;
             release: components["schemas"]["ReleaseSummary"];
             /** Revision */
             revision: number;
+            /** Rollback Counts */
+            rollback_counts: {
+                [key: string]: number;
+            };
             /** Selector */
             selector: string;
             /** Stage */
             stage: number;
             /** Stages */
             stages: components["schemas"]["StageView"][];
+            /** Start At */
+            start_at: string | null;
             /** Started At */
             started_at: string | null;
             state: components["schemas"]["DeploymentState"];
@@ -2652,12 +2960,21 @@ export interface components {
             strategy: {
                 [key: string]: unknown;
             };
+            /** Waits For */
+            waits_for: string;
+            /** Window Opens At */
+            window_opens_at: string | null;
         };
         /**
          * DeploymentPlan
-         * @description Which release goes to whom, and how; without a strategy to everybody at once.
+         * @description Which release goes to whom, how and when.
+         *
+         *     Without a strategy a tenth gets it first. `draw` is what a preview has answered: who is in which
+         *     stage then is as it has shown.
          */
         DeploymentPlan: {
+            /** Draw */
+            draw?: string | null;
             /** Fleets */
             fleets: string[];
             /**
@@ -2670,6 +2987,8 @@ export interface components {
              * @default
              */
             selector: string;
+            /** Start At */
+            start_at?: string | null;
             /** Strategy */
             strategy?: {
                 [key: string]: unknown;
@@ -2686,6 +3005,8 @@ export interface components {
          * @description A deployment; `counts` says how many of its agents are in each state.
          */
         DeploymentView: {
+            /** Approval Id */
+            approval_id: string | null;
             /** Counts */
             counts: {
                 [key: string]: number;
@@ -2713,6 +3034,8 @@ export interface components {
             selector: string;
             /** Stage */
             stage: number;
+            /** Start At */
+            start_at: string | null;
             /** Started At */
             started_at: string | null;
             state: components["schemas"]["DeploymentState"];
@@ -2852,6 +3175,18 @@ export interface components {
             state: components["schemas"]["AgentState"];
         };
         /**
+         * FieldChangeView
+         * @description One value of the manifest; null: it is not there.
+         */
+        FieldChangeView: {
+            /** After */
+            after: unknown;
+            /** Before */
+            before: unknown;
+            /** Path */
+            path: string;
+        };
+        /**
          * FieldProblem
          * @description One field that is not as the route asks for.
          */
@@ -2862,6 +3197,23 @@ export interface components {
             message: string;
             /** Type */
             type: string;
+        };
+        /**
+         * FileChangeView
+         * @description One file of the package.
+         */
+        FileChangeView: {
+            /** After Bytes */
+            after_bytes: number | null;
+            /** Before Bytes */
+            before_bytes: number | null;
+            /**
+             * Change
+             * @enum {string}
+             */
+            change: "added" | "removed" | "changed";
+            /** Path */
+            path: string;
         };
         /**
          * FileView
@@ -2963,6 +3315,8 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+            /** Deployments Need Approval */
+            deployments_need_approval: boolean;
             /** Heartbeat Interval S */
             heartbeat_interval_s: number;
             /** Late */
@@ -3020,6 +3374,37 @@ export interface components {
             front: string;
             /** Took Ms */
             took_ms: number;
+        };
+        /**
+         * GateView
+         * @description The present stage's gate in numbers, each beside its threshold.
+         *
+         *     `own` are the agents that the stage has added, `so_far` also those of the stages before it.
+         */
+        GateView: {
+            /** Failure */
+            failure: number | null;
+            /** Held Since */
+            held_since: string | null;
+            /** Max Failure */
+            max_failure: number;
+            /** Metrics */
+            metrics: components["schemas"]["MetricView"][];
+            /** Min Reported */
+            min_reported: number;
+            /** Min Success */
+            min_success: number;
+            own: components["schemas"]["TallyView"];
+            /** Passes At */
+            passes_at: string | null;
+            /** Reason */
+            reason: string;
+            so_far: components["schemas"]["TallyView"];
+            /** Soak S */
+            soak_s: number;
+            /** Success */
+            success: number | null;
+            verdict: components["schemas"]["Verdict"];
         };
         /**
          * GroupView
@@ -3416,6 +3801,50 @@ export interface components {
             };
         };
         /**
+         * MetricVerdict
+         * @description What a comparison says; where data is missing it says nothing.
+         * @enum {string}
+         */
+        MetricVerdict: "within" | "worse" | "inconclusive";
+        /**
+         * MetricView
+         * @description One figure of the stage against the rest of the fleet; how many agents sent it of how many.
+         *
+         *     `change` is relative to the rest and `difference` in the figure's unit: above 0 it is worse.
+         */
+        MetricView: {
+            /** Change */
+            change: number | null;
+            /** Difference */
+            difference: number | null;
+            /** Max Change */
+            max_change: number | null;
+            /** Max Difference */
+            max_difference: number | null;
+            /** Metric */
+            metric: string;
+            /** Reason */
+            reason: string;
+            /** Rest Asked */
+            rest_asked: number;
+            /** Rest Mean */
+            rest_mean: number | null;
+            /** Rest Sent */
+            rest_sent: number;
+            /** Stage Asked */
+            stage_asked: number;
+            /** Stage Mean */
+            stage_mean: number | null;
+            /** Stage Sent */
+            stage_sent: number;
+            verdict: components["schemas"]["MetricVerdict"];
+            /**
+             * Worse
+             * @enum {string}
+             */
+            worse: "higher" | "lower";
+        };
+        /**
          * Migrate
          * @description The key that the platform's secrets move to, and how many a second.
          */
@@ -3605,6 +4034,13 @@ export interface components {
             /** Next Cursor */
             next_cursor: string | null;
         };
+        /** Page[CommandView] */
+        Page_CommandView_: {
+            /** Items */
+            items: components["schemas"]["CommandView"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
         /** Page[DeploymentAgentView] */
         Page_DeploymentAgentView_: {
             /** Items */
@@ -3732,6 +4168,20 @@ export interface components {
          */
         Permission: "overview:read" | "metrics:read" | "fleets:read" | "fleets:write" | "tokens:read" | "tokens:write" | "agents:read" | "agents:revoke" | "agents:admit" | "manufacturers:read" | "manufacturers:write" | "trust:read" | "trust:write" | "keys:read" | "keys:write" | "approvals:read" | "approvals:decide" | "publishers:read" | "publishers:write" | "packages:read" | "packages:write" | "releases:read" | "releases:write" | "deployments:read" | "deployments:write" | "ledger:read" | "users:admin" | "api-keys:admin" | "session:own";
         /**
+         * PlannedStageView
+         * @description What a stage adds, the number of those that have to get the release, and the first by lot.
+         */
+        PlannedStageView: {
+            /** Agents */
+            agents: number;
+            /** Due */
+            due: number;
+            /** Percent */
+            percent: number;
+            /** Sample */
+            sample: string[];
+        };
+        /**
          * PositionView
          * @description Where a stream of desired documents stands.
          */
@@ -3744,10 +4194,16 @@ export interface components {
         /**
          * PreviewView
          * @description What would start: how many agents each stage gets, and every group of agents.
+         *
+         *     `draw` is for the deployment that shall start with just these stages.
          */
         PreviewView: {
+            /** Draw */
+            draw: string | null;
             /** Groups */
             groups: components["schemas"]["GroupView"][];
+            /** Planned */
+            planned: components["schemas"]["PlannedStageView"][];
             /** Stages */
             stages: number[];
         };
@@ -4064,6 +4520,18 @@ export interface components {
             version?: string | null;
         };
         /**
+         * ReleaseDiffView
+         * @description In what two releases differ, by their signed manifests.
+         */
+        ReleaseDiffView: {
+            /** Fields */
+            fields: components["schemas"]["FieldChangeView"][];
+            /** Files */
+            files: components["schemas"]["FileChangeView"][];
+            /** Unchanged Files */
+            unchanged_files: number;
+        };
+        /**
          * ReleaseSummary
          * @description The release that a deployment rolls out.
          */
@@ -4107,6 +4575,22 @@ export interface components {
             version: string;
             /** Withdrawn At */
             withdrawn_at: string | null;
+        };
+        /**
+         * ReleaseWithdraw
+         * @description Why it must go to nobody else; stands in the ledger.
+         */
+        ReleaseWithdraw: {
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * RetriedView
+         * @description How many agents are sent the release once more.
+         */
+        RetriedView: {
+            /** Agents */
+            agents: number;
         };
         /**
          * Revoke
@@ -4187,6 +4671,14 @@ export interface components {
          */
         Role: "viewer" | "mlops" | "compliance" | "admin";
         /**
+         * RollbackState
+         * @description Where one agent that a deployment has touched stands on its way back.
+         *
+         *     `superseded`: a later deployment has it; `gone`: it is revoked or in another fleet.
+         * @enum {string}
+         */
+        RollbackState: "waiting" | "assigned" | "done" | "failed" | "superseded" | "gone";
+        /**
          * RunningPackageView
          * @description The package that an agent says it runs.
          */
@@ -4258,19 +4750,42 @@ export interface components {
         };
         /**
          * StageView
-         * @description One stage; `agents` is how many were in it at the start.
+         * @description One stage; `agents` is how many it had at the start, `due` of them had to get the release.
+         *
+         *     `counts` are of those in it now; `verdict` is what its gate said when it decided something.
          */
         StageView: {
             /** Agents */
             agents: number | null;
+            /** Counts */
+            counts: {
+                [key: string]: number;
+            };
+            /** Due */
+            due: number | null;
             /** Finished At */
             finished_at: string | null;
+            /** Gate */
+            gate: {
+                [key: string]: unknown;
+            } | null;
+            /** Held Since */
+            held_since: string | null;
+            /**
+             * On Pass
+             * @enum {string}
+             */
+            on_pass: "advance" | "pause";
             /** Percent */
             percent: number;
             /** Stage */
             stage: number;
             /** Started At */
             started_at: string | null;
+            /** Verdict */
+            verdict: {
+                [key: string]: unknown;
+            } | null;
         };
         /**
          * Standing
@@ -4309,6 +4824,26 @@ export interface components {
             kid: string;
             /** Predecessor Ends */
             predecessor_ends?: string | null;
+        };
+        /**
+         * TallyView
+         * @description Agents as a gate counts them.
+         */
+        TallyView: {
+            /** At Work */
+            at_work: number;
+            /** Bad */
+            bad: number;
+            /** Due */
+            due: number;
+            /** Good */
+            good: number;
+            /** Offline */
+            offline: number;
+            /** Reachable */
+            reachable: number;
+            /** Reported */
+            reported: number;
         };
         /**
          * TargetView
@@ -4643,6 +5178,15 @@ export interface components {
             second_factor: "none" | "pending" | "active";
         };
         /**
+         * Verdict
+         * @description What a gate says at a moment.
+         *
+         *     `holding`: everything is as it should be, and has to stay so for the soak. `comparing`: the
+         *     soak is over, and its metrics have to be read. `stuck`: nothing more will come by itself.
+         * @enum {string}
+         */
+        Verdict: "waiting" | "holding" | "comparing" | "passed" | "failed" | "inconclusive" | "stuck";
+        /**
          * VerificationView
          * @description What the platform has verified, and what it leaves to the agents.
          */
@@ -4771,6 +5315,80 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AgentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_commands_api_v1_agents__agent_id__commands_get: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description How many items at most. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_CommandView_"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_command_api_v1_agents__agent_id__commands_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CommandCreate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CommandView"];
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
@@ -5492,6 +6110,44 @@ export interface operations {
             };
         };
     };
+    advance_deployment_api_v1_deployments__deployment_id__advance_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentAbort"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_agents_api_v1_deployments__deployment_id__agents_get: {
         parameters: {
             query?: {
@@ -5517,6 +6173,35 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Page_DeploymentAgentView_"];
                 };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    export_agents_api_v1_deployments__deployment_id__export_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description Any error, as RFC 9457 problem details. */
             default: {
@@ -5667,6 +6352,82 @@ export interface operations {
             };
         };
     };
+    retry_failed_api_v1_deployments__deployment_id__retry_failed_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RetriedView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    roll_back_deployment_api_v1_deployments__deployment_id__rollback_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                deployment_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentAbort"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     start_deployment_api_v1_deployments__deployment_id__start_post: {
         parameters: {
             query?: never;
@@ -5688,6 +6449,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DeploymentDetail"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_default_strategy_api_v1_deployments_default_strategy_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */
@@ -6195,6 +6987,40 @@ export interface operations {
             };
         };
     };
+    require_deployment_approval_api_v1_fleets__fleet__require_approval_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FleetView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_revocations_api_v1_fleets__fleet__revocations_get: {
         parameters: {
             query?: {
@@ -6280,6 +7106,40 @@ export interface operations {
                 "application/json": components["schemas"]["FleetRevoke"];
             };
         };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    waive_deployment_approval_api_v1_fleets__fleet__waive_approval_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                fleet: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
         responses: {
             /** @description Successful Response */
             202: {
@@ -8075,6 +8935,76 @@ export interface operations {
             cookie?: never;
         };
         requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReleaseView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    diff_release_api_v1_releases__release_id__diff__other_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                other_id: string;
+                release_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReleaseDiffView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    withdraw_release_api_v1_releases__release_id__withdraw_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same request with the same key has its effect once, within 24 hours. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                release_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ReleaseWithdraw"];
+            };
+        };
         responses: {
             /** @description Successful Response */
             200: {

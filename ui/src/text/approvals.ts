@@ -43,6 +43,14 @@ const KINDS: Record<string, KindText> = {
     title: "Destroy a key version",
     effect: "Whatever is still under this version of the key, in a backup too, never opens again.",
   },
+  "deployment.start": {
+    title: "Start a deployment",
+    effect: "The release goes to the agents of these fleets, stage by stage.",
+  },
+  "fleet.waive-approval": {
+    title: "Waive the second person",
+    effect: "Deployments to the fleet start on one person's word from then on.",
+  },
   "trust-bundle.publish": {
     title: "Publish a trust bundle",
     effect: "Every agent replaces what it believes in by this bundle.",

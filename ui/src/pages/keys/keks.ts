@@ -162,6 +162,11 @@ const PURPOSES: Record<string, { one: string; many: string; text: string }> = {
     many: "download keys",
     text: "Signs the links by which agents fetch packages.",
   },
+  "privacy-key": {
+    one: "privacy key",
+    many: "privacy keys",
+    text: "Seals the keys of what the ledger says about persons; those can be erased.",
+  },
   totp: {
     one: "second factor",
     many: "second factors",
