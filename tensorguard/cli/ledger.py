@@ -190,10 +190,13 @@ async def _export(url: str, request: "ExportRequest", out: Path) -> int:
 async def _write(out: Path, chunks: AsyncIterator[bytes]) -> int:
     partial = out.with_name(f".{out.name}.partial")
     size = 0
-    with partial.open("wb") as file:
-        async for chunk in chunks:
-            size += await asyncio.to_thread(file.write, chunk)
-    partial.replace(out)
+    try:
+        with partial.open("wb") as file:
+            async for chunk in chunks:
+                size += await asyncio.to_thread(file.write, chunk)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     return size
 
 
