@@ -23,6 +23,7 @@ from api.events.routes import router as events
 from api.fleets.revocations import router as fleet_revocations
 from api.fleets.routes import router as fleets
 from api.keys.routes import router as keys
+from api.ledger.auditing import router as ledger_auditing
 from api.ledger.private import router as ledger_private
 from api.ledger.routes import router as ledger
 from api.manufacturers.routes import router as manufacturers
@@ -71,6 +72,7 @@ ROUTERS = (
     deployment_way_back,
     approvals,
     ledger,
+    ledger_auditing,
     ledger_private,
     sinks,
     trust,

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from pydantic import StringConstraints
 
 from api.access import Requires
-from api.fleets.views import Slug
+from api.ledger.filters import End, Epoch, Filter, Index
 from api.ledger.views import (
     ConsistencyProofView,
+    CountView,
     EntryView,
     ForkView,
     InclusionProofView,
@@ -23,6 +23,8 @@ from tensorguard.ledger.checkpoint import ledger_origin
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.exporting import ExportRequest, export_compressed
 from tensorguard.services.evidence.ledger_events import LedgerExported
+from tensorguard.services.evidence.ledger_queries import MOST_COUNTED
+from tensorguard.services.evidence.ledger_queries import count_entries as count_ledger_entries
 from tensorguard.services.evidence.ledger_queries import list_entries as list_ledger_entries
 from tensorguard.services.evidence.tree_queries import (
     get_consistency_proof,
@@ -37,31 +39,17 @@ from tensorguard.store.names import find_names
 
 router = new_router("/api/v1/ledger", "ledger")
 Reader = Annotated[Caller, Requires(Permission.LEDGER_READ)]
-TypePrefix = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,100}$")]
-Index = Annotated[int, Query(ge=0, lt=2**53)]
 Size = Annotated[int, Query(ge=1, lt=2**53)]
-Epoch = Annotated[
-    int | None,
-    Query(ge=1, lt=2**53, description="Of the ledger; the present one unless given."),
-]
 
 
 @router.get("/entries")
 async def list_entries(
     caller: Reader,
     session: Session,
+    only: Filter,
     epoch: Epoch = None,
     start: Index = 0,
-    end: Annotated[int | None, Query(ge=0, lt=2**53, description="Exclusive.")] = None,
-    type: Annotated[
-        list[TypePrefix] | None,
-        Query(
-            max_length=50,
-            description="Types, or their dotted beginnings: `agent.reported`; repeatable.",
-        ),
-    ] = None,
-    fleet: Annotated[Slug | None, Query()] = None,
-    subject: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._:/ -]{1,200}$")] = None,
+    end: End = None,
     order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")] = "asc",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -76,9 +64,7 @@ async def list_entries(
         epoch=epoch,
         start=start,
         end=end,
-        type_prefixes=type or (),
-        fleet=fleet,
-        subject_id=subject,
+        only=only,
         newest_first=newest_first,
         limit=limit,
     )
@@ -91,6 +77,20 @@ async def list_entries(
         items=[entry_view(entry, names) for entry in page.items],
         next_cursor=None if goes_on is None else encode_cursor(goes_on),
     )
+
+
+@router.get("/count")
+async def count_entries(
+    caller: Reader,
+    session: Session,
+    only: Filter,
+    epoch: Epoch = None,
+    start: Index = 0,
+    end: End = None,
+) -> CountView:
+    """Count the entries that a list of `/entries` would hold, up to ten thousand."""
+    found = await count_ledger_entries(session, epoch=epoch, start=start, end=end, only=only)
+    return CountView(count=min(found, MOST_COUNTED), is_exact=found <= MOST_COUNTED)
 
 
 @router.get("/checkpoint", response_class=PlainTextResponse)
@@ -142,12 +142,10 @@ async def export(
     context: Context,
     session: Session,
     now: Now,
+    only: Filter,
     epoch: Epoch = None,
     start: Index = 0,
-    end: Annotated[int | None, Query(ge=0, lt=2**53, description="Exclusive.")] = None,
-    type: Annotated[list[TypePrefix] | None, Query(max_length=50)] = None,
-    fleet: Annotated[Slug | None, Query()] = None,
-    subject: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._:/ -]{1,200}$")] = None,
+    end: End = None,
     since: Annotated[
         int | None,
         Query(ge=1, lt=2**53, description="Prove consistency with the tree of this size, too."),
@@ -161,9 +159,7 @@ async def export(
         epoch=signed.epoch,
         start=start,
         end=end,
-        type_prefixes=type or (),
-        fleet=fleet,
-        subject_id=subject,
+        only=only,
         since=since,
     )
     last = signed.tree_size if end is None else min(end, signed.tree_size)

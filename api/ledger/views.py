@@ -7,7 +7,7 @@ from uuid import UUID
 
 from api.views import View
 from tensorguard.services.evidence.ledger_queries import LedgerEntry
-from tensorguard.services.evidence.witnesses import ReportedFork
+from tensorguard.services.evidence.witnesses import DeviceWitnesses, ReportedFork
 from tensorguard.store.names import Thing
 
 
@@ -77,4 +77,49 @@ def fork_view(fork: ReportedFork) -> ForkView:
         agent_id=fork.agent_id,
         reason=fork.reason,
         seen_at=fork.seen_at,
+    )
+
+
+class CountView(View):
+    """How many entries a filter lets through; where `is_exact` is false there are more."""
+
+    count: int
+    is_exact: bool
+
+
+class EventTypeView(View):
+    """A type of entry: what it happens to, how it ends, and what it means."""
+
+    type: str
+    subject: str
+    outcome: str
+    what: str
+
+
+class CheckpointsView(View):
+    """The epoch that the ledger is in, and who remembers checkpoints of it outside.
+
+    `signed_at` is when the newest was signed; `agents` is how many of the `active_agents` said in
+    their last heartbeats that they remember one, `largest_size` the largest of these.
+    """
+
+    epoch: int
+    signed_at: datetime | None
+    agents: int
+    active_agents: int
+    largest_size: int | None
+    heard_at: datetime | None
+
+
+def checkpoints_view(
+    epoch: int, signed_at: datetime | None, witnesses: DeviceWitnesses
+) -> CheckpointsView:
+    """Return what is known of checkpoints as it travels."""
+    return CheckpointsView(
+        epoch=epoch,
+        signed_at=signed_at,
+        agents=witnesses.agents,
+        active_agents=witnesses.active_agents,
+        largest_size=witnesses.largest_size,
+        heard_at=witnesses.heard_at,
     )

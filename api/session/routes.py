@@ -27,9 +27,10 @@ async def sign_in(
     request: Request, response: Response, context: Context, session: Session, body: SignIn, now: Now
 ) -> SessionView:
     """Open a session; its cookie is HttpOnly and dies with the session."""
-    user = await _verified(request, context, body, now)
+    address = request.client.host if request.client else "unknown"
+    user = await _verified(address, context, body, now)
     opened = await sessions.open_session(
-        session, user, lifetime=context.settings.session_lifetime, now=now
+        session, user, lifetime=context.settings.session_lifetime, now=now, address=address
     )
     response.set_cookie(
         context.settings.cookie_name,
@@ -67,8 +68,7 @@ async def sign_out(
     )
 
 
-async def _verified(request: Request, context: Context, body: SignIn, now: datetime) -> users.User:
-    address = request.client.host if request.client else "unknown"
+async def _verified(address: str, context: Context, body: SignIn, now: datetime) -> users.User:
     context.attempts.check(body.email, address, now)
     # A session of its own: no connection is held while passwords are hashed.
     async with context.sessions() as lookup:
@@ -82,7 +82,12 @@ async def _verified(request: Request, context: Context, body: SignIn, now: datet
 
     def failed(count: int, since: datetime) -> Event:
         return SessionFailed(
-            by=SYSTEM, user_id=user_id, reason="bad-credentials", count=count, since=since
+            by=SYSTEM,
+            user_id=user_id,
+            reason="bad-credentials",
+            count=count,
+            since=since,
+            address=None if user_id is None else address,
         )
 
     await context.denials.count(("sign-in", user_id, network_of(address)), failed)

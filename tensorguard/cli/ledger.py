@@ -19,6 +19,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", envvar="TG_DATA_DIR", help="Where 'tensorguard up' keeps all."),
 ]
+TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -45,6 +46,19 @@ def export(
     ] = None,
     fleet: Annotated[str | None, typer.Option(help="Only of this fleet.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only of what has this id.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Types that are left out; repeatable.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only by who has this id.")] = None,
+    outcome: Annotated[
+        list[str] | None, typer.Option(help="success, failure or denied; repeatable.")
+    ] = None,
+    not_before: Annotated[
+        datetime | None, typer.Option(formats=TIMES, help="Since this time (UTC), inclusive.")
+    ] = None,
+    before: Annotated[
+        datetime | None, typer.Option(formats=TIMES, help="Until this time (UTC), exclusive.")
+    ] = None,
     since: Annotated[
         int | None, typer.Option(min=1, help="Prove consistency with the tree of this size.")
     ] = None,
@@ -54,14 +68,22 @@ def export(
 ) -> None:
     """Write entries, the signed checkpoint and proofs as zstd NDJSON, for 'ledger verify'."""
     from tensorguard.services.evidence.exporting import ExportRequest
+    from tensorguard.services.evidence.filters import EntryFilter
 
     request = ExportRequest(
         epoch=epoch,
         start=start,
         end=end,
-        type_prefixes=type_ or (),
-        fleet=fleet,
-        subject_id=subject,
+        only=EntryFilter(
+            type_prefixes=type_ or (),
+            without=without or (),
+            fleet=fleet,
+            subject_id=subject,
+            actor_id=actor,
+            outcomes=outcome or (),
+            not_before=_utc(not_before),
+            before=_utc(before),
+        ),
         since=since,
     )
     size = asyncio.run(_export(_url(data_dir), request, out))
@@ -168,10 +190,13 @@ async def _export(url: str, request: "ExportRequest", out: Path) -> int:
 async def _write(out: Path, chunks: AsyncIterator[bytes]) -> int:
     partial = out.with_name(f".{out.name}.partial")
     size = 0
-    with partial.open("wb") as file:
-        async for chunk in chunks:
-            size += await asyncio.to_thread(file.write, chunk)
-    partial.replace(out)
+    try:
+        with partial.open("wb") as file:
+            async for chunk in chunks:
+                size += await asyncio.to_thread(file.write, chunk)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     return size
 
 
@@ -193,6 +218,10 @@ async def _in_transaction(directory: Path, work: Any) -> Any:
         finally:
             await server.stop()
     return await in_transaction(url, work)
+
+
+def _utc(given: datetime | None) -> datetime | None:
+    return None if given is None else given.replace(tzinfo=UTC)
 
 
 def _url(data_dir: Path | None) -> str:

@@ -23,13 +23,16 @@ import base64
 import binascii
 import hashlib
 import hmac
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, TextIO
 
 from cryptography.exceptions import InvalidSignature
@@ -38,7 +41,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 FORMAT = "tensorguard-ledger-export/1"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_LINE_BYTES = 4 * 1024 * 1024
+READ_BYTES = 256 * 1024
 TOLD_EVERY = 20_000
+MOST_STORED = 100_000
+CLOSE = 4
+LARGE = 10
+"""The level from which on a Map remembers every subtree: of 1,024 leaves."""
+PLAIN, ENTRY, END = b'{"leaf_index":', b',"entry":"', b'"}\n'
+"""How an exporter writes an entry's line."""
 
 Node = tuple[int, int]
 """(level, offset): the complete subtree of 2^level leaves from leaf offset * 2^level on."""
@@ -100,6 +110,55 @@ def subtrees(start: int, end: int) -> Iterator[Node]:
             level = min(level, (start & -start).bit_length() - 1)
         yield level, start >> level
         start += 1 << level
+
+
+class Map(Edge):
+    """A tree that remembers its subtrees: the large ones, and within a window all of them.
+
+    Of a million entries these are two thousand hashes, so that a large export needs no more memory
+    than a small one; whoever wants to know more reads the export again, with another window.
+    """
+
+    def __init__(self, window: range = range(0), wanted: bytes | None = None) -> None:
+        super().__init__()
+        self.nodes: dict[Node, bytes] = {}
+        self.found: int | None = None
+        """Where the leaf stands whose hash is `wanted`; the first of such."""
+        self._window = window
+        self._wanted = wanted
+
+    def append(self, value: bytes, level: int = 0) -> None:
+        place, hashes = self.size >> level, self.hashes
+        self.size += 1 << level
+        if level == 0 and value == self._wanted and self.found is None:
+            self.found = place
+        self._note(level, place, value)
+        while place & 1:
+            value = hash_node(hashes.pop(), value)
+            place, level = place >> 1, level + 1
+            self._note(level, place, value)
+        hashes.append(value)
+
+    def _note(self, level: int, place: int, value: bytes) -> None:
+        first, end = place << level, (place + 1) << level
+        if level >= LARGE or (self._window.start <= first and end <= self._window.stop):
+            self.nodes[level, place] = value
+
+    def find(self, start: int, end: int) -> bytes | None:
+        """The hash of a span of the tree, if it is remembered."""
+        right = dict(zip(subtrees(0, self.size), self.hashes, strict=True))
+        found = [self.nodes.get(node) or right.get(node) for node in subtrees(start, end)]
+        return fold(found)
+
+
+def fold(values: list[bytes | None]) -> bytes | None:
+    """The hash of subtrees that stand beside each other, the largest first; None if one is."""
+    result: bytes | None = None
+    for value in reversed(values):
+        if value is None:
+            return None
+        result = value if result is None else hash_node(value, result)
+    return result
 
 
 def check_consistency(first: int, second: int, old: bytes, new: bytes, proof: list[bytes]) -> bool:
@@ -218,7 +277,7 @@ def open_lines(source: str) -> BinaryIO:
             zstd: Any = __import__(module, fromlist=["open"])
         except ImportError:
             continue
-        return zstd.open(file)  # type: ignore[no-any-return]  # a file of bytes
+        return io.BufferedReader(zstd.open(file), READ_BYTES)
     if program := shutil.which("zstd"):
         child = subprocess.Popen(  # noqa: S603  found on the path, fed a file
             [program, "-dcq"], stdin=file, stdout=subprocess.PIPE
@@ -228,23 +287,16 @@ def open_lines(source: str) -> BinaryIO:
     raise Unusable("the export is compressed: install the program zstd or 'backports.zstd'")
 
 
-def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    loads = json.loads
-    for number, line in enumerate(lines, 1):
-        if len(line) > MAX_LINE_BYTES:
-            raise Unusable(f"line {number} is longer than 4 MiB")
-        parts = line.split(b'"')
-        if len(parts) == 7 and parts[1] == b"leaf_index" and parts[3] == b"entry":
-            # Most lines by far, in the one way that an exporter writes them: no need for JSON.
-            yield {"leaf_index": int(parts[2].strip(b": ,")), "entry": parts[5]}
-            continue
-        try:
-            item = loads(line)
-        except ValueError:
-            raise Damaged(f"line {number} is not JSON: the file is cut off or damaged") from None
-        if not isinstance(item, dict):
-            raise Damaged(f"line {number} is not an object")
-        yield item
+def parse_line(line: bytes) -> dict[str, Any]:
+    if len(line) == MAX_LINE_BYTES:
+        raise Unusable("a line is longer than 4 MiB")
+    try:
+        item = json.loads(line)
+    except ValueError:
+        raise Damaged("a line is not JSON: the file is cut off or damaged") from None
+    if not isinstance(item, dict):
+        raise Damaged("a line is not an object")
+    return item
 
 
 # Verifying
@@ -270,26 +322,32 @@ class Verdict:
 
 @dataclass
 class Read:
-    """What one pass over an export gives."""
+    """What one pass over an export gives; what it holds does not grow with the export."""
 
     edge: Edge = field(default_factory=Edge)
-    leaves: dict[int, bytes] = field(default_factory=dict)
-    """By place, of entries as they are in the export."""
-    covered: dict[Node, bytes] = field(default_factory=dict)
-    """Subtrees in gaps."""
+    entries: int = 0
+    first_index: int | None = None
+    last_index: int | None = None
+    missing: range = range(0)
+    """The first places that the database has lost."""
     stored: dict[Node, bytes] = field(default_factory=dict)
     """Hashes as the database says they are."""
-    missing: list[int] = field(default_factory=list)
     roots: dict[int, bytes] = field(default_factory=dict)
+    """Of the sizes that are watched."""
     proofs: dict[int, list[bytes]] = field(default_factory=dict)
+    is_whole: bool = False
 
 
 def verify(source: str, keys: list[Key], since: str | None, progress: "Progress") -> Verdict:
     """Verify an export. Raises: Unusable."""
+    if source == "-":  # what is damaged is read again, to say where
+        with tempfile.NamedTemporaryFile(prefix="ledger-") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.flush()
+            return verify(file.name, keys, since, progress)
     verdict = Verdict()
-    read = Read()
     try:
-        _verify(source, keys, since, progress, verdict, read)
+        _verify(source, keys, since, progress, verdict)
         verdict.ok = True
     except Damaged as damage:
         verdict.problem = str(damage)
@@ -300,89 +358,96 @@ def verify(source: str, keys: list[Key], since: str | None, progress: "Progress"
 
 
 def _verify(
-    source: str,
-    keys: list[Key],
-    since: str | None,
-    progress: "Progress",
-    verdict: Verdict,
-    read: Read,
+    source: str, keys: list[Key], since: str | None, progress: "Progress", verdict: Verdict
 ) -> None:
+    read = Read()
     with open_lines(source) as file:
-        lines = parse_lines(file)
-        head = next(lines, None)
-        if head is None or head.get("format") != FORMAT:
+        head = parse_line(file.readline(MAX_LINE_BYTES) or b"{}")
+        if head.get("format") != FORMAT:
             raise Unusable(f"the first line is not that of a {FORMAT}")
         checkpoint = open_note(head["checkpoint"], keys)
         verdict.origin, verdict.tree_size = checkpoint.origin, checkpoint.size
         verdict.root = checkpoint.root.hex()
         older = _read_since(since, keys, checkpoint)
-        watched = {older.size} if older else set()
         progress.start(int(head.get("entries", 0)))
-        ended = _read(lines, verdict, read, watched, progress)
-    progress.end()
-    if not ended:
+        try:
+            _read(file, read, {older.size} if older else set(), progress)
+        finally:
+            progress.end()
+            verdict.entries = read.entries
+            verdict.first_index, verdict.last_index = read.first_index, read.last_index
+    if not read.is_whole:
         raise Damaged("the export is cut off: its last line is missing")
-    size, edge = checkpoint.size, read.edge
-    if not read.missing and edge.size == size and edge.root() == checkpoint.root:
-        if older is not None:
-            _check_since(older, checkpoint, read)
-            verdict.since_size = older.size
-        return
-    raise locate(read, checkpoint)
+    if read.missing or read.edge.size != checkpoint.size or read.edge.root() != checkpoint.root:
+        raise locate(source, checkpoint, read)
+    if older is not None:
+        _check_since(older, checkpoint, read)
+        verdict.since_size = older.size
 
 
-def _read(
-    lines: Iterator[dict[str, Any]],
-    verdict: Verdict,
-    read: Read,
-    watched: set[int],
-    progress: "Progress",
-) -> bool:
-    """Read all lines after the first; tell whether the export was whole."""
-    edge, leaves, decode = read.edge, read.leaves, binascii.a2b_base64
-    for item in lines:
-        index = item.get("leaf_index")
-        if index is not None:
-            if index != edge.size:
-                raise _out_of_place(index, edge.size)
-            leaf = hash_leaf(decode(item["entry"]))
-            leaves[index] = leaf
-            edge.append(leaf)
-            verdict.entries += 1
-            if not verdict.entries % TOLD_EVERY:
-                progress.tell(verdict.entries)
-        elif "gap" in item:
-            start, end = item["gap"]
-            if start != edge.size or end <= start:
-                raise _out_of_place(start, edge.size)
-            nodes, hashes = list(subtrees(start, end)), item["hashes"]
-            if len(nodes) != len(hashes):
-                raise Damaged("a gap has too many hashes or too few", start, end - 1)
-            for node, value in zip(nodes, hashes, strict=True):
-                read.covered[node] = decode(value)
-                edge.append(read.covered[node], node[0])
-        elif "missing" in item:
-            if item["missing"] != edge.size:
-                raise _out_of_place(item["missing"], edge.size)
-            read.missing.append(edge.size)
-            edge.append(bytes(32))
-        elif "stored" in item:
-            level, offset, value = item["stored"]
+def _read(lines: BinaryIO, read: Read, watched: set[int], progress: "Progress") -> None:
+    """Read all lines after the first."""
+    edge, decode, sha256, append = read.edge, binascii.a2b_base64, hashlib.sha256, read.edge.append
+    entries = 0
+    for line in iter(partial(lines.readline, MAX_LINE_BYTES), b""):
+        if not (line.startswith(PLAIN) and line.endswith(END)):  # most by far need no JSON
+            item = parse_line(line)
+            if "end" in item:
+                read.is_whole = item["end"] == entries
+                return
+            if "leaf_index" not in item:
+                _read_other(item, read, watched)
+                if edge.size in watched:
+                    read.roots[edge.size] = edge.root()
+                continue
+            line = b"%s%d%s%s%s" % (PLAIN, item["leaf_index"], ENTRY, item["entry"].encode(), END)
+        number, found, entry = line[len(PLAIN) : -len(END)].partition(ENTRY)
+        index = int(number)
+        if index != edge.size:
+            raise _out_of_place(index, edge.size)
+        if not found:
+            raise Damaged(f"the line of entry {index} has another form", index)
+        append(sha256(b"\x00" + decode(entry)).digest())
+        if not entries:
+            read.first_index = index
+        entries += 1
+        read.entries, read.last_index = entries, index
+        if not entries % TOLD_EVERY:
+            progress.tell(entries)
+        if index + 1 in watched:
+            read.roots[index + 1] = edge.root()
+
+
+def _read_other(item: dict[str, Any], read: Read, watched: set[int]) -> None:
+    """Read a line that is no entry."""
+    edge, decode = read.edge, binascii.a2b_base64
+    if "gap" in item:
+        start, end = item["gap"]
+        if start != edge.size or end <= start:
+            raise _out_of_place(start, edge.size)
+        nodes, hashes = list(subtrees(start, end)), item["hashes"]
+        if len(nodes) != len(hashes):
+            raise Damaged("a gap has too many hashes or too few", start, end - 1)
+        for (level, _), value in zip(nodes, hashes, strict=True):
+            edge.append(decode(value), level)
+    elif "missing" in item:
+        place = item["missing"]
+        if place != edge.size:
+            raise _out_of_place(place, edge.size)
+        if not read.missing:
+            read.missing = range(place, place + 1)
+        elif place == read.missing.stop:
+            read.missing = range(read.missing.start, place + 1)
+        edge.append(bytes(32))
+    elif "stored" in item:
+        level, offset, value = item["stored"]
+        if len(read.stored) < MOST_STORED:
             read.stored[level, offset] = decode(value)
-        elif "consistency" in item:
+    elif "consistency" in item:
+        if item["consistency"] in watched:
             read.proofs[item["consistency"]] = [decode(value) for value in item["hashes"]]
-        elif "end" in item:
-            _count(verdict, leaves)
-            return bool(item["end"] == verdict.entries)
-        if edge.size in watched:
-            read.roots[edge.size] = edge.root()
-    _count(verdict, leaves)
-    return False
-
-
-def _count(verdict: Verdict, leaves: dict[int, bytes]) -> None:
-    if leaves:
-        verdict.first_index, verdict.last_index = min(leaves), max(leaves)
+    else:
+        raise Damaged("a line is of no kind that there is")
 
 
 def _out_of_place(found: int, expected: int) -> Damaged:
@@ -436,8 +501,11 @@ def _check_since(older: Checkpoint, new: Checkpoint, read: Read) -> None:
 # Naming what is wrong: only with hashes that lead to the signed root
 
 
-def locate(read: Read, checkpoint: Checkpoint) -> Damaged:
-    """Say where the entries differ from what was signed, as exactly as that can be proven."""
+def locate(source: str, checkpoint: Checkpoint, read: Read) -> Damaged:
+    """Say where the entries differ from what was signed, as exactly as that can be proven.
+
+    The export is read again for it: for the large subtrees first, then closely where they differ.
+    """
     size = checkpoint.size
     if read.edge.size < size and not read.missing:
         return Damaged(
@@ -445,82 +513,80 @@ def locate(read: Read, checkpoint: Checkpoint) -> Damaged:
         )
     if read.edge.size > size:
         return Damaged(f"there are {read.edge.size - size} entries more than were signed", size)
-    first, end, wanted = _descend(read, 0, size, checkpoint.root)
-    if read.missing and read.missing[0] < end:
-        first, last = read.missing[0], read.missing[0]
-        while last + 1 in read.missing:
-            last += 1
+    coarse = _map(source)
+    first, end, wanted = _descend(coarse, read.stored, 0, size, checkpoint.root)
+    window = range(first, min(end, first + (1 << LARGE)) + CLOSE)
+    fine = _map(source, window)
+    first, end, wanted = _descend(fine, read.stored, first, end, wanted)
+    if read.missing and read.missing.start < end:
+        first, last = read.missing.start, read.missing.stop - 1
         which = f"entry {first} was" if first == last else f"entries {first} to {last} were"
         return Damaged(f"{which} deleted", first, last)
     if end - first == 1:
-        return _describe(read, first, wanted)
-    if end - first == 2 and (found := _explain_pair(read, first, wanted)) is not None:
-        return found
+        return _describe(fine, read.stored, first, wanted, _map(source, wanted=wanted).found)
+    if end - first == 2:
+        found = _explain_pair(fine, read.stored, first, wanted)
+        if found is not None:
+            return found
     return Damaged(f"an entry from {first} to {end - 1} is not what was signed", first, end - 1)
 
 
-def _descend(read: Read, start: int, end: int, wanted: bytes) -> tuple[int, int, bytes]:
+def _map(source: str, window: range = range(0), wanted: bytes | None = None) -> Map:
+    """Read an export once more, for what stands in it and where."""
+    found = Map(window, wanted)
+    with open_lines(source) as file:
+        file.readline(MAX_LINE_BYTES)
+        _read(file, Read(edge=found), set(), Progress(sys.stderr, wanted=False))
+    return found
+
+
+def _descend(
+    read: Map, stored: dict[Node, bytes], start: int, end: int, wanted: bytes
+) -> tuple[int, int, bytes]:
     """The smallest span with damage whose true hash is known, and that hash."""
     while end - start > 1:
         middle = start + (1 << ((end - start - 1).bit_length() - 1))
-        left, right = _claimed(read, start, middle), _claimed(read, middle, end)
-        if left is None or right is None or hash_node(left, right) != wanted:
-            break  # from here on the database's own hashes are wrong as well
-        if _computed(read, start, middle) != left:
+        left, right = (_claimed(read, stored, *span) for span in ((start, middle), (middle, end)))
+        computed = read.find(start, middle)
+        if left is None or right is None or hash_node(left, right) != wanted or computed is None:
+            break  # from here on the database's own hashes are wrong as well, or too small for this
+        if computed != left:
             end, wanted = middle, left
         else:
             start, wanted = middle, right
     return start, end, wanted
 
 
-def _fold(values: list[bytes | None]) -> bytes | None:
-    result: bytes | None = None
-    for value in reversed(values):
-        if value is None:
-            return None
-        result = value if result is None else hash_node(value, result)
-    return result
-
-
-def _claimed(read: Read, start: int, end: int) -> bytes | None:
+def _claimed(read: Map, stored: dict[Node, bytes], start: int, end: int) -> bytes | None:
     """What the database says is the hash of a span; what it does not say is computed."""
-    values = [read.stored.get(node) for node in subtrees(start, end)]
-    return _fold(values) if None not in values else _computed(read, start, end)
+    said = fold([stored.get(node) for node in subtrees(start, end)])
+    return read.find(start, end) if said is None else said
 
 
-def _computed(read: Read, start: int, end: int) -> bytes | None:
-    """The hash of a span, of its entries as they are."""
-    if end - start == 1 and start in read.leaves:
-        return read.leaves[start]
-    level = (end - start).bit_length() - 1
-    if 1 << level == end - start and (level, start >> level) in read.covered:
-        return read.covered[level, start >> level]
-    if end - start == 1:
-        return None
-    middle = start + (1 << ((end - start - 1).bit_length() - 1))
-    return _fold([_computed(read, start, middle), _computed(read, middle, end)])
-
-
-def _describe(read: Read, index: int, wanted: bytes) -> Damaged:
+def _describe(
+    read: Map, stored: dict[Node, bytes], index: int, wanted: bytes, elsewhere: int | None
+) -> Damaged:
     """What has become of one entry whose true leaf hash is known."""
-    elsewhere = [at for at, leaf in read.leaves.items() if leaf == wanted]
-    if not elsewhere:
+    if elsewhere is None:
         return Damaged(f"entry {index} was edited", index)
-    if elsewhere[0] == index + 1 and read.leaves.get(index + 2) == read.stored.get((0, index + 1)):
+    next_but_one = read.nodes.get((0, index + 2))
+    if elsewhere == index + 1 and next_but_one == stored.get((0, index + 1)):
         return Damaged(f"entry {index} was inserted", index)
-    return Damaged(f"entry {index} was moved: it stands at {elsewhere[0]}", index)
+    return Damaged(f"entry {index} was moved: it stands at {elsewhere}", index)
 
 
-def _explain_pair(read: Read, first: int, wanted: bytes) -> Damaged | None:
+def _explain_pair(
+    read: Map, stored: dict[Node, bytes], first: int, wanted: bytes
+) -> Damaged | None:
     """What has become of two entries of which only the hash of both is known."""
-    one, two, three = (read.leaves.get(first + at) for at in range(3))
+    one, two, three = (read.nodes.get((0, first + at)) for at in range(3))
     if one and two and hash_node(two, one) == wanted:
         return Damaged(f"entries {first} and {first + 1} have changed places", first, first + 1)
     if one and three and hash_node(one, three) == wanted:
         return Damaged(f"entry {first + 1} was inserted", first + 1)
     if two and three and hash_node(two, three) == wanted:
         return Damaged(f"entry {first} was inserted", first)
-    following = read.stored.get((1, first // 2 + 1))
+    following = stored.get((1, first // 2 + 1))
     if two and three and following and hash_node(two, three) == following:
         return Damaged(f"entry {first} or {first + 1} was deleted", first, first + 1)
     return None

@@ -1,13 +1,21 @@
 """What people do with the interface, done in a real browser against a whole platform."""
 
+import asyncio
 import os
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.evidence.events import AgentReported
+from tensorguard.store.embedded.running import find_app_url
+from tensorguard.store.engine import create_engine, session_maker
 from tests.e2e.flood import HINTS_PER_SECOND, hints_by_the_hundred
 from tests.integration.platform.device import Device
 from tests.integration.platform.operator import Operator
@@ -163,10 +171,43 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_narrow_screen(
                 [f"/publishers/{kid}", "Replace its key"],
             ),
             *(["/sinks", "Add a sink"], [f"/sinks/{sink}", "Change"]),
+            *(["/ledger", "Export"], ["/ledger", "Types: Every type"]),
             *(["/users", "New user"], ["/api-keys", "New key"], [f"/agents/{agent}", "Set tags"]),
         ],
     )
     operator.http.delete(f"/api/v1/sinks/{sink}").raise_for_status()
+
+
+def test_the_browser_verifies_an_entry_and_refuses_what_was_changed_on_its_way(
+    journey: Journey, platform: RunningPlatform, operator: Operator, fleet: str
+) -> None:
+    reports = 70  # more than a page
+    asyncio.run(record_self_tests(platform, fleet, reports))
+    journey("ledger", fleet=fleet, routine=reports)
+
+
+async def record_self_tests(platform: RunningPlatform, fleet: str, count: int) -> None:
+    """Write what simulators report by the thousand."""
+    url = find_app_url(platform.data / "postgres")
+    assert url is not None, "the platform does not run"
+    engine = create_engine(url, service="test", pool_size=1)
+    agent = uuid4()
+    events = [
+        AgentReported(
+            by=Actor("agent", str(agent)),
+            fleet=fleet,
+            agent_id=agent,
+            reported="self-test",
+            log_id=agent,
+            number=number,
+            at=datetime.now(UTC),
+            data={},
+        )
+        for number in range(count)
+    ]
+    async with session_maker(engine).begin() as session:
+        await ledger.record_many(session, events, now=datetime.now(UTC))
+    await engine.dispose()
 
 
 def test_floods_of_hints_are_read_at_most_twice_a_second_and_leave_nothing_behind(

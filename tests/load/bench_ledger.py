@@ -2,6 +2,7 @@
 
 python tests/load/bench_ledger.py [entries]
 
+A million entries, unless told, take about two minutes; `1` leaves it at a hundred thousand.
 An embedded PostgreSQL with fsync on. Raw limits beside it: SHA-256 of the same bytes (two hashes an
 entry, leaf and node) and COPY of the same rows into a plain table.
 """
@@ -9,7 +10,9 @@ entry, leaf and node) and COPY of the same rows into a plain table.
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
+import os
 import shutil
 import statistics
 import subprocess
@@ -81,6 +84,7 @@ async def measure(app_url: str, owner_url: str, folder: Path, entries: int) -> N
         copied, hashed = raw_limits(owner_url)
         print(f"  raw: COPY of the same rows       {copied:>10,.0f} rows/s")
         print(f"  raw: SHA-256, two an entry       {hashed:>10,.0f} entries/s")
+        await prove(sessions, 10_000)
         await prove(sessions, size)
         if entries > size:
             grow(owner_url, entries - size)
@@ -137,11 +141,22 @@ async def export_and_verify(sessions: SessionMaker, folder: Path, size: int) -> 
     verifier = Path(tensorguard.ledger.verify.__file__)
     began = time.monotonic()
     command = [sys.executable, "-I", str(verifier), str(path), "--key", key, "--json"]
-    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False)
+    said, memory_mib = await asyncio.to_thread(run_measured, command)
     rate = size / (time.monotonic() - began)
-    if ended.returncode != 0:
-        raise SystemExit(f"the export does not verify: {ended.stdout.decode()[:300]}")
+    if not json.loads(said)["ok"]:
+        raise SystemExit(f"the export does not verify: {said[:300]}")
     print(f"verify                           {rate:>10,.0f} entries/s  (target 100,000)")
+    print(f"  in memory                      {memory_mib:>10,.0f} MiB")
+
+
+def run_measured(command: list[str]) -> tuple[str, float]:
+    """Run a program to its end; what it printed, and the most memory that it had, in MiB."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        said = child.stdout.read()
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    return said, used.ru_maxrss / 1024
 
 
 def raw_limits(owner_url: str) -> tuple[float, float]:

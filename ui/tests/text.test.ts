@@ -9,13 +9,12 @@ import { agentQuery } from "@/pages/agents/filters";
 import { isLoopback, joinUrlOf } from "@/pages/fleets/joinString";
 import { slugOf } from "@/pages/fleets/slug";
 import { parseTags } from "@/pages/fleets/tags";
-import { readCheckpoint } from "@/pages/ledger/checkpoint";
 import { groupEvents } from "@/pages/overview/eventGroups";
 import { stepStates, STEPS, wordsOf } from "@/pages/packages/verification";
 import { badText, progressOf } from "@/text/deployments";
 import { formatAge, formatBytes, formatDuration, shortId, words } from "@/text/format";
 import { tokensOf } from "@/text/json";
-import { type Entry, leafHashOf, readEntry, sentenceOf, summaryOf } from "@/text/ledger";
+import { type Entry, readEntry, sentenceOf, summaryOf } from "@/text/ledger";
 import { bandOf } from "@/text/trust";
 
 describe("figures", () => {
@@ -179,26 +178,9 @@ describe("the ledger", () => {
     expect(summaryOf({ reason: "revoked", count: 3 })).toBe("revoked · 3 times");
   });
 
-  it("hashes a leaf as RFC 6962 does", async () => {
-    // SHA-256(0x00): the leaf of an empty entry, as in the test vectors of the RFC's authors.
-    expect(await leafHashOf(new Uint8Array())).toBe(
-      "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
-    );
-  });
-
   it("has words for a type that it does not know", () => {
     expect(sentenceOf("agent.reported.model.decrypted")).toBe("Agent reports: model decrypted");
     expect(sentenceOf("sink.gap-found")).toBe("Sink gap found");
-  });
-
-  it("reads a checkpoint", () => {
-    expect(readCheckpoint("t/ledger/1\n42\ncm9vdA==\n\n— t/ledger/1 c2ln\n")).toEqual({
-      origin: "t/ledger/1",
-      size: 42,
-      rootHash: "cm9vdA==",
-      signers: ["t/ledger/1"],
-    });
-    expect(readCheckpoint("what?")).toBeUndefined();
   });
 
   it("lays JSON out without losing or adding a character", () => {

@@ -57,6 +57,11 @@ def list_event_types() -> list[type[Event]]:
     return sorted(found, key=lambda kind: kind.TYPE)
 
 
+def list_reported_types() -> list[str]:
+    """Return the types under which the ledger lists what agents report."""
+    return sorted(f"agent.reported.{name}" for name in get_args(EventType))
+
+
 def list_events() -> list[EventKind]:
     """Return the catalogue, by type."""
     return [_describe(kind) for kind in list_event_types()]

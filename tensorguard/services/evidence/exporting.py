@@ -6,6 +6,7 @@ database contradicts itself, the hashes that it holds are added, so that the dam
 
 import base64
 import json
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -15,37 +16,41 @@ from backports.zstd import ZstdCompressor
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.ledger.tree import Node
-from tensorguard.ledger.verify import FORMAT, Edge, hash_leaf, subtrees
+from tensorguard.ledger.verify import FORMAT, LARGE, Map, hash_leaf, subtrees
+from tensorguard.services.evidence.filters import EVERYTHING, EntryFilter
 from tensorguard.services.evidence.tree_queries import (
     StoredCheckpoint,
     find_nodes,
     get_consistency_proof,
     get_epoch,
     get_latest_checkpoint,
-    get_nodes,
 )
 from tensorguard.store.tables import ledger_entries, ledger_events
 
 BATCH: Final = 2_000
-_CLOSELY: Final = 256
+MOST_LOST: Final = 10_000
+_LOST: Final = sa.text("""
+    SELECT place FROM generate_series(CAST(:start AS bigint), CAST(:end AS bigint) - 1) AS place
+    LEFT JOIN ledger_entries AS entry ON entry.epoch = :epoch AND entry.leaf_index = place
+    LEFT JOIN ledger_events AS event ON event.id = entry.event_id
+    WHERE event.id IS NULL ORDER BY place LIMIT :limit
+""")
 
 
 class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries: start ≤ leaf_index < end, and every filter that is given."""
+    """Which entries: start ≤ leaf_index < end, of those that the filter lets through."""
 
     epoch: int | None = None
     start: int = 0
     end: int | None = None
-    type_prefixes: Sequence[str] = ()
-    fleet: str | None = None
-    subject_id: str | None = None
+    only: EntryFilter = EVERYTHING
     since: int | None = None
     """Prove that the tree of this size is a prefix, too."""
 
     @property
     def is_filtered(self) -> bool:
         """Whether places are left out between start and end."""
-        return bool(self.type_prefixes) or self.fleet is not None or self.subject_id is not None
+        return not self.only.is_everything
 
 
 async def export_compressed(session: AsyncSession, request: ExportRequest) -> AsyncIterator[bytes]:
@@ -81,14 +86,15 @@ async def export_lines(session: AsyncSession, request: ExportRequest) -> AsyncIt
     if request.since is not None:
         proof = await get_consistency_proof(session, epoch, request.since, size)
         yield _line({"consistency": request.since, "hashes": [_b64(item) for item in proof]})
-    writer = _Writer(session, epoch)
+    lost = await _find_lost(session, epoch, start, end) if request.is_filtered else []
+    writer = _Writer(session, epoch, lost)
     if start:
         yield await writer.gap(start)
     after = start - 1
     while rows := await _read(session, request, epoch, after, end):
         lines = []
         for row in rows:
-            if row.leaf_index > writer.edge.size:
+            if row.leaf_index > writer.tree.size:
                 if request.is_filtered:
                     lines.append(await writer.gap(row.leaf_index))
                 else:
@@ -96,33 +102,32 @@ async def export_lines(session: AsyncSession, request: ExportRequest) -> AsyncIt
             lines.append(writer.entry(row))
         yield b"".join(lines)
         after = rows[-1].leaf_index
-    if not request.is_filtered and writer.edge.size < end:
+    if not request.is_filtered and writer.tree.size < end:
         yield writer.missing(end)
-    if writer.edge.size < size:
+    if writer.tree.size < size:
         yield await writer.gap(size)
-    if writer.edge.root() != checkpoint.root_hash or writer.is_damaged:
+    if writer.tree.root() != checkpoint.root_hash or writer.is_damaged:
         yield await _evidence(writer, checkpoint)
     yield _line({"end": writer.entries})
 
 
 class _Writer:
-    """Makes lines, and keeps the tree that they give."""
+    """Makes lines, and keeps of the tree that they give what does not grow with them."""
 
-    def __init__(self, session: AsyncSession, epoch: int) -> None:
+    def __init__(self, session: AsyncSession, epoch: int, lost: Sequence[int]) -> None:
         self.session = session
         self.epoch = epoch
-        self.edge = Edge()
+        self.tree = Map()
         self.entries = 0
-        self.leaves: dict[int, bytes] = {}
         self.is_damaged = False
+        self._lost = lost
 
     def entry(self, row: Any) -> bytes:
         index = row.leaf_index
         if row.entry is None:  # its bytes are gone, its place is not
             return self.missing(index + 1) + _stored(Node(0, index), row.leaf_hash)
         leaf = hash_leaf(row.entry)
-        self.edge.append(leaf)
-        self.leaves[index] = leaf
+        self.tree.append(leaf)
         self.entries += 1
         line = b'{"leaf_index":%d,"entry":"%s"}\n' % (index, base64.b64encode(row.entry))
         if leaf == row.leaf_hash:
@@ -133,21 +138,55 @@ class _Writer:
     def missing(self, until: int) -> bytes:
         """Say which entries are not there, up to `until`."""
         lines = []
-        while self.edge.size < until:
-            lines.append(_line({"missing": self.edge.size}))
-            self.edge.append(bytes(32))
+        while self.tree.size < until:
+            lines.append(_line({"missing": self.tree.size}))
+            self.tree.append(bytes(32))
         self.is_damaged = True
         return b"".join(lines)
 
     async def gap(self, until: int) -> bytes:
-        """Leave out entries up to `until`: the hashes of what covers them."""
-        start = self.edge.size
+        """Leave out entries up to `until`: the hashes of what covers them, and what is lost."""
+        lines = []
+        for index in self._lost[bisect_left(self._lost, self.tree.size) :]:
+            if index >= until:
+                break
+            if index > self.tree.size:
+                lines.append(await self._cover(index))
+            lines.append(self.missing(index + 1))
+        if until > self.tree.size:
+            lines.append(await self._cover(until))
+        return b"".join(lines)
+
+    async def _cover(self, until: int) -> bytes:
+        start = self.tree.size
         nodes = [Node(*node) for node in subtrees(start, until)]
-        found = await get_nodes(self.session, self.epoch, nodes)
+        found = await find_nodes(self.session, self.epoch, nodes)
+        if len(found) < len(nodes):
+            return b"".join([await self._cover_one(node, found.get(node)) for node in nodes])
         for node in nodes:
-            self.edge.append(found[node], node.level)
+            self.tree.append(found[node], node.level)
         hashes = [_b64(found[node]) for node in nodes]
         return _line({"gap": [start, until], "hashes": hashes})
+
+    async def _cover_one(self, node: Node, value: bytes | None) -> bytes:
+        """Leave out one subtree; where its hash is lost, by those under it."""
+        start, end = node.offset << node.level, (node.offset + 1) << node.level
+        if value is not None:
+            self.tree.append(value, node.level)
+            return _line({"gap": [start, end], "hashes": [_b64(value)]})
+        if node.level == 0:
+            return self.missing(end)
+        below = [Node(node.level - 1, 2 * node.offset + side) for side in (0, 1)]
+        found = await find_nodes(self.session, self.epoch, below)
+        return b"".join([await self._cover_one(one, found.get(one)) for one in below])
+
+
+async def _find_lost(session: AsyncSession, epoch: int, start: int, end: int) -> list[int]:
+    """The first places without an entry, or without its bytes, which no filter would find."""
+    values = {"epoch": epoch, "start": start, "end": end, "limit": MOST_LOST}
+    found = (await session.execute(_LOST, values)).scalars().all()
+    await session.commit()
+    return list(found)
 
 
 async def _read(
@@ -157,24 +196,15 @@ async def _read(
     query = (
         sa.select(entry.leaf_index, entry.leaf_hash, event.entry)
         .outerjoin(ledger_events, event.id == entry.event_id)
-        .where(entry.epoch == epoch, entry.leaf_index > after, entry.leaf_index < end)
+        .where(
+            entry.epoch == epoch,
+            entry.leaf_index > after,
+            entry.leaf_index < end,
+            *request.only.conditions(),
+        )
         .order_by(entry.leaf_index)
         .limit(BATCH)
     )
-    if request.type_prefixes:
-        query = query.where(
-            sa.or_(
-                event.type.in_(request.type_prefixes),
-                *(
-                    event.type.startswith(f"{prefix}.", autoescape=True)
-                    for prefix in request.type_prefixes
-                ),
-            )
-        )
-    if request.fleet is not None:
-        query = query.where(event.fleet == request.fleet)
-    if request.subject_id is not None:
-        query = query.where(event.subject_id == request.subject_id)
     rows = (await session.execute(query)).all()
     await session.commit()  # whoever downloads slowly must not hold a transaction open
     return rows
@@ -184,33 +214,24 @@ async def _evidence(writer: _Writer, checkpoint: StoredCheckpoint) -> bytes:
     """The stored hashes on the way to the first damage; the verifier believes them if they fit."""
     lines = []
     start, end = 0, checkpoint.tree_size
-    while end - start > _CLOSELY:
+    while end - start > 1 << LARGE:
         middle = start + (1 << ((end - start - 1).bit_length() - 1))
         nodes = [Node(*node) for node in (*subtrees(start, middle), *subtrees(middle, end))]
         found = await find_nodes(writer.session, writer.epoch, nodes)
         lines += [_stored(node, value) for node, value in found.items()]
         left = found.get(nodes[0])
-        if left is not None and left == _computed(writer.leaves, start, middle):
+        if left is not None and left == writer.tree.find(start, middle):
             start = middle
         else:
             end = middle
     nodes = [
         Node(level, offset)
-        for level in range((_CLOSELY - 1).bit_length() + 1)
+        for level in range(LARGE + 1)
         for offset in range(start >> level, (end >> level) + 2)
     ]
     found = await find_nodes(writer.session, writer.epoch, nodes)
     lines += [_stored(node, value) for node, value in found.items()]
     return b"".join(lines)
-
-
-def _computed(leaves: dict[int, bytes], start: int, end: int) -> bytes | None:
-    edge = Edge()
-    for index in range(start, end):
-        if index not in leaves:
-            return None
-        edge.append(leaves[index])
-    return edge.root()
 
 
 def _stored(node: Node, value: bytes) -> bytes:

@@ -1,17 +1,19 @@
 """Reading the ledger's entries, by place and by what they are about."""
 
-from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import or_, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tensorguard.services.evidence.filters import EVERYTHING, EntryFilter
 from tensorguard.services.evidence.tree_queries import get_epoch
 from tensorguard.store.tables import ledger_entries, ledger_events
 
 MAX_PAGE = 1000
+MOST_COUNTED: Final = 10_000
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,16 +49,13 @@ async def list_entries(
     epoch: int | None = None,
     start: int = 0,
     end: int | None = None,
-    type_prefixes: Sequence[str] = (),
-    fleet: str | None = None,
-    subject_id: str | None = None,
+    only: EntryFilter = EVERYTHING,
     newest_first: bool = False,
     limit: int = 100,
 ) -> EntryPage:
-    """Return the entries with start ≤ leaf_index < end that match every filter given.
+    """Return the entries with start ≤ leaf_index < end that the filter lets through.
 
     They are of the present epoch unless told.
-    `type_prefixes` are whole types, or the dotted beginnings of some: `agent.reported`.
     """
     limit = max(1, min(limit, MAX_PAGE))
     wanted = await get_epoch(session) if epoch is None else epoch
@@ -70,24 +69,16 @@ async def list_entries(
             *columns,
         )
         .join(ledger_events, ledger_events.c.id == ledger_entries.c.event_id)
-        .where(ledger_entries.c.epoch == wanted, ledger_entries.c.leaf_index >= start)
+        .where(
+            ledger_entries.c.epoch == wanted,
+            ledger_entries.c.leaf_index >= start,
+            *only.conditions(),
+        )
         .order_by(index.desc() if newest_first else index)
         .limit(limit + 1)
     )
     if end is not None:
         query = query.where(ledger_entries.c.leaf_index < end)
-    if type_prefixes:
-        kind = ledger_events.c.type
-        query = query.where(
-            or_(
-                kind.in_(type_prefixes),
-                *(kind.startswith(f"{prefix}.", autoescape=True) for prefix in type_prefixes),
-            )
-        )
-    if fleet is not None:
-        query = query.where(ledger_events.c.fleet == fleet)
-    if subject_id is not None:
-        query = query.where(ledger_events.c.subject_id == subject_id)
     rows = (await session.execute(query)).mappings().all()
     items = [LedgerEntry(**row) for row in rows[:limit]]
     if len(rows) <= limit:
@@ -95,3 +86,30 @@ async def list_entries(
     if newest_first:
         return EntryPage(items=items, next_start=None, next_end=items[-1].leaf_index)
     return EntryPage(items=items, next_start=items[-1].leaf_index + 1)
+
+
+async def count_entries(
+    session: AsyncSession,
+    *,
+    epoch: int | None = None,
+    start: int = 0,
+    end: int | None = None,
+    only: EntryFilter = EVERYTHING,
+) -> int:
+    """Return how many entries `list_entries` would find; MOST_COUNTED + 1 where they are more."""
+    wanted = await get_epoch(session) if epoch is None else epoch
+    query = (
+        select(literal(1))
+        .select_from(ledger_entries)
+        .join(ledger_events, ledger_events.c.id == ledger_entries.c.event_id)
+        .where(
+            ledger_entries.c.epoch == wanted,
+            ledger_entries.c.leaf_index >= start,
+            *only.conditions(),
+        )
+        .limit(MOST_COUNTED + 1)
+    )
+    if end is not None:
+        query = query.where(ledger_entries.c.leaf_index < end)
+    counted = await session.execute(select(func.count()).select_from(query.subquery()))
+    return int(counted.scalar_one())

@@ -20,7 +20,7 @@ from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import SYSTEM
 from tensorguard.services.evidence.ledger_events import LedgerForkSeen
 from tensorguard.services.evidence.tree_queries import get_epoch, get_frontier, get_size
-from tensorguard.store.tables import ledger_checkpoints, ledger_forks
+from tensorguard.store.tables import agent_state, agents, ledger_checkpoints, ledger_forks
 
 Reason = Literal["newer-epoch", "larger", "other-root"]
 MOST_NAMED: Final = 100
@@ -64,6 +64,16 @@ class ReportedFork:
     agent_id: UUID
     reason: str
     seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceWitnesses:
+    """How many active agents remember a checkpoint of an epoch, of how many active ones at all."""
+
+    agents: int
+    active_agents: int
+    largest_size: int | None
+    heard_at: datetime | None
 
 
 def seen_in(checkpoint: Checkpoint) -> Seen:
@@ -158,3 +168,24 @@ async def list_forks(session: AsyncSession) -> list[ReportedFork]:
     columns = [ledger_forks.c[name] for name in ReportedFork.__dataclass_fields__]
     query = sa.select(*columns).order_by(ledger_forks.c.seen_at.desc()).limit(MOST_NAMED)
     return [ReportedFork(**row) for row in (await session.execute(query)).mappings()]
+
+
+async def count_witnesses(session: AsyncSession, epoch: int) -> DeviceWitnesses:
+    """Return who remembers checkpoints of an epoch, as their last heartbeats said."""
+    state = agent_state.c
+    remembers = state.ledger_epoch == epoch
+    query = (
+        sa.select(
+            sa.func.count(state.ledger_size).filter(remembers),
+            sa.func.count(),
+            sa.func.max(state.ledger_size).filter(remembers),
+            sa.func.max(state.received_at).filter(remembers),
+        )
+        .select_from(agents)
+        .outerjoin(agent_state, state.agent_id == agents.c.id)
+        .where(agents.c.status == "active")
+    )
+    count, active, largest, heard_at = (await session.execute(query)).one()
+    return DeviceWitnesses(
+        agents=count, active_agents=active, largest_size=largest, heard_at=heard_at
+    )

@@ -39,8 +39,10 @@ class UserDisabled(Event, frozen=True, kw_only=True):
 class SessionSignedIn(Event, frozen=True, kw_only=True):
     TYPE = "session.signed-in"
     SUBJECT = ("user", "user_id")
+    PRIVATE = ("address",)
     user_id: UUID
     session_id: UUID | None = None
+    address: str | None = None
 
 
 class SessionSignedOut(Event, frozen=True, kw_only=True):
@@ -51,15 +53,18 @@ class SessionSignedOut(Event, frozen=True, kw_only=True):
 
 
 class SessionFailed(Event, frozen=True, kw_only=True):
-    """`count` failed sign-ins; `user_id` is None when no such user exists."""
+    """`count` failed sign-ins; `user_id` is None when no such user exists, and then there is
+    nobody for whom the address could be forgotten: it is left out."""
 
     TYPE = "session.failed"
     SUBJECT = ("user", "user_id")
     OUTCOME = "denied"
+    PRIVATE = ("address",)
     user_id: UUID | None
     reason: str
     count: int = 1
     since: datetime | None = None
+    address: str | None = None
 
 
 class ApiKeyCreated(Event, frozen=True, kw_only=True):

@@ -36,9 +36,12 @@ def _digest(secret: str) -> bytes:
 
 
 async def open_session(
-    session: AsyncSession, user: User, *, lifetime: timedelta, now: datetime
+    session: AsyncSession, user: User, *, lifetime: timedelta, now: datetime, address: str
 ) -> NewSession:
-    """Sign in a user whose password was just verified; their ended sessions are removed."""
+    """Sign in a user whose password was just verified; their ended sessions are removed.
+
+    `address` is the client's: the ledger keeps it in private.
+    """
     table = tables.sessions
     secret = secrets.token_urlsafe(SECRET_BYTES)
     await session.execute(
@@ -53,7 +56,7 @@ async def open_session(
             expires_at=now + lifetime,
         )
     )
-    event = SessionSignedIn(by=Actor("user", str(user.id)), user_id=user.id)
+    event = SessionSignedIn(by=Actor("user", str(user.id)), user_id=user.id, address=address)
     await ledger.record(session, event, now=now)
     return NewSession(secret, now + lifetime)
 

@@ -94,7 +94,7 @@ export default async function journey({ page, facts, signIn }) {
     // All of it is in the ledger, its bytes checked here.
     await page.getByRole("link", { name: "Ledger" }).click();
     await page.getByRole("button", { name: "Agent revoked" }).first().click();
-    await page.getByText("This browser computed the same").waitFor();
+    await dialog.getByText(/^Verified/).waitFor();
   } finally {
     agent.kill("SIGTERM");
   }

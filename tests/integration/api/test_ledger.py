@@ -1,7 +1,9 @@
 """The ledger over HTTP: the exact bytes, the signed checkpoint, the key that verifies it."""
 
+import asyncio
 import base64
 import random
+import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -193,3 +195,60 @@ async def test_private_fields_are_read_by_admins_alone_until_they_are_erased(api
     (gone,) = (await api.admin.post(path, json=wanted)).json()
     assert gone["fields"] is None
     assert (await api.admin.post(f"{LEDGER}/erasures", json=subject)).status_code == 404
+
+
+async def test_a_list_leaves_out_what_is_noise_and_the_count_says_how_much(api: Api) -> None:
+    fleet = await api.new_fleet()
+    await api.admin.post(f"/api/v1/fleets/{fleet}/tokens", json={"expires_in_s": 600})
+    await _sequence(api)
+    everything = {"fleet": fleet}
+    count = (await api.admin.get(f"{LEDGER}/count", params=everything)).json()
+    assert count["is_exact"]
+    fewer = everything | {"without": ["fleet.created", "token"]}
+    items = (await api.admin.get(f"{LEDGER}/entries", params=everything)).json()["items"]
+    kept = (await api.admin.get(f"{LEDGER}/entries", params=fewer)).json()["items"]
+    hidden = everything | {"type": ["fleet.created", "token"]}
+    left_out = (await api.admin.get(f"{LEDGER}/count", params=hidden)).json()["count"]
+    assert count["count"] == len(items) == len(kept) + left_out
+    assert left_out >= 1
+    for asked in ({"outcome": "denied"}, {"actor": "nobody"}, {"before": "2020-01-01T00:00:00Z"}):
+        found = await api.admin.get(f"{LEDGER}/count", params=everything | asked)
+        assert found.json() == {"count": 0, "is_exact": True}
+    for wrong in ("outcome=good", "before=yesterday", "not_before=2020-01-01", "actor=%00"):
+        assert (await api.admin.get(f"{LEDGER}/entries?{wrong}")).status_code == 422
+
+
+async def test_every_type_of_entry_can_be_asked_for_by_name(api: Api) -> None:
+    types = {one["type"]: one for one in (await api.admin.get(f"{LEDGER}/types")).json()}
+    assert {"fleet.created", "agent.reported.self-test", "session.failed"} <= set(types)
+    assert "agent.reported.<type>" not in types
+    assert types["session.failed"]["outcome"] == "denied"
+
+
+async def test_the_verifier_that_is_served_verifies_what_is_exported(
+    api: Api, tmp_path: Path
+) -> None:
+    fleet = await api.new_fleet()
+    await _sequence(api)
+    served = await api.admin.get(f"{LEDGER}/verify.py")
+    assert served.headers["content-disposition"] == 'attachment; filename="verify.py"'
+    (tmp_path / "verify.py").write_text(served.text)
+    export = await api.admin.get(f"{LEDGER}/export", params={"fleet": fleet})
+    (tmp_path / "export").write_bytes(export.content)
+    key = (await api.admin.get(f"{LEDGER}/key")).text.split("\n")[0]
+    command = [sys.executable, "-I", str(tmp_path / "verify.py"), str(tmp_path / "export")]
+    ended = await asyncio.to_thread(
+        subprocess.run, [*command, "--key", key], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout[:8]) == (0, "verified"), ended.stdout + ended.stderr
+
+
+async def test_checkpoints_tell_their_epoch_and_who_remembers_them(api: Api) -> None:
+    await api.new_fleet()
+    await _sequence(api)
+    found = (await api.admin.get(f"{LEDGER}/checkpoints")).json()
+    assert (found["epoch"], found["agents"], found["largest_size"]) == (1, 0, None)
+    assert found["signed_at"] is not None
+    viewer = await api.as_role(Role.VIEWER)
+    for path in ("checkpoints", "count", "types", "verify.py"):
+        assert (await viewer.get(f"{LEDGER}/{path}")).status_code == 403

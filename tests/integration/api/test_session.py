@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from api.attempts import FREE_FOR_ACCOUNT
 from api.context import ApiContext, utc_now
 from tensorguard.services.people.access import Role
 from tensorguard.services.platform import ADMIN_EMAIL
+from tensorguard.store import tables
 from tests.integration.api.clients import BASE_URL, Api
 
 SESSION = "/api/v1/session"
@@ -63,6 +65,30 @@ async def test_a_session_ends_with_signing_out(api: Api) -> None:
     assert (await stolen.get(SESSION)).status_code == 401
     assert len(await api.events("session.signed-in", subject=user_id)) == 1
     assert len(await api.events("session.signed-out", subject=user_id)) == 1
+
+
+async def test_where_somebody_signed_in_from_is_private(api: Api) -> None:
+    user_id, email, password = await _new_user(api)
+    await _sign_in(api.nobody, email, password)
+    await _sign_in(api.nobody, email, "wrong")
+    await _sign_in(api.nobody, f"nobody-{email}", "wrong")
+    async with api.context.sessions() as session:
+        table = tables.ledger_events
+        query = sa.select(table.c.id, table.c.entry).where(
+            table.c.type.in_(["session.signed-in", "session.failed"])
+        )
+        rows = (await session.execute(query)).all()
+    assert not [row for row in rows if b"127.0.0.1" in row.entry or b"address" in row.entry]
+    own = [str(row.id) for row in rows if user_id.encode() in row.entry]
+    answer = await api.admin.post("/api/v1/ledger/private", json={"ids": own})
+    assert [one["fields"] for one in answer.json()] == [{"address": "127.0.0.1"}] * 2
+    unknown = [str(row.id) for row in rows if b'"unknown"' in row.entry]
+    answer = await api.admin.post("/api/v1/ledger/private", json={"ids": unknown})
+    assert (len(unknown) >= 1, answer.json()) == (True, [])
+    gone = {"kind": "user", "id": user_id}
+    assert (await api.admin.post("/api/v1/ledger/erasures", json=gone)).status_code == 200
+    answer = await api.admin.post("/api/v1/ledger/private", json={"ids": own})
+    assert [one["fields"] for one in answer.json()] == [None, None]
 
 
 @pytest.mark.parametrize(

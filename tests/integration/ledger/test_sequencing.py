@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
@@ -27,7 +28,8 @@ from tensorguard.ledger.tree import (
     verify_inclusion,
 )
 from tensorguard.services.evidence import ledger
-from tensorguard.services.evidence.ledger_queries import list_entries
+from tensorguard.services.evidence.filters import EntryFilter
+from tensorguard.services.evidence.ledger_queries import count_entries, list_entries
 from tensorguard.services.evidence.sequencing import sequence
 from tensorguard.services.evidence.tree_queries import (
     NoCheckpoint,
@@ -318,18 +320,22 @@ async def test_nothing_is_signed_when_signed_entries_are_gone(
         await sequencer.step()
 
 
-async def test_entries_are_listed_by_place_type_fleet_and_subject(
+async def test_entries_are_listed_and_counted_by_all_that_they_can_be_asked_for(
     sessions: SessionMaker, make_sequencer: MakeSequencer
 ) -> None:
+    began = now()
     async with sessions.begin() as session:
         for slug in ("factory-b", "hospital-a", "factory-b"):
             await ledger.record(session, fleet_created(slug), now=now())
         await ledger.record_many(session, [reported(1), reported(2)], now=now())
     await make_sequencer().step()
 
-    async def places(**filters: object) -> list[int]:
+    async def places(*, start: int = 0, end: int | None = None, **asked: Any) -> list[int]:
+        only = EntryFilter(**asked)
         async with sessions() as session:
-            page = await list_entries(session, **filters)  # type: ignore[arg-type] # as given below
+            page = await list_entries(session, start=start, end=end, only=only)
+            count = await count_entries(session, start=start, end=end, only=only)
+        assert count == len(page.items)
         return [item.leaf_index for item in page.items]
 
     assert await places() == [0, 1, 2, 3, 4]
@@ -339,12 +345,21 @@ async def test_entries_are_listed_by_place_type_fleet_and_subject(
     assert await places(type_prefixes=["agent.reported"]) == [3, 4]
     assert await places(type_prefixes=["agent.report"]) == []
     assert await places(type_prefixes=["%"]) == []
+    assert await places(type_prefixes=["fleet", "agent"], without=["agent.reported"]) == [0, 1, 2]
+    assert await places(without=["fleet", "agent.reported.model"]) == []
+    assert await places(without=["agent.report"]) == [0, 1, 2, 3, 4]
     assert await places(fleet="hospital-a") == [1, 3, 4]
     assert await places(subject_id="factory-b") == [0, 2]
+    assert await places(actor_id="u1") == [0, 1, 2]
+    assert await places(outcomes=["success", "denied"]) == [0, 1, 2, 3, 4]
+    assert await places(outcomes=["denied"]) == []
+    assert await places(not_before=began, before=now()) == [0, 1, 2, 3, 4]
+    assert await places(before=began) == []
     async with sessions() as session:
-        page = await list_entries(session, fleet="hospital-a", limit=2)
+        only = EntryFilter(fleet="hospital-a")
+        page = await list_entries(session, only=only, limit=2)
         assert ([item.leaf_index for item in page.items], page.next_start) == ([1, 3], 4)
-        rest = await list_entries(session, fleet="hospital-a", limit=2, start=page.next_start or 0)
+        rest = await list_entries(session, only=only, limit=2, start=page.next_start or 0)
         assert ([item.leaf_index for item in rest.items], rest.next_start) == ([4], None)
 
 

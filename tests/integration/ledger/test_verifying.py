@@ -11,11 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 from backports.zstd import decompress
+from msgspec import structs
 
 import tensorguard.ledger.verify
 from tensorguard.ledger.checkpoint import VerifierKey
 from tensorguard.services.evidence import ledger
+from tensorguard.services.evidence.events import AgentReported
 from tensorguard.services.evidence.exporting import ExportRequest, export_compressed
+from tensorguard.services.evidence.filters import EntryFilter
 from tensorguard.services.evidence.tree_queries import get_latest_checkpoint
 from tensorguard.store.engine import SessionMaker
 from tests.integration.ledger.builders import (
@@ -31,6 +34,7 @@ from tests.postgres import Database
 SIZE = 600
 VERIFIER = Path(tensorguard.ledger.verify.__file__)
 Export = Callable[..., Awaitable[Path]]
+FLEETS = EntryFilter(type_prefixes=["fleet"])
 TABLES = ("ledger_events", "ledger_entries", "ledger_hashes", "ledger_checkpoints")
 
 
@@ -38,9 +42,9 @@ TABLES = ("ledger_events", "ledger_entries", "ledger_hashes", "ledger_checkpoint
 async def signed(sessions: SessionMaker, make_sequencer: MakeSequencer) -> str:
     """A ledger of 600 entries, signed at 100 and at the end; the older note."""
     sequencer, older = make_sequencer(checkpoint_every=timedelta(0)), ""
-    for count, slug in ((100, "factory-b"), (SIZE - 100, "hospital-a")):
+    for first, count, slug in ((0, 100, "factory-b"), (100, SIZE - 100, "hospital-a")):
         async with sessions.begin() as session:
-            events = [reported(number) for number in range(count - 1)]
+            events = [in_ward(number, first + number + 1) for number in range(count - 1)]
             await ledger.record_many(session, [fleet_created(slug), *events], now=now())
         await sequencer.step()
         async with sessions() as session:
@@ -61,12 +65,20 @@ def export(sessions: SessionMaker, tmp_path: Path) -> Export:
     return made
 
 
-def verify(path: Path | str, *more: str, key: str = str(KEY)) -> tuple[int, dict[str, Any]]:
+def verify(
+    path: Path | str, *more: str, key: str = str(KEY), piped: bytes = b""
+) -> tuple[int, dict[str, Any]]:
     """Run the file alone, as somebody does who has nothing else of ours."""
     command = [sys.executable, "-I", str(VERIFIER), str(path), "--key", key, "--json", *more]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, input=piped, capture_output=True, timeout=60, check=False)
     assert ended.stdout, ended.stderr
     return ended.returncode, json.loads(ended.stdout)
+
+
+def in_ward(number: int, index: int) -> AgentReported:
+    """An event; each seventh entry is one of the ward's."""
+    event = reported(number)
+    return structs.replace(event, fleet="ward") if index % 7 == 0 else event
 
 
 def tell(path: Path) -> str:
@@ -94,9 +106,10 @@ async def test_an_export_as_it_was_signed_is_verified(signed: str, export: Expor
     ("request_", "entries"),
     [
         ({"start": 17, "end": 230}, 213),
-        ({"type_prefixes": ["fleet"]}, 2),
-        ({"type_prefixes": ["fleet"], "start": 50}, 1),
-        ({"type_prefixes": ["nothing"]}, 0),
+        ({"only": FLEETS}, 2),
+        ({"only": FLEETS, "start": 50}, 1),
+        ({"only": EntryFilter(without=["agent"])}, 2),
+        ({"only": EntryFilter(type_prefixes=["nothing"])}, 0),
     ],
 )
 async def test_a_range_and_a_filter_prove_each_entry_in_its_place(
@@ -237,6 +250,68 @@ async def test_what_the_databases_owner_did_is_named(
     assert (code, said["ok"]) == (1, False)
     assert words in said["problem"]
     assert (said["first_bad_index"], said["last_bad_index"]) == (first, last)
+
+
+SWAP = [
+    "UPDATE ledger_entries SET leaf_index = 900000 WHERE leaf_index = 301",
+    "UPDATE ledger_entries SET leaf_index = 301 WHERE leaf_index = 308",
+    "UPDATE ledger_entries SET leaf_index = 308 WHERE leaf_index = 900000",
+]
+LOSE = "DELETE FROM ledger_entries WHERE leaf_index = {}"
+
+
+@pytest.mark.parametrize(
+    ("statements", "first", "last", "words"),
+    [
+        pytest.param([EDIT], 301, 301, "301 was edited", id="edited"),
+        pytest.param([EDIT, REHASH], 300, 301, "from 300 to 301", id="edited-with-its-hash"),
+        pytest.param(SWAP, 300, 301, "from 300 to 301", id="moved"),
+        pytest.param([LOSE.format(301)], 301, 301, "301 was deleted", id="deleted"),
+        pytest.param([LOSE.format(303)], 303, 303, "303 was deleted", id="deleted-in-a-gap"),
+        pytest.param(
+            [LOSE.format(303), "DELETE FROM ledger_hashes WHERE level BETWEEN 1 AND 3"],
+            303,
+            303,
+            "303 was deleted",
+            id="deleted-with-hashes",
+        ),
+        pytest.param(
+            [
+                "DELETE FROM ledger_events USING ledger_entries"
+                " WHERE event_id = id AND leaf_index = 301"
+            ],
+            301,
+            301,
+            "301 was deleted",
+            id="bytes-deleted",
+        ),
+    ],
+)
+async def test_a_filtered_export_names_the_entry_too(
+    signed: str,
+    export: Export,
+    fresh_database: Database,
+    statements: list[str],
+    first: int,
+    last: int,
+    words: str,
+) -> None:
+    ward = EntryFilter(fleet="ward")
+    assert verify(await export(only=ward))[1]["entries"] == SIZE // 7
+    tamper(fresh_database, *statements)
+    code, said = verify(await export("damaged", only=ward))
+    assert (code, said["ok"]) == (1, False)
+    assert words in said["problem"]
+    assert (said["first_bad_index"], said["last_bad_index"]) == (first, last)
+
+
+async def test_a_pipe_is_verified_like_a_file(
+    signed: str, export: Export, fresh_database: Database
+) -> None:
+    tamper(fresh_database, EDIT)
+    path = await export()
+    code, said = verify("-", piped=path.read_bytes())
+    assert (code, said["first_bad_index"]) == (1, 301)
 
 
 async def test_a_forged_checkpoint_or_another_key_verifies_nothing(

@@ -10,7 +10,7 @@ from tensorguard.ledger.tree import (
     prove_consistency,
     prove_inclusion,
 )
-from tensorguard.ledger.verify import Edge, check_consistency, hash_leaf, subtrees
+from tensorguard.ledger.verify import LARGE, Edge, Map, check_consistency, hash_leaf, subtrees
 
 TREES = 1_000
 
@@ -82,3 +82,20 @@ def test_a_thousand_random_trees_are_the_same_in_all_of_them() -> None:
         for level, offset in subtrees(end, size):
             edge.append(stored[Node(level, offset)], level)
         assert (edge.size, edge.root()) == (size, root)
+
+
+def test_a_map_knows_large_subtrees_and_all_of_its_window_and_little_else() -> None:
+    size = 5 * (1 << LARGE) + 37
+    leaves = [leaf_hash(b"%d" % at) for at in range(size)]
+    window = range(2048, 2048 + 64)
+    tree, edge = Map(window, wanted=leaves[4321]), Edge()
+    for leaf in leaves:
+        tree.append(leaf)
+        edge.append(leaf)
+    assert tree.root() == edge.root() == mth(leaves)
+    assert tree.found == 4321
+    assert tree.find(0, size) == mth(leaves)
+    for start, end in ((0, 4096), (4096, size), (5120, size), (2048, 2049), (2054, 2056)):
+        assert tree.find(start, end) == mth(leaves[start:end])
+    assert tree.find(0, 512) is None
+    assert len(tree.nodes) < size / 256 + 2 * len(window)

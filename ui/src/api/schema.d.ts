@@ -1327,6 +1327,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/ledger/checkpoints": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Checkpoints
+         * @description Tell the present epoch, when it was signed last, and how many agents remember it.
+         */
+        get: operations["get_checkpoints_api_v1_ledger_checkpoints_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/count": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Count Entries
+         * @description Count the entries that a list of `/entries` would hold, up to ten thousand.
+         */
+        get: operations["count_entries_api_v1_ledger_count_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/ledger/entries": {
         parameters: {
             query?: never;
@@ -1479,6 +1519,46 @@ export interface paths {
          * @description Prove that an entry stands in the tree of a size (RFC 9162 §2.1.3).
          */
         get: operations["get_inclusion_api_v1_ledger_proof_inclusion_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/types": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Types
+         * @description List every type of entry that there can be, by name.
+         */
+        get: operations["list_types_api_v1_ledger_types_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ledger/verify.py": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Verifier
+         * @description Return the verifier of exports: one file, for Python with `cryptography`.
+         */
+        get: operations["get_verifier_api_v1_ledger_verify_py_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -2960,6 +3040,27 @@ export interface components {
             superseded_at: string | null;
         };
         /**
+         * CheckpointsView
+         * @description The epoch that the ledger is in, and who remembers checkpoints of it outside.
+         *
+         *     `signed_at` is when the newest was signed; `agents` is how many of the `active_agents` said in
+         *     their last heartbeats that they remember one, `largest_size` the largest of these.
+         */
+        CheckpointsView: {
+            /** Active Agents */
+            active_agents: number;
+            /** Agents */
+            agents: number;
+            /** Epoch */
+            epoch: number;
+            /** Heard At */
+            heard_at: string | null;
+            /** Largest Size */
+            largest_size: number | null;
+            /** Signed At */
+            signed_at: string | null;
+        };
+        /**
          * CheckpointView
          * @description A signed note and the keys that verify it, of one epoch of the ledger.
          */
@@ -3055,6 +3156,16 @@ export interface components {
             first: number;
             /** Second */
             second: number;
+        };
+        /**
+         * CountView
+         * @description How many entries a filter lets through; where `is_exact` is false there are more.
+         */
+        CountView: {
+            /** Count */
+            count: number;
+            /** Is Exact */
+            is_exact: boolean;
         };
         /**
          * DatadogConfig
@@ -3439,6 +3550,20 @@ export interface components {
         ErasureView: {
             /** Keys */
             keys: number;
+        };
+        /**
+         * EventTypeView
+         * @description A type of entry: what it happens to, how it ends, and what it means.
+         */
+        EventTypeView: {
+            /** Outcome */
+            outcome: string;
+            /** Subject */
+            subject: string;
+            /** Type */
+            type: string;
+            /** What */
+            what: string;
         };
         /**
          * EvidenceView
@@ -8805,9 +8930,91 @@ export interface operations {
             };
         };
     };
+    get_checkpoints_api_v1_ledger_checkpoints_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckpointsView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    count_entries_api_v1_ledger_count_get: {
+        parameters: {
+            query?: {
+                /** @description Who did it, by their id. */
+                actor?: string | null;
+                /** @description Until this time of the hub, exclusive. */
+                before?: string | null;
+                /** @description Exclusive. */
+                end?: number | null;
+                /** @description Of the ledger; the present one unless given. */
+                epoch?: number | null;
+                fleet?: string | null;
+                /** @description Since this time of the hub, inclusive. */
+                not_before?: string | null;
+                outcome?: ("success" | "failure" | "denied")[] | null;
+                start?: number;
+                /** @description What it happened to, by its id. */
+                subject?: string | null;
+                /** @description Types, or their dotted beginnings: `agent.reported`; repeatable. */
+                type?: string[] | null;
+                /** @description Types that are left out, given in the same way. */
+                without?: string[] | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CountView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_entries_api_v1_ledger_entries_get: {
         parameters: {
             query?: {
+                /** @description Who did it, by their id. */
+                actor?: string | null;
+                /** @description Until this time of the hub, exclusive. */
+                before?: string | null;
                 /** @description `next_cursor` of the page before. */
                 cursor?: string | null;
                 /** @description Exclusive. */
@@ -8817,12 +9024,18 @@ export interface operations {
                 fleet?: string | null;
                 /** @description How many items at most. */
                 limit?: number;
+                /** @description Since this time of the hub, inclusive. */
+                not_before?: string | null;
                 /** @description `desc`: newest first. */
                 order?: "asc" | "desc";
+                outcome?: ("success" | "failure" | "denied")[] | null;
                 start?: number;
+                /** @description What it happened to, by its id. */
                 subject?: string | null;
                 /** @description Types, or their dotted beginnings: `agent.reported`; repeatable. */
                 type?: string[] | null;
+                /** @description Types that are left out, given in the same way. */
+                without?: string[] | null;
             };
             header?: never;
             path?: never;
@@ -8889,16 +9102,27 @@ export interface operations {
     export_api_v1_ledger_export_get: {
         parameters: {
             query?: {
+                /** @description Who did it, by their id. */
+                actor?: string | null;
+                /** @description Until this time of the hub, exclusive. */
+                before?: string | null;
                 /** @description Exclusive. */
                 end?: number | null;
                 /** @description Of the ledger; the present one unless given. */
                 epoch?: number | null;
                 fleet?: string | null;
+                /** @description Since this time of the hub, inclusive. */
+                not_before?: string | null;
+                outcome?: ("success" | "failure" | "denied")[] | null;
                 /** @description Prove consistency with the tree of this size, too. */
                 since?: number | null;
                 start?: number;
+                /** @description What it happened to, by its id. */
                 subject?: string | null;
+                /** @description Types, or their dotted beginnings: `agent.reported`; repeatable. */
                 type?: string[] | null;
+                /** @description Types that are left out, given in the same way. */
+                without?: string[] | null;
             };
             header?: never;
             path?: never;
@@ -9075,6 +9299,64 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["InclusionProofView"];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_types_api_v1_ledger_types_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EventTypeView"][];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_verifier_api_v1_ledger_verify_py_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
                 };
             };
             /** @description Any error, as RFC 9457 problem details. */

@@ -18,12 +18,17 @@ export interface Entry {
   fleet: string | null;
   outcome: string;
   details: Record<string, unknown>;
+  /** Whether fields of it are encrypted, so that they can be forgotten. */
+  hasPrivate: boolean;
 }
 
 export function readEntry(view: Schemas["EntryView"]): Entry {
   const bytes = Uint8Array.from(atob(view.entry), (char) => char.charCodeAt(0));
   const text = new TextDecoder().decode(bytes);
-  const value = JSON.parse(text) as Omit<Entry, "leafIndex" | "leafHash" | "bytes" | "text" | "names">;
+  const value = JSON.parse(text) as Pick<
+    Entry,
+    "id" | "time" | "type" | "actor" | "subject" | "fleet" | "outcome" | "details"
+  > & { private?: unknown };
   return {
     leafIndex: view.leaf_index,
     leafHash: view.leaf_hash,
@@ -38,15 +43,21 @@ export function readEntry(view: Schemas["EntryView"]): Entry {
     fleet: value.fleet ?? null,
     outcome: value.outcome,
     details: value.details ?? {},
+    hasPrivate: value.private !== undefined && value.private !== null,
   };
 }
 
-/** The hash that RFC 6962 gives a leaf: SHA-256(0x00 ‖ bytes), in hex. */
-export async function leafHashOf(bytes: Uint8Array): Promise<string> {
-  const prefixed = new Uint8Array(bytes.length + 1);
-  prefixed.set(bytes, 1);
-  const digest = await crypto.subtle.digest("SHA-256", prefixed);
-  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+/** As `readEntry`; undefined where the answer holds no entry, which only a wrong one does. */
+export function findEntry(view: Schemas["EntryView"]): Entry | undefined {
+  try {
+    const entry = readEntry(view);
+    const isWhole = [entry.id, entry.time, entry.type, entry.actor.id, entry.subject.id].every(
+      (text) => typeof text === "string",
+    );
+    return isWhole ? entry : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 const SENTENCES: Record<string, string> = {
@@ -101,8 +112,11 @@ const SENTENCES: Record<string, string> = {
   "deployment.paused": "Deployment paused",
   "deployment.resumed": "Deployment resumed",
   "deployment.started": "Deployment started",
+  "deployment.rolled-back": "Deployment rolled back",
+  "deployment.rolling-back": "Deployment goes back",
   "event.conflict": "Event number used twice with different content",
   "event.malformed": "Malformed event",
+  "events.gap": "Events are missing",
   "fleet.config-changed": "Fleet configuration changed",
   "fleet.created": "Fleet created",
   "grant.denied": "Model key refused",
@@ -122,7 +136,14 @@ const SENTENCES: Record<string, string> = {
   "kek.version-disabled": "Key version disabled",
   "kek.version-enabled": "Key version enabled",
   "key.created": "Key created",
+  "ledger.epoch-began": "New epoch of the ledger",
+  "ledger.exported": "Ledger exported",
+  "ledger.fork-seen": "A device remembers another ledger",
   "ledger.key-created": "Ledger key created",
+  "ledger.key-retired": "Ledger key retired",
+  "ledger.private-read": "Private fields read",
+  "ledger.subject-erased": "Private fields erased",
+  "message.poisoned": "Message that cannot be used",
   "package.refused": "Package refused",
   "package.uploaded": "Package uploaded",
   "platform.initialised": "Platform initialised",
@@ -195,6 +216,7 @@ export const SECURITY_TYPES = [
   "grant.denied",
   "kek",
   "key",
+  "ledger",
   "manufacturer-ca",
   "package.refused",
   "publisher",
