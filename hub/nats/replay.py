@@ -63,9 +63,7 @@ async def replay(
             newest = before[number][-1].epoch if before.get(number) else -1
             if newest >= epoch:
                 epoch = await leases.raise_epoch(number, newest) or epoch
-            made = await make_consumer(
-                context, number, epoch, before, unacked=unacked, since=since
-            )
+            made = await make_consumer(context, number, epoch, before, unacked=unacked, since=since)
             messages += made.unread  # before a hub takes it over, and reads
             await leases.release([number])
     except NotFoundError:
