@@ -428,8 +428,10 @@ def _read_other(item: dict[str, Any], read: Read, watched: set[int]) -> None:
         nodes, hashes = list(subtrees(start, end)), item["hashes"]
         if len(nodes) != len(hashes):
             raise Damaged("a gap has too many hashes or too few", start, end - 1)
-        for (level, _), value in zip(nodes, hashes, strict=True):
-            edge.append(decode(value), level)
+        for (level, _), value in zip(nodes, map(decode, hashes), strict=True):
+            if len(value) != 32:
+                raise Damaged("a hash of a gap is not one of SHA-256", start, end - 1)
+            edge.append(value, level)
     elif "missing" in item:
         place = item["missing"]
         if place != edge.size:
