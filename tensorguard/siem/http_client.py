@@ -34,6 +34,8 @@ def tls_context(ca_pem: str | None) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError) as error:
         raise BadSink(f"ca_pem holds no certificates: {error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python sets it before 3.11.4: then a connection that was cut looks like one closed in order.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return context
 
 

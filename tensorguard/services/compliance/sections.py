@@ -135,6 +135,9 @@ COUNTING: Final = frozenset(
         "request.denied",
         "second-factor.failed",
         "session.failed",
+        "sink.dead-lettered",
+        "sink.dead-letters-replayed",
+        "sink.gap",
     }
 )
 """Floods are written as one entry with a `count`: these stand for so many times."""
