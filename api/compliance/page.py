@@ -28,7 +28,7 @@ CONTENT_SECURITY_POLICY: Final = (
 )
 
 _TITLES: Final = {
-    "enrollment": "Enrolment and certificates",
+    "enrollment": "Enrollment and certificates",
     "revocations": "Revocations",
     "releases": "Packages, releases and deployments",
     "keys": "Use of keys",
@@ -39,7 +39,7 @@ _TITLES: Final = {
 }
 _NUMBERS: Final = (
     ("enrolled", "agents enrolled"),
-    ("enrollments_refused", "enrolments refused"),
+    ("enrollments_refused", "enrollments refused"),
     ("moved_in", "agents moved in"),
     ("moved_away", "agents moved away"),
     ("certificates_renewed", "certificates renewed"),

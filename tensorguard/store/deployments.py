@@ -206,6 +206,7 @@ async def list_deployment_agents(
     states: Iterable[AgentState] = (),
     stage: int | None = None,
     reason: str | None = None,
+    rollbacks: Iterable[RollbackState] = (),
     after: UUID | None = None,
     limit: int,
 ) -> list[DeploymentAgent]:
@@ -241,6 +242,8 @@ async def list_deployment_agents(
         query = query.where(row.stage == stage)
     if reason is not None:
         query = query.where(row.reason == reason)
+    if back := list(rollbacks):
+        query = query.where(row.rollback.in_(back))
     if after is not None:
         query = query.where(row.agent_id > after)
     rows = (await session.execute(query.limit(limit))).mappings()

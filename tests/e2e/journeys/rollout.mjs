@@ -41,7 +41,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await page.waitForURL(/\/deployments\/[0-9a-f-]{36}$/);
 
   // Live: the gate fails, and says so in one sentence and in numbers.
-  const failed = `Stage 1: ${facts.canary} of ${facts.canary} agents (100.0%) failed, 5.0% may.`;
+  const failed = `Stage 1: ${facts.canary} of ${facts.canary} agents (100 %) failed; at most 5 % may.`;
   await headline.getByText(failed).waitFor();
   await page.getByTestId("state").getByText("Paused").waitFor();
   await page.locator("[data-testid=gate-failure][data-standing=broken]").getByText("100 %").waitFor();
