@@ -134,6 +134,9 @@ def _section(report: ReportView, section: SectionView) -> Element:
         for one in section.types
         if one.entries
     ]
+    if not counts:
+        _add(found, "p", "Nothing in this period.", kind="note")
+        return found
     _add(found, "h3", "Counts")
     _table(found, ("Type", "Outcome", "Of", "Entries", "Times"), counts, numbers={3, 4})
     if section.listed:
@@ -198,6 +201,9 @@ def _receipts(found: Element, listed: Sequence[ListedEntryView]) -> None:
 def _running(report: ReportView) -> Element:
     found = Element("section")
     _add(found, "h2", "Where releases run")
+    if not report.running:
+        _add(found, "p", f"No agent was active at {_moment(report.made_at)}.", kind="note")
+        return found
     _add(found, "p", f"What active agents said that they run at {_moment(report.made_at)}.")
     rows = [
         (
@@ -215,6 +221,9 @@ def _running(report: ReportView) -> Element:
 def _deployments(report: ReportView) -> Element:
     found = Element("section")
     _add(found, "h2", "Deployments that were there in the period")
+    if not report.deployments:
+        _add(found, "p", "None.", kind="note")
+        return found
     _add(found, "p", f"As they were at {_moment(report.made_at)}.")
     if report.deployments_left_out:
         told = f"{report.deployments_left_out:,} older deployments are not listed."

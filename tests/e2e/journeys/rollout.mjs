@@ -29,7 +29,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   const first = page.getByRole("group", { name: "Stage 1" });
   await first.getByLabel("Agents in it so far").fill("101");
   await first.getByText("From 1 to 100.").waitFor();
-  await preview.getByText("Something in the strategy", { exact: false }).waitFor();
+  await preview.getByText("Stage 1: From 1 to 100.").waitFor();
   await first.getByLabel("Agents in it so far").fill("20");
   await first.getByLabel("All that holds for").fill("1h");
   const canary = preview.getByRole("listitem").filter({ hasText: "20 %" });
