@@ -29,7 +29,7 @@ async def test_agents_are_narrowed_by_state_stage_and_reason_and_deployments_by_
     await platform.report(started, agents[3], "downloading", "failed")
     url = f"/api/v1/deployments/{started.id}/agents"
 
-    async def found(**query: object) -> set[str]:
+    async def found(**query: str | int) -> set[str]:
         page = (await api.admin.get(url, params=query)).json()
         return {one["agent_id"] for one in page["items"]}
 
