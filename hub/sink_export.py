@@ -1,5 +1,6 @@
 """Sending to one sink: in order, at least once, and on from where the destination has accepted."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ OPEN_FOR: Final = timedelta(minutes=5)
 MOST_REFUSED_IN_A_ROW: Final = 20
 """After so many entries, each refused for itself, it is not the entries that are at fault."""
 _LETTERS_AT_ONCE: Final = 20
+_SHAPED_AT_ONCE: Final = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,11 @@ class SinkExport:
 
     async def _deliver(self, sink: Sink, client: SinkClient, waiting: Waiting) -> None:
         """Send a batch; where the far end refuses it, in halves down to what it refuses."""
-        trust_domain = self._work.outside.trust_domain
-        items = [to_item(placed, trust_domain=trust_domain) for placed in waiting.entries]
+        items: list[Item] = []
+        for placed in waiting.entries:
+            items.append(to_item(placed, trust_domain=self._work.outside.trust_domain))
+            if len(items) % _SHAPED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # the hub has more to do
         parts = [Batch(part, waiting.checkpoint) for part in _fitting(items, client)]
         parts.reverse()
         while parts:

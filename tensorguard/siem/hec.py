@@ -26,7 +26,7 @@ MAX_BYTES: Final = 800_000
 ACK_TIMEOUT: Final = timedelta(seconds=300)
 _ACK_FIRST_S: Final = 0.05
 _ACK_EVERY_S: Final = 1.0
-_UNACKNOWLEDGED: Final = 8
+_UNACKNOWLEDGED: Final = 16
 """So many batches are waited for at once."""
 _ITEM_BYTES: Final = 700_000
 
