@@ -29,7 +29,7 @@ CONTENT_SECURITY_POLICY: Final = (
 )
 
 _TITLES: Final = {
-    "enrollment": "Enrolment and certificates",
+    "enrollment": "Enrollment and certificates",
     "revocations": "Revocations",
     "releases": "Packages, releases and deployments",
     "keys": "Use of keys",
@@ -40,7 +40,7 @@ _TITLES: Final = {
 }
 _NUMBERS: Final = (
     ("enrolled", "agents enrolled"),
-    ("enrollments_refused", "enrolments refused"),
+    ("enrollments_refused", "enrollments refused"),
     ("moved_in", "agents moved in"),
     ("moved_away", "agents moved away"),
     ("certificates_renewed", "certificates renewed"),
@@ -136,6 +136,9 @@ def _section(report: ReportView, section: SectionView) -> Element:
         for one in section.types
         if one.entries
     ]
+    if not counts:
+        _add(found, "p", "Nothing in this period.", kind="note")
+        return found
     _add(found, "h3", "Counts")
     _table(found, ("Type", "Outcome", "Of", "Entries", "Times"), counts, numbers={3, 4})
     if section.listed:
@@ -216,6 +219,9 @@ def _receipts(found: Element, listed: Sequence[ListedEntryView]) -> None:
 def _running(report: ReportView) -> Element:
     found = Element("section")
     _add(found, "h2", "Where releases run")
+    if not report.running:
+        _add(found, "p", f"No agent was active at {_moment(report.made_at)}.", kind="note")
+        return found
     _add(found, "p", f"What active agents said that they run at {_moment(report.made_at)}.")
     rows = [
         (
@@ -233,6 +239,9 @@ def _running(report: ReportView) -> Element:
 def _deployments(report: ReportView) -> Element:
     found = Element("section")
     _add(found, "h2", "Deployments that were there in the period")
+    if not report.deployments:
+        _add(found, "p", "None.", kind="note")
+        return found
     _add(found, "p", f"As they were at {_moment(report.made_at)}.")
     if report.deployments_left_out:
         told = f"{report.deployments_left_out:,} older deployments are not listed."

@@ -25,7 +25,7 @@ from api.deployments.views import (
 from api.fleets.views import Slug
 from api.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, page_of
 from api.routing import Context, Now, Session, new_router
-from tensorguard.rollouts.states import AgentState, DeploymentState
+from tensorguard.rollouts.states import AgentState, DeploymentState, RollbackState
 from tensorguard.rollouts.strategy import MAX_STAGES, Strategy, dump_strategy
 from tensorguard.services.deployments import deployments
 from tensorguard.services.deployments.approving import begin_deployment
@@ -133,6 +133,7 @@ async def list_agents(
     state: Annotated[list[AgentState] | None, Query()] = None,
     stage: Annotated[int | None, Query(ge=0, lt=MAX_STAGES)] = None,
     reason: Annotated[str | None, Query(max_length=4000, description="Exactly this.")] = None,
+    rollback: Annotated[list[RollbackState] | None, Query()] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[DeploymentAgentView]:
@@ -145,6 +146,7 @@ async def list_agents(
         states=state or (),
         stage=stage,
         reason=reason,
+        rollbacks=rollback or (),
         after=after,
         limit=limit + 1,
     )

@@ -206,6 +206,7 @@ async def list_deployment_agents(
     states: Iterable[AgentState] = (),
     stage: int | None = None,
     reason: str | None = None,
+    rollbacks: Iterable[RollbackState] = (),
     after: UUID | None = None,
     limit: int,
 ) -> list[DeploymentAgent]:
@@ -218,6 +219,8 @@ async def list_deployment_agents(
         chosen = chosen.where(row.stage == stage)
     if reason is not None:
         chosen = chosen.where(row.reason == reason)
+    if back := list(rollbacks):
+        chosen = chosen.where(row.rollback.in_(back))
     if after is not None:
         chosen = chosen.where(row.agent_id > after)
     # Before the joins: all that is beyond the page would be joined for each page of an export.

@@ -12,9 +12,11 @@ from tensorguard.store.tables import (
     agents,
     api_keys,
     deployments,
+    manufacturer_cas,
     packages,
     publishers,
     releases,
+    sinks,
     users,
 )
 
@@ -39,6 +41,11 @@ _QUERIES: Final[Mapping[str, tuple[Callable[[str], Any], sa.Select[tuple[Any, st
             packages.c.digest.label("id"),
             (packages.c.name + " " + packages.c.version).label("name"),
         ),
+    ),
+    "sink": (UUID, sa.select(sinks.c.id.label("id"), sinks.c.name.label("name"))),
+    "manufacturer-ca": (
+        UUID,
+        sa.select(manufacturer_cas.c.id.label("id"), manufacturer_cas.c.name.label("name")),
     ),
     "publisher": (str, sa.select(publishers.c.kid.label("id"), publishers.c.name.label("name"))),
 }

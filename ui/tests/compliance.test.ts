@@ -1,7 +1,9 @@
 import { describe, expect, it } from "vitest";
 
+import { entriesOf, NUMBER_GROUPS } from "@/pages/compliance/numbers";
 import { periodOf, reportUrl } from "@/pages/compliance/period";
 import { agentQuery } from "@/pages/agents/filters";
+import { filterOf, reportOf } from "@/pages/ledger/filters";
 import { type Piece, piecesOf, type Sunburst, sunburstOption } from "@/pages/overview/sunburst";
 import {
   COMPLIANCE_BAND_NAMES,
@@ -114,5 +116,32 @@ describe("the period of a report", () => {
     expect(period && reportUrl(period, "a-b", "json")).toBe(
       "/api/v1/compliance/report?from=2026-01-01T00%3A00%3A00.000Z&to=2026-04-01T00%3A00%3A00.000Z&format=json&fleet=a-b",
     );
+  });
+});
+
+describe("the numbers of a report", () => {
+  const period = { from: "2026-02-01T00:00:00.000Z", to: "2026-02-04T00:00:00.000Z" };
+  const lines = NUMBER_GROUPS.flatMap((group) => group.lines);
+
+  it("lead to their entries in the ledger, all of them and of the same period", () => {
+    expect(lines.filter((line) => line.types === undefined).map(({ name }) => name)).toEqual([
+      "moved_away",
+    ]);
+    for (const line of lines.filter(({ types }) => types !== undefined)) {
+      expect(filterOf(entriesOf(line, period, "a")?.query ?? {})).toMatchObject({
+        type: line.types,
+        fleet: line.isOwn ? "a" : undefined,
+        not_before: period.from,
+        before: period.to,
+      });
+    }
+  });
+
+  it("are found again from the ledger's filters", () => {
+    const [query] = lines.map((line) => entriesOf(line, period, "a")?.query ?? {});
+    const back = { fleet: "a", period: "own", first: "2026-02-01", last: "2026-02-03" };
+    expect(reportOf(query ?? {})).toEqual(back);
+    expect(reportOf({ fleet: "a", from: "", until: "" })).toEqual({ fleet: "a" });
+    expect(reportOf({ fleet: "", from: "nonsense" })).toEqual({});
   });
 });

@@ -294,7 +294,7 @@ describe("the one sentence on top", () => {
     const paused = deployment({ state: "paused", state_reason: reason });
     expect(headlineOf(paused, NOW)).toEqual({
       tone: "warn",
-      text: "Stage 1: 2 of 5 agents (40.0%) failed, 5.0% may.",
+      text: "Stage 1: 2 of 5 agents (40 %) failed; at most 5 % may.",
     });
     const done = deployment({ state: "completed", counts: { succeeded: 30 } });
     expect(headlineOf(done, NOW).text).toBe("All 30 agents run it.");
@@ -354,7 +354,7 @@ describe("moves", () => {
   it("warn that a gate which still fails stops it again at once", () => {
     const failed = gate({ verdict: "failed", reason: "2 of 5 agents (40.0%) failed, 5.0% may" });
     expect(consequencesOf("resume", deployment({ state: "paused", gate: failed }))[0]).toBe(
-      "The gate still says: 2 of 5 agents (40.0%) failed, 5.0% may. Unless that changes, it pauses again at once.",
+      "The gate still says: 2 of 5 agents (40 %) failed; at most 5 % may. Unless that changes, it pauses again at once.",
     );
   });
 

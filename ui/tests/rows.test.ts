@@ -74,3 +74,13 @@ it("lets go when asked", async () => {
   steady.release();
   expect(ids()).toEqual(["c", "a", "b"]);
 });
+
+it("shows the first rows that come at once, though the pointer was there before them", async () => {
+  const { rows, held, steady, ids } = setUp([]);
+  held.value = true;
+  await nextTick();
+  rows.value = [a, b];
+  await nextTick();
+  expect(ids()).toEqual(["a", "b"]);
+  expect(steady.pending.value).toBe(0);
+});

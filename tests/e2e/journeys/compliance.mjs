@@ -35,10 +35,23 @@ export default async function journey({ page, context, facts, signIn }) {
   await page.locator("tbody").getByText("Revoked").waitFor();
 
   await page.getByRole("link", { name: "Compliance", exact: true }).click();
+  await page.waitForURL("**/compliance"); // the page before has a choice of fleets, too
   await page.getByLabel("Fleet").selectOption(facts.fleet);
   await page.getByLabel("This quarter").check();
   const revoked = page.locator("dl > div").filter({ hasText: "agents revoked" }).locator("dd");
   await revoked.getByText("1", { exact: true }).waitFor();
+  // From a number to the entries behind it, and back to the report of the same fleet and days.
+  await revoked.getByRole("link").click();
+  await page.getByRole("table", { name: "Ledger entries" }).getByText("Agent revoked").waitFor();
+  await rows(page, 1);
+  await page.getByRole("link", { name: "Compliance report" }).click();
+  await page.waitForURL(`**/compliance?fleet=${facts.fleet}&period=own&first=*&last=*`);
+  await revoked.getByText("1", { exact: true }).waitFor();
+  await open(page, "/compliance?fleet=nobody-made-it");
+  await page.getByText("There is no fleet “nobody-made-it”", { exact: true }).waitFor();
+  assert.equal(await page.getByRole("link", { name: "Open and print" }).count(), 0);
+  await page.getByRole("button", { name: "Every fleet" }).click();
+  await page.getByLabel("Fleet").selectOption(facts.fleet);
   await page.getByLabel("Other days").check();
   await page.getByLabel("Last day").fill("2001-01-01");
   await page.getByRole("alert").waitFor(); // it ends before it begins
@@ -55,6 +68,23 @@ export default async function journey({ page, context, facts, signIn }) {
   const saved = report.waitForEvent("download");
   await report.locator("a[download]").click();
   await (await saved).saveAs(path.join(facts.directory, "evidence.ndjson.zst"));
+  await report.close();
+  await safeguard(page, facts.fleet);
+}
+
+/** A fleet's deployments take a second person from now on; to waive that takes one, too. */
+async function safeguard(page, fleet) {
+  await open(page, `/fleets/${fleet}`);
+  await page.getByRole("link", { name: "The platform's key" }).waitFor();
+  const need = page.getByTestId("deployments-need");
+  await need.getByText("One person is enough.").waitFor();
+  await need.getByRole("button", { name: "Require a second person" }).click();
+  await page.getByTestId("confirm").click();
+  await need.getByText("A second person has to agree to each.").waitFor();
+  await need.getByRole("button", { name: "Waive the second person" }).click();
+  await page.getByTestId("confirm").click();
+  await page.getByText("Asked. Nothing has happened yet.").waitFor();
+  await need.getByRole("button").waitFor({ state: "detached" });
 }
 
 /** Go along the outermost ring to a piece that leads somewhere, click it, and return the query. */

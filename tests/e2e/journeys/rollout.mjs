@@ -29,7 +29,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   const first = page.getByRole("group", { name: "Stage 1" });
   await first.getByLabel("Agents in it so far").fill("101");
   await first.getByText("From 1 to 100.").waitFor();
-  await preview.getByText("Something in the strategy", { exact: false }).waitFor();
+  await preview.getByText("Stage 1: From 1 to 100.").waitFor();
   await first.getByLabel("Agents in it so far").fill("20");
   await first.getByLabel("All that holds for").fill("1h");
   const canary = preview.getByRole("listitem").filter({ hasText: "20 %" });
@@ -41,7 +41,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await page.waitForURL(/\/deployments\/[0-9a-f-]{36}$/);
 
   // Live: the gate fails, and says so in one sentence and in numbers.
-  const failed = `Stage 1: ${facts.canary} of ${facts.canary} agents (100.0%) failed, 5.0% may.`;
+  const failed = `Stage 1: ${facts.canary} of ${facts.canary} agents (100 %) failed; at most 5 % may.`;
   await headline.getByText(failed).waitFor();
   await page.getByTestId("state").getByText("Paused").waitFor();
   await page.locator("[data-testid=gate-failure][data-standing=broken]").getByText("100 %").waitFor();

@@ -26,15 +26,18 @@ async def test_agents_are_narrowed_by_state_stage_and_reason_and_deployments_by_
     await platform.controller().step()
     for agent, reason in zip(agents, ["disk is full", "disk is full", "no memory"], strict=False):
         await platform.report(started, agent, "downloading", "failed", reason=reason)
+    await platform.report(started, agents[3], "downloading", "failed")
     url = f"/api/v1/deployments/{started.id}/agents"
 
-    async def found(**query: object) -> set[str]:
+    async def found(**query: str | int) -> set[str]:
         page = (await api.admin.get(url, params=query)).json()
         return {one["agent_id"] for one in page["items"]}
 
     full = {str(agents[0]), str(agents[1])}
     assert await found(reason="disk is full") == full
-    assert await found(state="failed", stage=0, limit=10) == full | {str(agents[2])}
+    assert await found(state="failed", reason="") == {str(agents[3])}
+    assert await found(state="failed", stage=0, limit=10) == {str(agent) for agent in agents}
+    assert await found(rollback="waiting") == set()
     assert await found(stage=1) == set()
     other = await platform.start(await platform.release(seq=2), fleet)
     listed = await api.admin.get("/api/v1/deployments", params={"release": str(first.id)})

@@ -71,6 +71,18 @@ export function useUserNames() {
   return computed(() => new Map(users.data.value?.items.map((user) => [user.id, user.email])));
 }
 
+/** What API keys are called, by id, as far as one may know. */
+export function useApiKeyNames() {
+  const keys = useQuery({
+    queryKey: ["api-keys", "names"],
+    queryFn: ({ signal }) =>
+      unwrap(api.GET("/api/v1/api-keys", { signal, params: { query: { limit: EVERYTHING } } })),
+    enabled: computed(() => may("api-keys:admin")),
+    staleTime: USER_NAMES_STALE_MS,
+  });
+  return computed(() => new Map(keys.data.value?.items.map((key) => [key.id, key.name])));
+}
+
 /** The newest trust bundle, who believes it, and what the next one will say. */
 export function useTrust() {
   return useQuery({

@@ -7401,6 +7401,7 @@ export interface operations {
                 limit?: number;
                 /** @description Exactly this. */
                 reason?: string | null;
+                rollback?: components["schemas"]["RollbackState"][] | null;
                 stage?: number | null;
                 state?: components["schemas"]["AgentState"][] | null;
             };

@@ -24,7 +24,8 @@ export function useSteadyRows<T>(
   watch(
     [incoming, page, held] as const,
     ([now, thisPage, isHeld], [before, lastPage]) => {
-      if (!isHeld || thisPage !== lastPage) {
+      // Where nothing stands yet, nothing moves: a list is read while the pointer rests on it.
+      if (!isHeld || thisPage !== lastPage || order.value.length === 0) {
         release();
         return;
       }

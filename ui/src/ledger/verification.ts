@@ -12,6 +12,7 @@ import {
   type VerifierKey,
 } from "./note";
 import { followPath, hashLeaf, isPrefix } from "./tree";
+import { formatNumber } from "@/text/format";
 
 /** passed: it holds. first: it holds, as far as a first look can tell. failed: it does not hold.
  * untold: it could not be checked. skipped: an earlier step leaves nothing to check. */
@@ -106,7 +107,7 @@ async function checkPath(
   const { leafIndex } = claim;
   if (leafIndex >= checkpoint.size) {
     return untold(
-      `The checkpoint covers ${checkpoint.size} entries, and this one is newer: the next will cover it.`,
+      `The checkpoint covers ${formatNumber(checkpoint.size)} entries, and this one is newer: the next will cover it.`,
     );
   }
   const path = readHashes(await source.inclusion(leafIndex, checkpoint.size));
@@ -122,7 +123,7 @@ async function checkPath(
     );
   }
   return passed(
-    `${path.length} hashes lead from place ${leafIndex} to the root of the checkpoint of ${checkpoint.size} entries.`,
+    `${path.length} hashes lead from place ${formatNumber(leafIndex)} to the root of the checkpoint of ${formatNumber(checkpoint.size)} entries.`,
   );
 }
 
@@ -197,7 +198,7 @@ function sayOfSignatures(states: SignatureState[], checkpoint: Checkpoint): Omit
   if (good === 0) return failed("No key that this browser believes has signed the checkpoint.");
   const others = states.length - good;
   return passed(
-    `${good === 1 ? "An Ed25519 signature" : `${good} Ed25519 signatures`} of ${checkpoint.origin} over ${checkpoint.size} entries and their root.` +
+    `${good === 1 ? "An Ed25519 signature" : `${good} Ed25519 signatures`} of ${checkpoint.origin} over ${formatNumber(checkpoint.size)} entries and their root.` +
       (others > 0 ? ` ${others} more by keys that this browser does not believe.` : ""),
   );
 }
@@ -274,13 +275,13 @@ async function checkConsistency(
   const age = toMinute(Math.min(seen.at, now()));
   if (!isSound) {
     return failed(
-      `THE LEDGER'S PAST HAS CHANGED: this checkpoint does not continue the one of ${seen.size} entries that this browser verified on ${age}.`,
+      `THE LEDGER'S PAST HAS CHANGED: this checkpoint does not continue the one of ${formatNumber(seen.size)} entries that this browser verified on ${age}.`,
     );
   }
   return passed(
     old.size === young.size
-      ? `It is the checkpoint of ${seen.size} entries that this browser has verified before.`
-      : `It is proven to agree with the checkpoint of ${seen.size} entries that this browser verified on ${age}: nothing before it was changed.`,
+      ? `It is the checkpoint of ${formatNumber(seen.size)} entries that this browser has verified before.`
+      : `It is proven to agree with the checkpoint of ${formatNumber(seen.size)} entries that this browser verified on ${age}: nothing before it was changed.`,
   );
 }
 

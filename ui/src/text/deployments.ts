@@ -86,6 +86,20 @@ export function badText(counts: Counts): string {
 
 export type BackState = Schemas["RollbackState"];
 
+/** On its way back, from its beginning to each of its ends. */
+export const BACK_STATES: { state: BackState; label: string }[] = [
+  { state: "waiting", label: "Waiting" },
+  { state: "assigned", label: "Told to go back" },
+  { state: "done", label: "Back" },
+  { state: "failed", label: "Could not go back" },
+  { state: "superseded", label: "Has a later one" },
+  { state: "gone", label: "Revoked or moved away" },
+];
+
+export function backLabel(state: BackState): string {
+  return BACK_STATES.find((one) => one.state === state)?.label ?? state;
+}
+
 /** How an agent stands on its way back. */
 export function backTone(state: BackState): Tone {
   if (state === "done") return "ok";

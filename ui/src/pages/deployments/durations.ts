@@ -16,6 +16,11 @@ export function parseDuration(text: string): number | undefined {
   return Number.isInteger(seconds) ? seconds : undefined;
 }
 
+/** As people read it: "1 h 30 min". */
+export function tellDuration(seconds: number): string {
+  return showDuration(seconds).replaceAll(/([dhms])/g, (unit) => (unit === "m" ? " min" : ` ${unit}`));
+}
+
 /** The shortest text that is read as so many seconds: "1h 30m". */
 export function showDuration(seconds: number): string {
   if (seconds === 0) return "0s";

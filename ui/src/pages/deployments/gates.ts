@@ -239,3 +239,14 @@ function figure(value: number): string {
 function signed(change: number): string {
   return `${change > 0 ? "+" : ""}${figure(change)}`;
 }
+
+/** "(40.0%) failed, 5.0% may": a share, and what it may be. */
+const LIMIT = /, (\d+(?:\.\d+)? %) may\b/g;
+const SHARE = /(\d+(?:\.\d+)?)%/g;
+
+/** The figures of a gate's reason as they stand beside it. */
+export function asFigures(text: string): string {
+  return text
+    .replaceAll(SHARE, (_, share: string) => percentText(Number(share) / 100))
+    .replaceAll(LIMIT, "; at most $1 may");
+}

@@ -1,7 +1,8 @@
+import { asFigures } from "./gates";
 import { backText } from "./moves";
 import { METRICS } from "./strategy";
 import type { Deployment, DeploymentDetail } from "@/api/resources";
-import { progressOf } from "@/text/deployments";
+import { badText, progressOf } from "@/text/deployments";
 import { formatDuration, formatMoment, formatNumber, sentence } from "@/text/format";
 
 export interface Headline {
@@ -22,7 +23,7 @@ const PLURALS: [RegExp, string][] = [
 /** What the api says, as a sentence: "1 agents are" is how a program counts, and "cpu_percent" what
  * it calls the CPU. */
 export function asSentence(text: string): string {
-  let said = text.replaceAll(MOMENT, formatMoment).trim();
+  let said = asFigures(text.replaceAll(MOMENT, formatMoment)).trim();
   for (const { name, label } of METRICS) {
     if (name.includes("_")) said = said.replaceAll(name, label);
   }
@@ -44,8 +45,10 @@ export function headlineOf(one: DeploymentDetail, nowMs: number): Headline {
       return { tone: "accent", text: runningText(one, nowMs) };
     case "paused":
       return { tone: "warn", text: asSentence(one.state_reason) || "Somebody has paused it." };
-    case "completed":
-      return { tone: "ok", text: completedText(one) };
+    case "completed": {
+      const { done, of } = progressOf(one.counts);
+      return { tone: done === of ? "ok" : "warn", text: completedText(one) };
+    }
     case "aborted":
       return { tone: "bad", text: asSentence(one.state_reason) || "It was aborted." };
     case "rolling_back":
@@ -79,7 +82,8 @@ function completedText(one: DeploymentDetail): string {
   const said = asSentence(one.state_reason);
   const { done, of } = progressOf(one.counts);
   const count = done === of ? `All ${formatNumber(of)}` : `${formatNumber(done)} of ${formatNumber(of)}`;
-  const run = of === 1 && done === 1 ? "The agent runs it." : `${count} agents run it.`;
+  const bad = progressOf(one.counts).bad > 0 ? `; ${badText(one.counts)}` : "";
+  const run = of === 1 && done === 1 ? "The agent runs it." : `${count} agents run it${bad}.`;
   return said === "" ? run : `${run} ${said}`;
 }
 

@@ -1,3 +1,4 @@
+import { asFigures } from "./gates";
 import type { Schemas } from "@/api/client";
 import type { DeploymentDetail } from "@/api/resources";
 import { badOf, type DeploymentState, progressOf } from "@/text/deployments";
@@ -96,7 +97,7 @@ export function consequencesOf(
       return [
         `Stage ${one.stage + 2} begins now: ${countOf(added, "more agent")} ${are(added, "gets", "get")} the release.`,
         one.gate !== null && one.gate.verdict !== "passed"
-          ? `The gate of stage ${one.stage + 1} has not passed: ${one.gate.reason}.`
+          ? `The gate of stage ${one.stage + 1} has not passed: ${asFigures(one.gate.reason)}.`
           : `The gate of stage ${one.stage + 1} is not asked.`,
         "What fails in it still counts for the gates to come.",
       ];
@@ -152,7 +153,7 @@ function stopsAgain(one: DeploymentDetail): string[] {
   if (gate === null || !["failed", "stuck", "inconclusive"].includes(gate.verdict)) return [];
   const acts = one.strategy.on_failure === "rollback" && gate.verdict === "failed";
   return [
-    `The gate still says: ${gate.reason}. Unless that changes, it ${acts ? "rolls back" : "pauses again"} at once.`,
+    `The gate still says: ${asFigures(gate.reason)}. Unless that changes, it ${acts ? "rolls back" : "pauses again"} at once.`,
   ];
 }
 

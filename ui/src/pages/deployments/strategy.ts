@@ -1,4 +1,4 @@
-import { parseDuration, showDuration } from "./durations";
+import { parseDuration, showDuration, tellDuration } from "./durations";
 
 /** A strategy as the api has it, with everything that it fills in. */
 export interface Strategy {
@@ -328,14 +328,14 @@ export function percentText(value: number, digits = 1): string {
   return `${Number((value * 100).toFixed(digits))} %`;
 }
 
-/** One stage in a sentence's part: "10 %, held for 5m". */
+/** One stage in a sentence's part: "10 %, held for 5 min". */
 export function describeGate(gate: Gate | null): string {
   if (gate === null) return "no gate";
   const parts = [
     `at most ${percentText(gate.max_failure)} fail`,
     `at least ${percentText(gate.min_success)} succeed`,
-    `${gate.min_reported} have reported`,
-    gate.soak_s > 0 ? `all that holds for ${showDuration(gate.soak_s)}` : "",
+    `${gate.min_reported} ${gate.min_reported === 1 ? "has" : "have"} reported`,
+    gate.soak_s > 0 ? `all that holds for ${tellDuration(gate.soak_s)}` : "",
     ...gate.metrics.map(describeMetric),
   ];
   return parts.filter(Boolean).join(", ");

@@ -118,3 +118,17 @@ export function searchOf(filter: Record<string, unknown>): URLSearchParams {
   }
   return found;
 }
+
+const DAY_LENGTH = "2026-01-01".length;
+
+/** The compliance report of a list's fleet and of the days that it is from: its page's query. */
+export function reportOf(values: Record<string, string>): Record<string, string> {
+  const from = momentOf(values.from);
+  const until = momentOf(values.until);
+  const fleet: Record<string, string> = values.fleet ? { fleet: values.fleet } : {};
+  if (from === undefined && until === undefined) return fleet;
+  const first = from?.slice(0, DAY_LENGTH);
+  // What ends at midnight ends with the day before.
+  const last = until && new Date(Date.parse(until) - 1).toISOString().slice(0, DAY_LENGTH);
+  return { ...fleet, period: "own", ...(first && { first }), ...(last && { last }) };
+}
