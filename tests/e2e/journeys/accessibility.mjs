@@ -49,22 +49,27 @@ export default async function journey({ facts, newContext, signIn }) {
     await look("sign-in");
   }
   await signIn(page);
-  for (const place of facts.pages) {
+  const places = new Set([...facts.pages, ...facts.dialogs.map(([place]) => place)]);
+  for (const place of places) {
     await open(page, place);
-    await look(place);
-    await page.setViewportSize(NARROW);
-    await page
-      .waitForFunction((width) => document.documentElement.scrollWidth <= width, NARROW.width)
-      .catch(() => assert.fail(`${place} is wider than ${NARROW.width} pixels`));
-    await page.setViewportSize(WIDE);
-  }
-  for (const [place, button] of facts.dialogs) {
-    await open(page, place);
-    await settled(page, async () => {
-      await page.getByRole("button", { name: button, exact: true }).first().click();
-      await page.getByRole("dialog").waitFor();
-    });
-    await look(`${place}: ${button}`);
+    if (facts.pages.includes(place)) {
+      await look(place);
+      await page.setViewportSize(NARROW);
+      await page
+        .waitForFunction((width) => document.documentElement.scrollWidth <= width, NARROW.width)
+        .catch(() => assert.fail(`${place} is wider than ${NARROW.width} pixels`));
+      await page.setViewportSize(WIDE);
+    }
+    for (const [, button] of facts.dialogs.filter(([at]) => at === place)) {
+      const dialog = page.getByRole("dialog");
+      await settled(page, async () => {
+        await page.getByRole("button", { name: button, exact: true }).first().click();
+        await dialog.waitFor();
+      });
+      await look(`${place}: ${button}`);
+      await page.keyboard.press("Escape");
+      await dialog.waitFor({ state: "detached" });
+    }
   }
   if (facts.isAll) {
     await open(page, "/agents");
