@@ -57,7 +57,9 @@ async def once(
     if key is None or request.method != "POST" or not isinstance(caller, Caller):
         return await endpoint(request)
     if _KEY.fullmatch(key) is None:
-        raise BadIdempotencyKey("the Idempotency-Key header is empty, too long or not visible ASCII")
+        raise BadIdempotencyKey(
+            "the Idempotency-Key header is empty, too long or not visible ASCII"
+        )
     digest = await _digest(request)
     known = await _reserve(session, caller.actor_key, key, digest, now)
     if known is not None:

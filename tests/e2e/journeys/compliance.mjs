@@ -35,6 +35,7 @@ export default async function journey({ page, context, facts, signIn }) {
   await page.locator("tbody").getByText("Revoked").waitFor();
 
   await page.getByRole("link", { name: "Compliance", exact: true }).click();
+  await page.getByRole("heading", { level: 1, name: "Compliance" }).waitFor(); // the agents' page has a Fleet, too
   await page.getByLabel("Fleet").selectOption(facts.fleet);
   await page.getByLabel("This quarter").check();
   const revoked = page.locator("dl > div").filter({ hasText: "agents revoked" }).locator("dd");

@@ -10,8 +10,8 @@ from psycopg import sql
 
 from hub.dead_letters import forget_dead_letters
 from hub.fleets import FleetConfigs
-from hub.uplink import Uplink
 from hub.upkeep import Upkeep
+from hub.uplink import Uplink
 from tensorguard.protocol import topics
 from tensorguard.protocol.topics import DownKind, FrontKind, UpKind
 from tests.integration.hub.builders import FLEET, Hub, uplink
