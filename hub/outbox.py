@@ -25,6 +25,8 @@ from tensorguard.store.engine import SessionMaker, listening
 log = structlog.get_logger()
 POLL_EVERY = timedelta(seconds=1)
 CHECKPOINT_EVERY = timedelta(minutes=10)
+FIRST_CHECKPOINT_AFTER = timedelta(seconds=15)
+"""So long somebody in a new fleet is there before it is told: the others come at the same time."""
 DOCUMENTS_AT_ONCE = 500
 CHANNEL = "tg_desired"
 
@@ -55,7 +57,11 @@ _TAKE_CONFIGS = sa.text("""
 """)
 _TAKE_CHECKPOINTS = sa.text("""
     WITH due AS (
-        SELECT fleet FROM fleet_notices WHERE checkpoint_at <= :before
+        SELECT fleet FROM fleet_notices AS notice
+        WHERE checkpoint_at <= :before AND (checkpoint_at > '-infinity' OR EXISTS (
+            SELECT FROM agents JOIN agent_status AS status ON status.agent_id = agents.id
+            WHERE agents.fleet = notice.fleet AND status.presence IN ('online', 'late')
+              AND status.presence_since <= :settled))
         ORDER BY fleet FOR UPDATE SKIP LOCKED
     )
     UPDATE fleet_notices n SET checkpoint_at = :now FROM due WHERE n.fleet = due.fleet
@@ -145,7 +151,11 @@ class Outbox:
             note = (await session.execute(_CHECKPOINT)).scalar()
             if note is None:
                 return
-            values = {"now": now, "before": now - CHECKPOINT_EVERY}
+            values = {
+                "now": now,
+                "before": now - CHECKPOINT_EVERY,
+                "settled": now - FIRST_CHECKPOINT_AFTER,
+            }
             for fleet in (await session.execute(_TAKE_CHECKPOINTS, values)).scalars():
                 downlinks.to_fleet(fleet, DownKind.CHECKPOINT, Checkpoint(note=note))
         self._source.publish(downlinks.items)

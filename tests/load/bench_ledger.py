@@ -183,9 +183,10 @@ def grow(owner_url: str, entries: int) -> None:
             """
             WITH one AS (SELECT * FROM ledger_events LIMIT 1), event AS (
                 INSERT INTO ledger_events
-                SELECT uuidv7(), convert_to(replace(convert_from(one.entry, 'UTF8'),
-                           '"number":0', '"number":' || n), 'UTF8'), time, type, actor_kind,
-                       actor_id, subject_kind, subject_id, fleet, outcome
+                SELECT uuidv7(), convert_to(replace(replace(convert_from(one.entry, 'UTF8'),
+                           '"number":0', '"number":' || n), subject_id, gen_random_uuid()::text),
+                           'UTF8'), time, type, actor_kind, actor_id, subject_kind, subject_id,
+                       fleet, outcome
                 FROM one, generate_series(1, %s) AS n RETURNING id
             ) INSERT INTO ledger_unsequenced SELECT id FROM event
             """,
