@@ -14,10 +14,12 @@ from api.attempts import Attempts, Budget
 from api.compliance.sunburst import Sunbursts
 from api.downloads import Downloads
 from api.enrollments import Enrollments
+from api.errors import Overloaded
 from api.events.feed import Feed
 from api.passwords import Passwords
 from api.settings import ApiSettings
 from api.tally import Tally
+from api.turns import Turns
 from tensorguard.services.certificates.crl import CrlCache
 from tensorguard.services.deployments.receiving import Receiver
 from tensorguard.services.deployments.uploads import UploadLimits
@@ -45,6 +47,12 @@ log = structlog.get_logger()
 Clock = Callable[[], datetime]
 _FLUSH_EVERY_S = 10.0
 PACKAGES_FOLDER = "packages"
+_REPORTS_AT_A_TIME = 2
+_REPORTS_WAITING = 8
+_EXPORTS_AT_A_TIME = 2
+_TESTS_AT_A_TIME = 2
+_TESTS_WAITING = 8
+"""Each holds a connection to the database, of which there are few, and some megabytes."""
 
 
 def utc_now() -> datetime:
@@ -80,6 +88,26 @@ class ApiContext:
         default_factory=lambda: Budget("enrollments", burst=3000, per_second=300)
     )
     crl: CrlCache = field(default_factory=CrlCache)
+    reports: Turns = field(
+        default_factory=lambda: Turns(
+            _REPORTS_AT_A_TIME, most_waiting=_REPORTS_WAITING, full=_too_many_reports
+        )
+    )
+    exports: Turns = field(default_factory=lambda: Turns(_EXPORTS_AT_A_TIME))
+    """A turn is for a chunk, not for a download."""
+    sink_tests: Turns = field(
+        default_factory=lambda: Turns(
+            _TESTS_AT_A_TIME, most_waiting=_TESTS_WAITING, full=_too_many_tests
+        )
+    )
+
+
+def _too_many_tests() -> Overloaded:
+    return Overloaded("as many sinks are tried out as can be at a time", retry_after_s=30)
+
+
+def _too_many_reports() -> Overloaded:
+    return Overloaded("as many reports are made as can be at a time", retry_after_s=15)
 
 
 @asynccontextmanager

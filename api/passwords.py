@@ -1,13 +1,12 @@
 """Hashing passwords without letting strangers fill the memory: few at a time, few in the queue."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from argon2 import PasswordHasher
 
 from api.errors import TooManyRequests
+from api.turns import Turns
 from tensorguard.services.people.passwords import (
     HASHER,
     generate_password,
@@ -24,8 +23,7 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher = HASHER) -> None:
         self._hasher = hasher
-        self._free = asyncio.Semaphore(AT_A_TIME)
-        self._waiting = 0
+        self._turns = Turns(AT_A_TIME, most_waiting=MAX_WAITING, full=_full)
         self._nobody: str | None = None
 
     async def hash(self, password: str) -> str:
@@ -33,7 +31,7 @@ class Passwords:
 
         Raises: TooManyRequests.
         """
-        async with self._place():
+        async with self._turns.one():
             return await asyncio.to_thread(hash_password, password, self._hasher)
 
     async def verify(self, stored: str | None, password: str) -> bool:
@@ -41,7 +39,7 @@ class Passwords:
 
         Raises: TooManyRequests.
         """
-        async with self._place():
+        async with self._turns.one():
             if self._nobody is None:
                 self._nobody = await asyncio.to_thread(
                     hash_password, generate_password(), self._hasher
@@ -51,16 +49,6 @@ class Passwords:
             )
         return is_right and stored is not None
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        if self._waiting >= MAX_WAITING:
-            raise TooManyRequests("too many people sign in at this moment", retry_after_s=2)
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._free.release()
+
+def _full() -> TooManyRequests:
+    return TooManyRequests("too many people sign in at this moment", retry_after_s=2)

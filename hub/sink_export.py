@@ -1,5 +1,6 @@
 """Sending to one sink: in order, at least once, and on from where the destination has accepted."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ OPEN_FOR: Final = timedelta(minutes=5)
 MOST_REFUSED_IN_A_ROW: Final = 20
 """After so many entries, each refused for itself, it is not the entries that are at fault."""
 _LETTERS_AT_ONCE: Final = 20
+_SHAPED_AT_ONCE: Final = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class ExportWork:
 
 
 class SinkExport:
-    """Sends to one sink; holds one batch at most."""
+    """Sends to one sink; holds as much at most as its client takes at a time."""
 
     def __init__(self, sink_id: UUID, work: ExportWork) -> None:
         self._sink_id = sink_id
@@ -116,8 +118,8 @@ class SinkExport:
                     session,
                     self._work.kek,
                     sink,
-                    max_items=client.max_items,
-                    max_bytes=client.max_bytes // 2,
+                    max_items=client.max_items * client.max_batches,
+                    max_bytes=client.max_bytes // 2 * client.max_batches,
                     now=self._work.clock(),
                 )
         except (VaultError, SiemError, SinkInvalid) as error:
@@ -149,34 +151,44 @@ class SinkExport:
 
     async def _deliver(self, sink: Sink, client: SinkClient, waiting: Waiting) -> None:
         """Send a batch; where the far end refuses it, in halves down to what it refuses."""
-        trust_domain = self._work.outside.trust_domain
-        items = [to_item(placed, trust_domain=trust_domain) for placed in waiting.entries]
-        parts = [Batch(part, waiting.checkpoint) for part in _fitting(items, client.max_bytes)]
+        items: list[Item] = []
+        for placed in waiting.entries:
+            items.append(to_item(placed, trust_domain=self._work.outside.trust_domain))
+            if len(items) % _SHAPED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # the hub has more to do
+        parts = [Batch(part, waiting.checkpoint) for part in _fitting(items, client)]
         parts.reverse()
         while parts:
-            part = parts.pop()
-            now = self._work.clock()
-            answer = await client.send(part, now=now)
-            match answer.verdict:
-                case Verdict.ACCEPTED:
+            now, before = self._work.clock(), sink.revision
+            some = parts[: -client.max_batches - 1 : -1]
+            for part, answer in zip(some, await client.send_several(some, now=now), strict=False):
+                parts.pop()
+                if answer.is_accepted:
                     self._refused_in_a_row = 0
-                    before = sink.revision
                     sink = await self._accepted(sink, client, part, answer, waiting, not parts)
-                    if sink.revision != before:
-                        return  # somebody has changed or paused it
-                case Verdict.REFUSED | Verdict.TOO_LARGE if len(part.items) > 1:
-                    parts.extend(reversed(_narrowed(part, answer)))
-                case Verdict.REFUSED | Verdict.TOO_LARGE:
-                    if (buried := await self._bury(sink, part, answer)) is None:
-                        return
-                    sink = buried
-                case Verdict.STOPPED:
-                    await self._stop(sink, answer)
+                elif (left := await self._not_accepted(sink, part, answer, parts)) is None:
                     return
-                case Verdict.RETRY:
-                    await self._fail(sink, answer)
-                    return
+                else:
+                    sink = left
+            if sink.revision != before:
+                return  # somebody has changed or paused it
         await self._tell_counts(sink)
+
+    async def _not_accepted(
+        self, sink: Sink, part: Batch, answer: Answer, parts: list[Batch]
+    ) -> Sink | None:
+        """Put smaller parts in the place of one that was refused; None where no more is sent."""
+        match answer.verdict:
+            case Verdict.REFUSED | Verdict.TOO_LARGE if len(part.items) > 1:
+                parts.extend(reversed(_narrowed(part, answer)))
+                return sink
+            case Verdict.REFUSED | Verdict.TOO_LARGE:
+                return await self._bury(sink, part, answer)
+            case Verdict.STOPPED:
+                await self._stop(sink, answer)
+            case _:
+                await self._fail(sink, answer)
+        return None
 
     async def _accepted(
         self,
@@ -320,13 +332,14 @@ class SinkExport:
         self._name = name
 
 
-def _fitting(items: list[Item], max_bytes: int) -> list[list[Item]]:
+def _fitting(items: list[Item], client: SinkClient) -> list[list[Item]]:
     """Split items in their order into parts that a request takes; one alone may be too large."""
     parts: list[list[Item]] = []
     used = 0
     for item in items:
         size = len(item.document)
-        if not parts or used + size > max_bytes:
+        is_full = bool(parts) and len(parts[-1]) >= client.max_items
+        if not parts or is_full or used + size > client.max_bytes:
             parts.append([])
             used = 0
         parts[-1].append(item)

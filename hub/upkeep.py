@@ -15,6 +15,7 @@ from hub.work import Work
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import Actor
 from tensorguard.services.evidence.events import AgentFlooding
+from tensorguard.services.fleets.commands import expire_commands
 from tensorguard.services.fleets.fleets import get_config_envelope
 from tensorguard.services.hints import forget_hints
 from tensorguard.services.keys.keyring import Keyring
@@ -100,6 +101,8 @@ class Upkeep:
             await confirm_revocations(session, now=now)
         async with self._sessions() as session, session.begin():
             await expire_approvals(session, now=now)
+        async with self._sessions() as session, session.begin():
+            await expire_commands(session, now=now)
         async with self._sessions() as session, session.begin():
             disowned = await disown_sessions(session, now)
         if disowned:

@@ -235,6 +235,8 @@ def _get_header(job: Job, step: Download) -> bytes:
     if answer.status == 307 and (store := urlsplit(answer.location)).scheme == "https":
         target, base_url = f"{store.path}?{store.query}", f"https://{store.netloc}"
         answer = request(ssl.create_default_context(), base_url, target, headers=headers)
+    if answer.status in (429, 503):
+        raise DownloadFailed("busy", "platform-busy", f"HTTP status {answer.status}")
     if answer.status not in (200, 206):
         raise DownloadFailed("link", "link-refused", f"HTTP status {answer.status}")
     return answer.body

@@ -23,6 +23,7 @@ from tensorguard.protocol.topics import UpKind
 SEALED_BYTES = 80
 PROGRESS_EVERY_S = 10.0
 MAX_DOWNLOAD_TRIES = 20  # without a byte of progress in between
+MAX_TURNS_WAITED = 3_000  # about a day: only so many agents of a fleet download at the same time
 # Reasons to refuse a package that the next trust bundle may take away: it names publishers, the
 # names that they may sign, and from when until when.
 BEHIND_ON_PUBLISHERS = frozenset(
@@ -66,6 +67,7 @@ class DesiredMachine:
         "_request_id",
         "_restoring",
         "_trust_tries",
+        "_waited",
         "due_s",
         "link_refused",
         "step",
@@ -80,6 +82,7 @@ class DesiredMachine:
         self._done_bytes = 0
         self._fetched_again = False
         self._trust_tries = 0
+        self._waited = 0
         self._reported_s = 0.0
         self._request_id: UUID | None = None
         self._candidate: Installed | None = None
@@ -175,7 +178,7 @@ class DesiredMachine:
         if job != self._job or self.step is not Step.DOWNLOAD:
             return
         if done_bytes > self._done_bytes:
-            self._attempt = 0
+            self._attempt = self._waited = 0
         self._done_bytes = done_bytes
         if turn.mono_s - self._reported_s >= PROGRESS_EVERY_S:
             self.report(turn)
@@ -251,6 +254,11 @@ class DesiredMachine:
         """A step did not succeed: try again where that can help, else say why and stay."""
         if job != self._job or self.step is Step.IDLE:
             return
+        if self.step is Step.DOWNLOAD and failure.kind == "busy":
+            self._waited += 1
+            if self._waited < MAX_TURNS_WAITED:
+                self.due_s = turn.mono_s + DOWNLOAD.delay_s(self._waited, turn.uniform)
+                return
         if self.step is Step.DOWNLOAD and failure.kind in ("network", "link"):
             self._attempt += 1
             if self._attempt < MAX_DOWNLOAD_TRIES:
@@ -315,7 +323,7 @@ class DesiredMachine:
 
     def _fetch(self, turn: Turn) -> None:
         self.step = Step.DOWNLOAD
-        self._attempt = 0
+        self._attempt = self._waited = 0
         self._done_bytes = 0
         self._move(turn, "downloading")
         self._download(turn)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-# network: try again. link: the URL is refused, a new desired document is needed. signature, policy,
-# damaged: the package must not run. device: this machine cannot do it (disk, model runtime).
-FailureKind = Literal["network", "link", "signature", "policy", "damaged", "device"]
+# network: try again. busy: wait for one's turn. link: the URL is refused, a new desired document is
+# needed. signature, policy, damaged: the package must not run. device: this machine cannot do it
+# (disk, model runtime).
+FailureKind = Literal["network", "busy", "link", "signature", "policy", "damaged", "device"]
 
 
 @dataclass(frozen=True, slots=True)

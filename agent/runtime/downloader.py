@@ -14,6 +14,7 @@ from agent.core.errors import FailureKind, JobFailure
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _REFUSED_LINK = frozenset({401, 403, 404, 410})
+_BUSY = frozenset({429, 503})
 
 
 class DownloadFailed(Exception):
@@ -149,6 +150,8 @@ def _begin(answer: httpx.Response, file: BinaryIO, etag_file: Path) -> int:
         raise DownloadFailed("network", "wrong-range", "the server has not so many bytes")
     elif status in _REFUSED_LINK:
         raise DownloadFailed("link", "link-refused", f"HTTP status {status}")
+    elif status in _BUSY:
+        raise DownloadFailed("busy", "platform-busy", f"HTTP status {status}")
     else:
         raise DownloadFailed("network", "download-failed", f"HTTP status {status}")
     etag = answer.headers.get("ETag", "")

@@ -17,6 +17,7 @@ from api.compliance.report_views import (
     CheckpointView,
     ListedEntryView,
     ReportView,
+    RevocationTimesView,
     SectionView,
 )
 
@@ -124,6 +125,7 @@ def _section(report: ReportView, section: SectionView) -> Element:
     found = Element("section")
     _add(found, "h2", _TITLES[section.section])
     if section.section == "revocations":
+        _times(found, report.revocation_times)
         _receipts(found, section.listed)
     if section.section == "changes" and report.actors:
         _add(found, "h3", "By whom")
@@ -163,7 +165,6 @@ def _left_out(found: Element, section: SectionView) -> None:
 
 
 def _entry(one: ListedEntryView) -> tuple[str, ...]:
-    place = f"{one.leaf_index:,}" if one.epoch == 1 else f"{one.epoch}/{one.leaf_index:,}"
     outcome = "" if one.outcome == "success" else f" ({one.outcome})"
     details = "too long to list here" if one.details is None else _details(one.details)
     if one.fleet is not None:
@@ -171,7 +172,24 @@ def _entry(one: ListedEntryView) -> tuple[str, ...]:
     is_itself = (one.actor_kind, one.actor_id) == (one.subject_kind, one.subject_id)
     by = "itself" if is_itself else _who(one.actor_kind, one.actor_id, one.actor_name)
     to = _who(one.subject_kind, one.subject_id, one.subject_name)
+    place = _place(one.epoch, one.leaf_index)
     return place, _moment(one.time), f"{one.type}{outcome}", to, by, details, one.leaf_hash
+
+
+def _place(epoch: int, leaf_index: int) -> str:
+    return f"{leaf_index:,}" if epoch == 1 else f"{epoch}/{leaf_index:,}"
+
+
+def _times(found: Element, times: RevocationTimesView) -> None:
+    if times.median_ms is None:
+        return
+    told = (
+        f"Of {times.measured:,} complete receipts half came within {times.median_ms:,} ms of the "
+        f"order, 99 % within {times.p99_ms:,} ms, the slowest after {times.longest_ms:,} ms."
+    )
+    if times.left_out:
+        told += f" {times.left_out:,} older ones are not measured."
+    _add(found, "p", told)
 
 
 def _receipts(found: Element, listed: Sequence[ListedEntryView]) -> None:
@@ -185,10 +203,10 @@ def _receipts(found: Element, listed: Sequence[ListedEntryView]) -> None:
         else:
             fronts = ", ".join(f"{name} {took:,} ms" for name, took in receipt.fronts_ms.items())
             slowest = "" if receipt.took_ms is None else f"{receipt.took_ms:,} ms"
-            told = (receipt.state, slowest, fronts, f"{receipt.leaf_index:,}")
+            told = (receipt.state, slowest, fronts, _place(receipt.epoch, receipt.leaf_index))
         who = _who(one.subject_kind, one.subject_id, one.subject_name)
         reason = str((one.details or {}).get("reason", ""))
-        rows.append((f"{one.leaf_index:,}", who, _moment(one.time), reason, *told))
+        rows.append((_place(one.epoch, one.leaf_index), who, _moment(one.time), reason, *told))
     if rows:
         _add(found, "h3", "Receipts: how long until every broker front had shut it out")
         heads = ("Place", "Who", "When", "Why", "Receipt", "Slowest", "Fronts", "Its place")
@@ -281,13 +299,14 @@ def _rest(found: Element, report: ReportView) -> None:
         "All entries, with their proofs, as a stream of any length; start and end are places in "
         "the ledger, type and subject narrow it further:",
     )
-    fleet = f"?fleet={report.fleet}" if report.fleet else ""
-    _add(
-        found,
-        "pre",
-        'curl -H "Authorization: Bearer $KEY" -o all.ndjson.zst \\\n'
-        f'  "https://PLATFORM/api/v1/ledger/export{fleet}"',
-    )
+    fleet = f"&fleet={report.fleet}" if report.fleet else ""
+    for one in report.checkpoints:
+        _add(
+            found,
+            "pre",
+            f'curl -H "Authorization: Bearer $KEY" -o all-{one.epoch}.ndjson.zst \\\n'
+            f'  "https://PLATFORM/api/v1/ledger/export?epoch={one.epoch}{fleet}"',
+        )
 
 
 def attachment(report: ReportView, epoch: int, entries: int) -> tuple[bytes, bytes]:

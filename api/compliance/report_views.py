@@ -55,6 +55,19 @@ class NumbersView(View):
     sign_ins_failed: int
 
 
+class RevocationTimesView(View):
+    """From order to complete receipt: the slowest front counts.
+
+    Of the receipts that came in the period, the newest 5,000 at most: `left_out` are older.
+    """
+
+    measured: int
+    left_out: int
+    median_ms: int | None
+    p99_ms: int | None
+    longest_ms: int | None
+
+
 class CheckpointView(View):
     """A signed note and the keys that verify it, of one epoch of the ledger."""
 
@@ -73,6 +86,7 @@ class SummaryView(View):
     since: datetime
     until: datetime
     numbers: NumbersView
+    revocation_times: RevocationTimesView
     types: list[TypeCountView]
 
 
@@ -180,6 +194,7 @@ def summary_view(summary: Summary) -> SummaryView:
     return SummaryView(
         **_period(summary.scope),
         numbers=NumbersView.model_validate(summary.numbers),
+        revocation_times=RevocationTimesView.model_validate(summary.revocation_times),
         types=[TypeCountView.model_validate(one) for one in summary.types],
     )
 
@@ -189,6 +204,7 @@ def report_view(report: Report) -> ReportView:
     return ReportView(
         **_period(report.scope),
         numbers=NumbersView.model_validate(report.numbers),
+        revocation_times=RevocationTimesView.model_validate(report.revocation_times),
         types=[TypeCountView.model_validate(one) for one in report.types],
         made_at=report.made_at,
         checkpoints=[

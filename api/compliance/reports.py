@@ -34,6 +34,7 @@ _BASE64_BLOCK: Final = 3 * 4096
 @limits(timeout_s=TIMEOUT_S)
 async def get_summary(
     caller: Reader,
+    context: Context,
     session: Session,
     now: Now,
     fleet: Fleet = None,
@@ -41,7 +42,9 @@ async def get_summary(
     until: To = None,
 ) -> SummaryView:
     """Return the numbers of a period, and no entry: no export."""
-    return summary_view(await summarise(session, fleet=fleet, since=since, until=until, now=now))
+    async with context.reports.one():
+        found = await summarise(session, fleet=fleet, since=since, until=until, now=now)
+    return summary_view(found)
 
 
 @router.get(
@@ -67,15 +70,16 @@ async def get_report(
     format: Annotated[Literal["html", "json"], Query()] = "html",
 ) -> StreamingResponse:
     """Report what happened in a period, with the proofs; the ledger keeps that it was exported."""
-    report = await make_report(
-        session,
-        fleet=fleet,
-        since=since,
-        until=until,
-        trust_domain=context.keyring.trust_domain,
-        caller=caller,
-        now=now,
-    )
+    async with context.reports.one():
+        report = await make_report(
+            session,
+            fleet=fleet,
+            since=since,
+            until=until,
+            trust_domain=context.keyring.trust_domain,
+            caller=caller,
+            now=now,
+        )
     view = report_view(report)
     name = f"{page.file_name(view)}.{format}"
     headers = {"Content-Disposition": f'inline; filename="{name}"'}
@@ -124,7 +128,7 @@ async def _evidence(
     """Base64 of the entries with their proofs, in whole blocks."""
     checkpoint, rest = report.scope.checkpoints[epoch], b""
     async with context.sessions() as reading:
-        async for chunk in export_entries(reading, checkpoint, indexes):
+        async for chunk in context.exports.each(export_entries(reading, checkpoint, indexes)):
             rest += chunk
             whole = len(rest) - len(rest) % _BASE64_BLOCK
             if whole:

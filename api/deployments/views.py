@@ -337,7 +337,7 @@ def _metric_view(report: MetricReport) -> MetricView:
     reading = report.reading
     return MetricView(
         metric=report.gate.metric,
-        worse=report.gate.worse,
+        worse=report.gate.worse_way,
         max_change=report.gate.max_change,
         max_difference=report.gate.max_difference,
         verdict=report.verdict,

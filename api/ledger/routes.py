@@ -174,7 +174,7 @@ async def export(
 
     async def stream() -> AsyncIterator[bytes]:
         async with context.sessions() as reading:
-            async for chunk in export_compressed(reading, request):
+            async for chunk in context.exports.each(export_compressed(reading, request)):
                 yield chunk
 
     name = f"ledger-{signed.epoch}-{min(start, last)}-{last}.ndjson.zst"

@@ -72,14 +72,15 @@ async def test_configuration(
     caller: Writer, context: Context, session: Session, body: SinkTest, now: Now
 ) -> SinkTestView:
     """Send one labelled event by a configuration that is not stored, and show the answer."""
-    answer = await sink_changes.test_config(
-        session,
-        context.outside,
-        config=body.config,
-        secret=_plain(body.secret),
-        by=caller.actor,
-        now=now,
-    )
+    async with context.sink_tests.one():
+        answer = await sink_changes.test_config(
+            session,
+            context.outside,
+            config=body.config,
+            secret=_plain(body.secret),
+            by=caller.actor,
+            now=now,
+        )
     return test_view(answer)
 
 
@@ -146,9 +147,10 @@ async def test_sink(
     caller: Writer, context: Context, session: Session, sink_id: UUID, now: Now
 ) -> SinkTestView:
     """Send one labelled event, and show the answer; its place in the ledger stays."""
-    answer = await sink_changes.test_sink(
-        session, context.kek, context.outside, sink_id, by=caller.actor, now=now
-    )
+    async with context.sink_tests.one():  # its transaction is open as long
+        answer = await sink_changes.test_sink(
+            session, context.kek, context.outside, sink_id, by=caller.actor, now=now
+        )
     return test_view(answer)
 
 

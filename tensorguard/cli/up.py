@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import sys
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +17,10 @@ from tensorguard.cli.supervisor.output import Output
 from tensorguard.cli.supervisor.place import default_data_directory
 from tensorguard.cli.supervisor.platform import Ready, UpRequest, run_platform
 from tensorguard.services.platform import ADMIN_EMAIL
+from tensorguard.siem.lines import alone_on
 
 app = typer.Typer(add_completion=False)
+_ALONE_S = 5.0
 
 
 @app.command()
@@ -117,7 +121,7 @@ def announce_as_json(has_tls: bool, ready: Ready) -> None:
     admin = {"email": ADMIN_EMAIL}
     if ready.admin_password is not None:
         admin["password"] = ready.admin_password
-    typer.echo(json.dumps({"ready": True, **_urls(has_tls, ready), "admin": admin}))
+    _print(json.dumps({"ready": True, **_urls(has_tls, ready), "admin": admin}))
 
 
 def announce_to_people(has_tls: bool, ready: Ready) -> None:
@@ -125,7 +129,7 @@ def announce_to_people(has_tls: bool, ready: Ready) -> None:
     urls = _urls(has_tls, ready)
     password = ready.admin_password
     note = f"  (password, shown only now: {password})" if password is not None else ""
-    typer.echo(
+    _print(
         f"\nTensorGuard is ready: {urls['url']}\n"
         f"  sign in    {ADMIN_EMAIL}{note}\n"
         f"  devices    {urls['device_url']}\n"
@@ -134,6 +138,14 @@ def announce_to_people(has_tls: bool, ready: Ready) -> None:
         f"  data       {ready.data_directory}\n"
         "Ctrl-C stops it.\n"
     )
+
+
+def _print(text: str) -> None:
+    """Print where the hub may be printing entries, for a sink: not into the midst of one."""
+    with ExitStack() as alone:
+        with suppress(OSError):  # late is better than never
+            alone.enter_context(alone_on(sys.stdout.fileno(), within_s=_ALONE_S))
+        typer.echo(text)
 
 
 def _urls(has_tls: bool, ready: Ready) -> dict[str, str]:

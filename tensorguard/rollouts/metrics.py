@@ -61,7 +61,7 @@ def compare(gate: MetricGate, reading: Reading | None) -> MetricReport:
     stage, rest = reading.stage.mean, reading.rest.mean
     assert stage is not None
     assert rest is not None
-    difference = stage - rest if gate.worse == "higher" else rest - stage
+    difference = stage - rest if gate.worse_way == "higher" else rest - stage
     change = difference / abs(rest) if rest else None
     if gate.max_difference is not None:
         is_worse, limit = difference > gate.max_difference, f"by {gate.max_difference:g}"
@@ -70,7 +70,7 @@ def compare(gate: MetricGate, reading: Reading | None) -> MetricReport:
         is_worse = difference > 0 if change is None else change > most
         limit = f"by {most:.0%}"
     reason = f"{gate.metric} is {stage:.4g} against {rest:.4g} in the rest of the fleet"
-    reason += f", and may be {gate.worse} {limit}" if is_worse else ""
+    reason += f", and may be {gate.worse_way} {limit}" if is_worse else ""
     return MetricReport(
         gate=gate,
         reading=reading,

@@ -55,7 +55,7 @@ class RollbackState(StrEnum):
 
 _D, _A = DeploymentState, AgentState
 _DEPLOYMENT_MOVES: Final[Mapping[DeploymentState, frozenset[DeploymentState]]] = {
-    _D.DRAFT: frozenset({_D.AWAITING_APPROVAL, _D.SCHEDULED, _D.RUNNING}),
+    _D.DRAFT: frozenset({_D.AWAITING_APPROVAL, _D.SCHEDULED, _D.RUNNING, _D.ABORTED}),
     _D.AWAITING_APPROVAL: frozenset({_D.SCHEDULED, _D.RUNNING, _D.ABORTED}),
     _D.SCHEDULED: frozenset({_D.RUNNING, _D.ABORTED}),
     _D.RUNNING: frozenset({_D.PAUSED, _D.COMPLETED, _D.ABORTED, _D.ROLLING_BACK}),

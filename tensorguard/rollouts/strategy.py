@@ -12,6 +12,7 @@ from tensorguard.rollouts.windows import AGENT_TIMEZONE, Window, is_timezone
 
 MAX_STAGES: Final = 20
 MAX_METRICS: Final = 10
+TRUST: Final = "trust"
 _DAY_S: Final = 86400
 _METRIC = r"^(cpu_percent|memory_percent|disk_percent|temperature_c|trust|metrics\.[!-~]{1,64})$"
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -21,14 +22,20 @@ class MetricGate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A figure in which the stage's agents may not be worse than the rest of the fleet.
 
     `max_change` is relative to the rest (0.2: a fifth), `max_difference` in the figure's own
-    unit; one of them. `min_agents` is how many on either side must have sent it.
+    unit; one of them. `min_agents` is how many on either side must have sent it. Where `worse`
+    is not said, more is worse, but of trust less.
     """
 
     metric: Annotated[str, Meta(pattern=_METRIC)]
-    worse: Literal["higher", "lower"] = "higher"
+    worse: Literal["higher", "lower"] | None = None
     max_change: Annotated[float, Meta(ge=0, le=1000)] | None = None
     max_difference: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     min_agents: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+    @property
+    def worse_way(self) -> Literal["higher", "lower"]:
+        """Which way this figure gets worse."""
+        return self.worse or ("lower" if self.metric == TRUST else "higher")
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,7 +115,8 @@ AT_ONCE: Final = Strategy(stages=(Stage(percent=100),))
 
 
 def parse_strategy(value: Mapping[str, Any]) -> Strategy:
-    """Read a strategy as JSON gives it; stages before the last have a gate, the default if none.
+    """Read a strategy as JSON gives it, and fill in what it leaves to us: stages before the last
+    have a gate, and each metric a way to get worse.
 
     Raises: BadStrategy.
     """
@@ -128,16 +136,21 @@ def parse_strategy(value: Mapping[str, Any]) -> Strategy:
             f"there is no time zone {zone!r}",
             hint="Name it as in 'Europe/Berlin', or 'agent' for that of each agent.",
         )
-    gated = (
-        msgspec.structs.replace(stage, gate=stage.gate or Gate()) for stage in strategy.stages[:-1]
-    )
-    return msgspec.structs.replace(strategy, stages=(*gated, strategy.stages[-1]))
+    *before, last = strategy.stages
+    gated = [msgspec.structs.replace(stage, gate=_fill(stage.gate or Gate())) for stage in before]
+    return msgspec.structs.replace(strategy, stages=(*gated, last))
 
 
 def dump_strategy(strategy: Strategy) -> dict[str, Any]:
     """Return the strategy as JSON values, for storing."""
     dumped: dict[str, Any] = msgspec.to_builtins(strategy)
     return dumped
+
+
+def _fill(gate: Gate) -> Gate:
+    replace = msgspec.structs.replace
+    metrics = tuple(replace(one, worse=one.worse_way) for one in gate.metrics)
+    return replace(gate, metrics=metrics)
 
 
 def _check_stages(strategy: Strategy) -> None:

@@ -21,8 +21,37 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 MAX_ADDRESSES: Final = 16
 # Of their own: a resolver that hangs must hold up nobody but those who wait for it.
 _THREADS: Final = ThreadPoolExecutor(64, thread_name_prefix="sink-resolver")
-# Translated to IPv4 by a gateway (RFC 6052 and 8215): what counts is the address within.
-_NAT64: Final = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
+# What carries an IPv4 address in its last bits, and may be led there: translated by a gateway (RFC
+# 6052, RFC 2765 §2.1) or, of old, meant as that address (RFC 4291 §2.5.5.1).
+_CARRY_IPV4: Final = tuple(map(ip_network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))
+# https://www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry, as far
+# as not every Python knows it; site-local addresses, which may be routed still (RFC 3879).
+_NOT_PUBLIC: Final = tuple(
+    map(
+        ip_network,
+        (
+            *("192.0.0.0/24", "192.88.99.0/24"),
+            *("64:ff9b:1::/48", "2001::/23", "3fff::/20", "5f00::/16", "fec0::/10"),
+        ),
+    )
+)
+METADATA: Final = frozenset(
+    map(
+        ip_address,
+        (
+            "169.254.169.254",  # of most clouds
+            "fd00:ec2::254",  # AWS
+            "169.254.170.2",  # AWS, of containers
+            "169.254.170.23",
+            "fd00:ec2::23",
+            "fd20:ce::254",  # Google
+            "168.63.129.16",  # Azure, which is public by its number
+            "100.100.100.200",  # Alibaba
+            "192.0.0.192",  # Oracle
+        ),
+    )
+)
+"""Where a cloud hands its machines their credentials. No setting allows these."""
 
 
 async def resolve_host(host: str, port: int) -> Sequence[str]:
@@ -57,13 +86,25 @@ class AddressGuard:
             address = ip_address(text.partition("%")[0])
         except ValueError:
             raise AddressRefused(f"{host} stands for {text[:60]!r}, which is no address") from None
+        meant = _meant_by(address)
+        if any(inner in METADATA for inner in meant):
+            raise AddressRefused(
+                f"{host} stands for {text}, where clouds keep their machines' credentials",
+                hint="Name another host: this address is never called.",
+            )
         if any(address in network for network in self._allowed):
             return
-        for inner in _meant_by(address):
+        for inner in meant:
             if any(inner in network for network in self._allowed):
                 continue
-            if not inner.is_global or inner.is_multicast:
+            if not _is_public(inner):
                 raise AddressRefused(f"{host} stands for {text}, which is not a public address")
+
+
+def _is_public(address: Address) -> bool:
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
+    return address.is_global and not address.is_multicast
 
 
 def _meant_by(address: Address) -> list[Address]:
@@ -72,7 +113,7 @@ def _meant_by(address: Address) -> list[Address]:
         return [address]
     if address.ipv4_mapped is not None:
         return [address.ipv4_mapped]
-    if any(address in network for network in _NAT64):
+    if any(address in network for network in _CARRY_IPV4):
         return [IPv4Address(address.packed[-4:])]
     carried: list[Address | None] = [address, address.sixtofour]
     carried += list(address.teredo or ())

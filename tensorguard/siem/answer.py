@@ -54,11 +54,12 @@ class Answer:
 
 def excerpt_of(body: bytes, secrets: Sequence[str] = ()) -> str:
     """Return the first 256 bytes as one line of text; a secret that is echoed is blotted out."""
-    text = body[: EXCERPT_BYTES * 4].decode("utf-8", "replace")
+    text = body.decode("utf-8", "replace")  # all of it: no part of a secret is left at an end
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[secret]")
-    line = "".join(character if character.isprintable() else " " for character in text)
+    beginning = text[:EXCERPT_BYTES]
+    line = "".join(character if character.isprintable() else " " for character in beginning)
     return line.encode()[:EXCERPT_BYTES].decode("utf-8", "ignore").strip()
 
 

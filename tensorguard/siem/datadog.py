@@ -13,7 +13,7 @@ import msgspec
 from tensorguard.siem.answer import Answer, failed
 from tensorguard.siem.http_answer import judge_status
 from tensorguard.siem.http_client import HttpClient
-from tensorguard.siem.item import Batch, Item
+from tensorguard.siem.item import Batch, Item, SinkClient
 from tensorguard.siem.ocsf import shortened
 
 MAX_ITEMS: Final = 1_000
@@ -37,7 +37,7 @@ class DatadogTarget:
     tags: str = ""
 
 
-class DatadogClient:
+class DatadogClient(SinkClient):
     """Sends batches as compressed JSON arrays, one request at a time."""
 
     max_items = MAX_ITEMS

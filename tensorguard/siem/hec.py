@@ -6,7 +6,8 @@ Acknowledgment" and "Possible error codes" in Splunk's "Get data in".
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,14 +17,17 @@ import msgspec
 from tensorguard.siem.answer import Answer, Verdict, excerpt_of, failed, parse_retry_after
 from tensorguard.siem.http_answer import judge_status
 from tensorguard.siem.http_client import HttpAnswer, HttpClient
-from tensorguard.siem.item import Batch, Item
+from tensorguard.siem.item import Batch, Item, SinkClient
 from tensorguard.siem.ocsf import shortened
 
 MAX_ITEMS: Final = 1_000
 MAX_BYTES: Final = 800_000
 """Of a request: Splunk Cloud takes 1 MB, and what stands around an event counts."""
 ACK_TIMEOUT: Final = timedelta(seconds=300)
+_ACK_FIRST_S: Final = 0.05
 _ACK_EVERY_S: Final = 1.0
+_UNACKNOWLEDGED: Final = 16
+"""So many batches are waited for at once."""
 _ITEM_BYTES: Final = 700_000
 
 _STOPPED: Final = {
@@ -69,7 +73,7 @@ class HecTarget:
     ack_timeout: timedelta = ACK_TIMEOUT
 
 
-class HecClient:
+class HecClient(SinkClient):
     """Sends batches as concatenated JSON objects, one request at a time."""
 
     max_items = MAX_ITEMS
@@ -81,34 +85,62 @@ class HecClient:
         http: HttpClient,
         *,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.max_batches = _UNACKNOWLEDGED if target.acknowledge else 1
         self._target = target
         self._http = http
         self._pause = pause
+        self._timer = timer
         base = target.url.rstrip("/")
         self._event_url = f"{base}/services/collector/event"
         self._ack_url = f"{base}/services/collector/ack?channel={target.channel}"
 
     async def send(self, batch: Batch, *, now: datetime) -> Answer:
         """Send, and with acknowledgement wait until the indexer has written it to disk."""
+        [answer] = await self.send_several([batch], now=now)
+        return answer
+
+    async def send_several(self, batches: Sequence[Batch], *, now: datetime) -> list[Answer]:
+        """Send one after the other up to the first that is not taken, then wait for all at once.
+
+        An indexer acknowledges some seconds later: one batch at a time would be few entries.
+        """
+        answers: list[Answer] = []
+        ack_ids: list[int] = []
+        for batch in batches:
+            answer, ack_id = await self._post(batch, now)
+            answers.append(answer)
+            if not answer.is_accepted:
+                break
+            ack_ids.append(ack_id)
+        if not self._target.acknowledge or not ack_ids:
+            return answers
+        acknowledged, trouble = await self._wait_for(set(ack_ids), now)
+        for place, ack_id in enumerate(ack_ids):
+            if trouble is not None and ack_id not in acknowledged:
+                return [*answers[:place], trouble]
+        return answers
+
+    async def _post(self, batch: Batch, now: datetime) -> tuple[Answer, int]:
         body = b"".join(self._event(item) for item in batch.items)
         try:
             answer = await self._http.post(self._event_url, self._headers(), body)
         except Exception as error:
-            return failed(error)
+            return failed(error), -1
         judged = self._judge(answer, now)
         if not judged.is_accepted or not self._target.acknowledge:
-            return judged
+            return judged, -1
         ack_id = _json(answer).get("ackId")
-        if not isinstance(ack_id, int) or isinstance(ack_id, bool):
-            return Answer(
-                verdict=Verdict.STOPPED,
-                code="hec-no-acknowledgement",
-                reason="the answer has no ackId: the token has no indexer acknowledgement",
-                status=answer.status,
-                excerpt=judged.excerpt,
-            )
-        return await self._acknowledged(ack_id, judged, now)
+        if isinstance(ack_id, int) and not isinstance(ack_id, bool):
+            return judged, ack_id
+        return Answer(
+            verdict=Verdict.STOPPED,
+            code="hec-no-acknowledgement",
+            reason="the answer has no ackId: the token has no indexer acknowledgement",
+            status=answer.status,
+            excerpt=judged.excerpt,
+        ), -1
 
     def redated(self, item: Item, now: datetime) -> bool:
         """Never."""
@@ -140,27 +172,37 @@ class HecClient:
             headers["X-Splunk-Request-Channel"] = self._target.channel
         return headers
 
-    async def _acknowledged(self, ack_id: int, accepted: Answer, now: datetime) -> Answer:
-        """Ask until the indexer says so. What is not acknowledged in time is sent again."""
-        body = json.dumps({"acks": [ack_id]}).encode()
-        asked = max(1, int(self._target.ack_timeout.total_seconds() / _ACK_EVERY_S))
-        for _ in range(asked):
+    async def _wait_for(self, ack_ids: set[int], now: datetime) -> tuple[set[int], Answer | None]:
+        """Ask, often at first, until the indexer has acknowledged all; else say what is wrong.
+
+        What is not acknowledged in time is sent again. Each is told of once.
+        """
+        acknowledged: set[int] = set()
+        deadline = self._timer() + self._target.ack_timeout.total_seconds()
+        pause_s = _ACK_FIRST_S
+        while True:
+            body = json.dumps({"acks": sorted(ack_ids - acknowledged)}).encode()
             try:
                 answer = await self._http.post(self._ack_url, self._headers(), body)
             except Exception as error:
-                return failed(error)
+                return acknowledged, failed(error)
             if answer.status != 200:
-                return self._judge(answer, now)
+                return acknowledged, self._judge(answer, now)
             acks = _json(answer).get("acks")
-            if isinstance(acks, dict) and acks.get(str(ack_id)) is True:
-                return accepted
-            await self._pause(_ACK_EVERY_S)
-        return Answer(
+            if isinstance(acks, dict):
+                acknowledged |= {one for one in ack_ids if acks.get(str(one)) is True}
+            if acknowledged == ack_ids:
+                return acknowledged, None
+            if self._timer() + pause_s >= deadline:
+                break
+            await self._pause(pause_s)
+            pause_s = min(pause_s * 1.5, _ACK_EVERY_S)
+        return acknowledged, Answer(
             verdict=Verdict.RETRY,
             code="hec-not-acknowledged",
             reason=f"not acknowledged within {self._target.ack_timeout.total_seconds():.0f} s",
-            status=accepted.status,
-            excerpt=accepted.excerpt,
+            status=answer.status,
+            excerpt=excerpt_of(answer.body, [self._target.token]),
         )
 
     def _judge(self, answer: HttpAnswer, now: datetime) -> Answer:

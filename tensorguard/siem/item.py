@@ -34,15 +34,23 @@ class Batch:
 
 
 class SinkClient(Protocol):
-    """The way to one destination. It holds no more than one batch, and keeps nothing."""
+    """The way to one destination. It holds what it is given, and keeps nothing."""
 
     max_items: int
     max_bytes: int
     """Of a batch's documents together."""
+    max_batches: int = 1
 
     async def send(self, batch: Batch, *, now: datetime) -> Answer:
         """Send a batch; only what the destination has is answered as accepted."""
         ...
+
+    async def send_several(self, batches: Sequence[Batch], *, now: datetime) -> Sequence[Answer]:
+        """Send batches, `max_batches` at most, in their order.
+
+        The answers end with the first that was not accepted; what comes after is sent again.
+        """
+        return [await self.send(batches[0], now=now)]
 
     def redated(self, item: Item, now: datetime) -> bool:
         """Tell whether the destination would get this item under another time than its own."""

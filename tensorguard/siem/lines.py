@@ -1,24 +1,29 @@
 """JSON lines for log shippers: appended to a file of this host, or printed by this process."""
 
+import fcntl
 import os
 import select
 import stat
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tensorguard.siem.answer import Answer, Verdict
-from tensorguard.siem.item import Batch, Item
+from tensorguard.siem.item import Batch, Item, SinkClient
 from tensorguard.siem.lane import Lane
 
 MAX_ITEMS: Final = 1_000
 MAX_BYTES: Final = 4_000_000
+_LOCK_S: Final = 10.0
+_LOOK_EVERY_S: Final = 0.01
 
 
-class LinesClient:
+class LinesClient(SinkClient):
     """Writes a batch at a time; a file is accepted once the disk has it."""
 
     max_items = MAX_ITEMS
@@ -59,6 +64,9 @@ def append_to(path: Path, lines: bytes) -> None:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):
             raise OSError(f"{path.name} is no file")
+        # A test from another process, or an exporter that another has taken over from, writes too.
+        _wait_for(partial(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB), _LOCK_S)
+        about = os.fstat(file)
         if about.st_size and os.pread(file, 1, about.st_size - 1) != b"\n":
             lines = b"\n" + lines
         _write_all(file, lines)
@@ -68,17 +76,30 @@ def append_to(path: Path, lines: bytes) -> None:
 
 
 class StandardOutput:
-    """This process's standard output; who reads it slowly is waited for, and not for ever."""
+    """This process's standard output; who reads it slowly is waited for, and not for ever.
+
+    Lines of several sinks, and of other processes of ours that share it, stay whole.
+    """
 
     def __init__(self, file: int = 1, *, timeout_s: float = 30.0) -> None:
         self._file = file
         self._timeout_s = timeout_s
         self._is_torn = False
+        self._one_at_a_time = threading.Lock()
 
     def write(self, lines: bytes) -> None:
         """Write lines; one that was torn the last time is ended first. Raises: OSError."""
-        view = memoryview(b"\n" + lines if self._is_torn else lines)
         deadline = time.monotonic() + self._timeout_s
+        if not self._one_at_a_time.acquire(timeout=self._timeout_s):
+            raise TimeoutError("nobody reads the standard output")
+        try:
+            with alone_on(self._file, within_s=deadline - time.monotonic()):
+                self._write(lines, deadline)
+        finally:
+            self._one_at_a_time.release()
+
+    def _write(self, lines: bytes, deadline: float) -> None:
+        view = memoryview(b"\n" + lines if self._is_torn else lines)
         poll = select.poll()
         poll.register(self._file, select.POLLOUT)
         while view:
@@ -88,6 +109,38 @@ class StandardOutput:
             written = os.write(self._file, view[: select.PIPE_BUF])
             self._is_torn = view[written - 1] != ord("\n")
             view = view[written:]
+
+
+@contextmanager
+def alone_on(file: int, *, within_s: float) -> Iterator[None]:
+    """Keep other processes of ours from writing there: in the midst of a line, say.
+
+    By a lock of POSIX, which holds for whoever has the same pipe, terminal or file, also by
+    inheritance; what knows no locks is used without. Raises: TimeoutError.
+    """
+    has_lock = True
+    try:
+        _wait_for(partial(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB), within_s)
+    except TimeoutError:
+        raise
+    except OSError:
+        has_lock = False
+    try:
+        yield
+    finally:
+        if has_lock:
+            fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def _wait_for(lock: Callable[[], None], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return lock()
+        except (BlockingIOError, PermissionError):  # of POSIX either means that another has it
+            if time.monotonic() >= deadline:
+                raise TimeoutError("another process writes there") from None
+            time.sleep(_LOOK_EVERY_S)
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from tensorguard.siem.address_guard import AddressGuard
 from tensorguard.siem.answer import Answer, Verdict, failed
-from tensorguard.siem.item import Batch, Item
+from tensorguard.siem.item import Batch, Item, SinkClient
 from tensorguard.siem.lane import Lane
 from tensorguard.siem.ocsf import shortened
 
@@ -44,7 +44,7 @@ class SyslogTarget:
     message_bytes: int = DEFAULT_MESSAGE_BYTES
 
 
-class SyslogClient:
+class SyslogClient(SinkClient):
     """Sends each batch over a connection of its own."""
 
     max_items = MAX_ITEMS

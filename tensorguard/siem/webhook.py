@@ -17,7 +17,7 @@ from tensorguard.siem.answer import Answer, failed
 from tensorguard.siem.errors import BadSink
 from tensorguard.siem.http_answer import judge_status
 from tensorguard.siem.http_client import HttpClient
-from tensorguard.siem.item import Batch, Item
+from tensorguard.siem.item import Batch, Item, SinkClient
 from tensorguard.siem.ocsf import TEST_TYPE, shortened
 
 PREFIX: Final = "whsec_"
@@ -37,7 +37,7 @@ class WebhookTarget:
     sink_id: str
 
 
-class WebhookClient:
+class WebhookClient(SinkClient):
     """Sends a batch as one message, whose id is the same however often it is sent."""
 
     max_bytes = MAX_BYTES

@@ -211,39 +211,30 @@ async def list_deployment_agents(
 ) -> list[DeploymentAgent]:
     """Return the agents of a deployment by rising id, beyond the one that ended the page before."""
     row = deployment_agents.c
+    chosen = sa.select(deployment_agents).where(row.deployment_id == deployment_id)
+    if wanted := list(states):
+        chosen = chosen.where(row.state.in_(wanted))
+    if stage is not None:
+        chosen = chosen.where(row.stage == stage)
+    if reason is not None:
+        chosen = chosen.where(row.reason == reason)
+    if after is not None:
+        chosen = chosen.where(row.agent_id > after)
+    # Before the joins: all that is beyond the page would be joined for each page of an export.
+    page = chosen.order_by(row.agent_id).limit(limit).subquery("page")
+    elsewhere = {"name", "fleet", "presence"}
     query = (
         sa.select(
-            row.agent_id,
             agents.c.name,
             agents.c.fleet,
             sa.func.coalesce(agent_status.c.presence, "never").label("presence"),
-            row.stage,
-            row.state,
-            row.reason,
-            row.percent,
-            row.attempts,
-            row.assigned_at,
-            row.notified_at,
-            row.started_at,
-            row.finished_at,
-            row.updated_at,
-            row.rollback,
-            row.rollback_reason,
+            *[page.c[one] for one in DeploymentAgent.__dataclass_fields__ if one not in elsewhere],
         )
-        .join(agents, agents.c.id == row.agent_id)
-        .outerjoin(agent_status, agent_status.c.agent_id == row.agent_id)
-        .where(row.deployment_id == deployment_id)
-        .order_by(row.agent_id)
+        .join_from(page, agents, agents.c.id == page.c.agent_id)
+        .outerjoin(agent_status, agent_status.c.agent_id == page.c.agent_id)
+        .order_by(page.c.agent_id)
     )
-    if wanted := list(states):
-        query = query.where(row.state.in_(wanted))
-    if stage is not None:
-        query = query.where(row.stage == stage)
-    if reason is not None:
-        query = query.where(row.reason == reason)
-    if after is not None:
-        query = query.where(row.agent_id > after)
-    rows = (await session.execute(query.limit(limit))).mappings()
+    rows = (await session.execute(query)).mappings()
     return [_agent(row) for row in rows]
 
 

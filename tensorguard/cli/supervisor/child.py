@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from tensorguard.cli.lifeline import PARENT_PIPE, READY_PIPE
 from tensorguard.cli.supervisor.errors import ChildFailed
@@ -44,6 +44,8 @@ class ChildSpec:
     ready_within_s: float = 60.0
     stop_within_s: float = 40.0
     """More than the service's own limit (lifeline.install)."""
+    prints: bool = False
+    """Its standard output is ours: what it prints there is what somebody wants, and no log."""
 
 
 class ProcessChild:
@@ -111,8 +113,8 @@ class ProcessChild:
             *self._spec.command,
             env={**self._spec.environment, **pipes},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=None if self._spec.prints else asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE if self._spec.prints else asyncio.subprocess.STDOUT,
             pass_fds=(ready_pipe, *self._inherit),
             start_new_session=True,
             limit=_LINE_MAX_BYTES,
@@ -156,9 +158,11 @@ class ProcessChild:
             self._reading.cancel()
 
     async def _relay_lines(self) -> None:
-        if self._process is None or self._process.stdout is None:
+        if self._process is None:
             return
-        stream = self._process.stdout
+        stream = self._process.stderr if self._spec.prints else self._process.stdout
+        if stream is None:
+            return
         while True:
             try:
                 line = await stream.readuntil(b"\n")
@@ -189,10 +193,15 @@ def _signal(pid: int, number: signal.Signals, *, group: bool) -> None:
         return
 
 
+_PRINT_ENTRIES: Final = ("hub", "api")
+"""For sinks of the kind `stdout`: the hub sends, the api tests."""
+
+
 def python_service(name: str, environment: Mapping[str, str]) -> ChildSpec:
     """The spec of one of the platform's own services: `tensorguard <name> run`."""
     return ChildSpec(
         name=name,
         command=(sys.executable, "-m", "tensorguard.cli", name, "run"),
         environment={**environment, "PYTHONUNBUFFERED": "1"},
+        prints=name in _PRINT_ENTRIES,
     )

@@ -135,13 +135,14 @@ async def _list(
     for some in (names - ROUTINE, names & ROUTINE):
         room = MOST_LISTED - len(listed)
         if some and room > 0:
-            listed += await _newest(session, scope, some, room)
+            listed += await list_newest(session, scope, some, room)
     return sorted(listed, key=lambda one: (one.time, one.epoch, one.leaf_index), reverse=True)
 
 
-async def _newest(
+async def list_newest(
     session: AsyncSession, scope: Scope, types: Iterable[str], most: int
 ) -> list[ListedEntry]:
+    """Return entries of these types, the newest first."""
     placed = _placed(scope)
     query = (
         sa.select(*placed.c, *_COLUMNS[3:])
@@ -238,21 +239,26 @@ def _receipt_key(one: ListedEntry) -> tuple[str, str] | None:
     return None if found is None else (one.subject_id, str(found))
 
 
+def took_ms(receipt: ListedEntry) -> int | None:
+    """Return how long the slowest front took; None where the receipt does not say."""
+    return max(_fronts_ms(receipt).values(), default=None)
+
+
+def _fronts_ms(receipt: ListedEntry) -> dict[str, int]:
+    fronts = (receipt.details or {}).get("fronts_ms")
+    if not isinstance(fronts, dict):
+        return {}
+    return {name: took for name, took in fronts.items() if isinstance(took, int)}
+
+
 def _receipt(one: ListedEntry) -> RevocationReceipt:
-    details = one.details or {}
-    fronts = details.get("fronts_ms")
-    times = (
-        {name: took for name, took in fronts.items() if isinstance(took, int)}
-        if isinstance(fronts, dict)
-        else {}
-    )
-    disconnected = details.get("disconnected")
+    disconnected = (one.details or {}).get("disconnected")
     return RevocationReceipt(
         epoch=one.epoch,
         leaf_index=one.leaf_index,
         is_complete=one.type.endswith("-confirmed"),
-        fronts_ms=times,
-        took_ms=max(times.values(), default=None),
+        fronts_ms=_fronts_ms(one),
+        took_ms=took_ms(one),
         disconnected=disconnected if isinstance(disconnected, int) else 0,
     )
 

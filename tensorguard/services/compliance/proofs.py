@@ -22,14 +22,17 @@ async def export_entries(
 ) -> AsyncIterator[bytes]:
     """Yield exactly these entries of one epoch with their proofs, as one zstd stream.
 
-    Memory holds a hundred entries at a time. The session is for this alone.
+    Memory holds a hundred entries at a time. The session is for this alone, and has no transaction
+    while a chunk is taken.
 
     Raises: LedgerError where a hash is missing, so that nothing can be proven.
     """
     compressor = ZstdCompressor()
     async for lines in _lines(session, checkpoint, sorted(set(indexes))):
         if chunk := compressor.compress(lines):
+            await session.commit()  # whoever downloads slowly must not hold a connection
             yield chunk
+    await session.commit()
     yield compressor.flush()
 
 
@@ -58,7 +61,6 @@ async def _lines(
                 written += 1
         reached = reached_after
         yield b"".join(lines)
-        await session.commit()  # whoever downloads slowly must not hold a transaction open
     yield _gap((reached, size), await _cover(session, checkpoint.epoch, [(reached, size)]))
     yield _line({"end": written})
 

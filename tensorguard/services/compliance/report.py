@@ -21,6 +21,10 @@ from tensorguard.services.compliance.listing import (
     list_sections,
 )
 from tensorguard.services.compliance.period import Scope, count_types, open_scope
+from tensorguard.services.compliance.revocation_times import (
+    RevocationTimes,
+    measure_revocations,
+)
 from tensorguard.services.compliance.running import (
     PeriodDeployment,
     RunningPackage,
@@ -49,6 +53,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     scope: Scope
     numbers: Numbers
+    revocation_times: RevocationTimes
     types: Sequence[TypeCount]
 
 
@@ -63,6 +68,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     scope: Scope
     made_at: datetime
     numbers: Numbers
+    revocation_times: RevocationTimes
     types: Sequence[TypeCount]
     sections: Sequence[Section]
     receipts: Mapping[Place, RevocationReceipt]
@@ -95,7 +101,8 @@ async def summarise(
     """Return the numbers of a period. Raises: as `open_scope`."""
     scope = await open_scope(session, fleet=fleet, since=since, until=until, now=now)
     types = await count_types(session, scope)
-    return Summary(scope=scope, numbers=sum_up(types), types=types)
+    times = await measure_revocations(session, scope, types)
+    return Summary(scope=scope, numbers=sum_up(types), revocation_times=times, types=types)
 
 
 async def make_report(
@@ -124,6 +131,7 @@ async def make_report(
         scope=scope,
         made_at=now,
         numbers=summary.numbers,
+        revocation_times=summary.revocation_times,
         types=summary.types,
         sections=sections,
         receipts=await find_receipts(session, scope, revoked),

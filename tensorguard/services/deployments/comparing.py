@@ -1,19 +1,24 @@
 """Figures of a stage's agents and of the rest of the fleet over the soak, for metric gates."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.rollouts.metrics import Reading, Side
-from tensorguard.rollouts.strategy import MetricGate
+from tensorguard.rollouts.strategy import TRUST, MetricGate
 from tensorguard.store.deployments import Deployment
-from tensorguard.store.tables import agent_status, heartbeats
+from tensorguard.store.tables import Time, agent_status, heartbeats
 
 SAMPLE_AGENTS: Final = 1000
 """So many agents of each side are looked at: the first by lot, the same in every reading."""
+TRIMMED: Final = 20
+"""One in so many agents is left out at either end: a sensor that is broken decides nothing."""
+# Beyond it nothing is measured, and sums of it would overflow.
+_ABSURD: Final = 1e15
 _COLUMNS: Final = ("cpu_percent", "memory_percent", "disk_percent", "temperature_c")
 _OWN: Final = "metrics."
 
@@ -21,66 +26,97 @@ _OWN: Final = "metrics."
 async def read_metrics(
     session: AsyncSession,
     deployment: Deployment,
-    gates: Iterable[MetricGate],
+    gates: Sequence[MetricGate],
     *,
     since: datetime,
     until: datetime,
 ) -> list[Reading]:
     """Return what each gate compares: agents that run the release and were told of it, against
     agents of the same fleets that have not been; by heartbeats that came since `since`.
+
+    Trust is what it is now: it changes by what agents have done, and not with each heartbeat.
     """
-    readings = []
-    for gate in gates:
-        sides = {}
-        values = {
-            "id": deployment.id,
-            "salt": deployment.salt,
-            "fleets": list(deployment.fleets),
-            "sample": SAMPLE_AGENTS,
-            "since": since,
-            "until": until,
-        }
-        for side, members in (("stage", _STAGE), ("rest", _REST)):
-            row = (await session.execute(_mean_of(gate.metric, members), values)).one()
-            mean = None if row.mean is None else float(row.mean)
-            sides[side] = Side(mean=mean, sent=row.sent, asked=row.asked)
-        readings.append(Reading(metric=gate.metric, stage=sides["stage"], rest=sides["rest"]))
-    return readings
+    metrics = [gate.metric for gate in gates]
+    values = {
+        "id": deployment.id,
+        "salt": deployment.salt,
+        "fleets": list(deployment.fleets),
+        "sample": SAMPLE_AGENTS,
+        "since": since,
+        "until": until,
+    }
+    sides = []
+    for members in (_STAGE, _REST):
+        rows = await session.execute(_means_of(metrics, members), values)
+        sides.append({row.figure: row for row in rows})
+    return [
+        Reading(metric=metric, stage=_side(sides[0].get(figure)), rest=_side(sides[1].get(figure)))
+        for figure, metric in enumerate(metrics, start=1)
+    ]
 
 
-def _mean_of(metric: str, members: sa.TextClause) -> sa.Select[Any]:
-    """Return the query for the mean of the members' means of a figure, and how many sent it."""
+def _side(row: Any) -> Side:
+    """Return a figure of one side; nobody is on it where there is no row."""
+    if row is None:
+        return Side(mean=None, sent=0, asked=0)
+    return Side(mean=None if row.mean is None else float(row.mean), sent=row.sent, asked=row.asked)
+
+
+def _means_of(metrics: Sequence[str], members: sa.TextClause) -> sa.Select[Any]:
+    """Return the query for (figure, mean, sent, asked) of each metric, counted from 1: the mean
+    of the members' means, and how many of them sent it. All of them are read in one go.
+    """
     one = members.columns(sa.column("agent_id", sa.Uuid)).cte("one")
-    if metric == "trust":
-        figure: sa.ScalarSelect[Any] = (
-            sa.select(sa.cast(agent_status.c.trust_score, sa.Double))
-            .where(agent_status.c.agent_id == one.c.agent_id)
-            .scalar_subquery()
+    means = [_mean_of(metric).label(f"mean_{place}") for place, metric in enumerate(metrics)]
+    heard = heartbeats.c.received_at
+    own = (
+        sa.select(*means)
+        .where(
+            heartbeats.c.agent_id == one.c.agent_id,
+            heard >= sa.bindparam("since", type_=Time),
+            heard < sa.bindparam("until", type_=Time),
         )
-    else:
-        value = _value_of(metric)
-        figure = (
-            sa.select(sa.func.avg(value))
-            .where(
-                heartbeats.c.agent_id == one.c.agent_id,
-                heartbeats.c.received_at >= sa.bindparam("since", type_=sa.DateTime(timezone=True)),
-                heartbeats.c.received_at < sa.bindparam("until", type_=sa.DateTime(timezone=True)),
-            )
-            .scalar_subquery()
-        )
-    means = sa.select(figure.label("mean")).select_from(one).subquery("means")
+        .lateral("own")
+    )
+    trust = (
+        sa.select(sa.cast(agent_status.c.trust_score, sa.Double))
+        .where(agent_status.c.agent_id == one.c.agent_id)
+        .scalar_subquery()
+    )
+    found = [
+        trust if metric == TRUST else own.c[f"mean_{place}"] for place, metric in enumerate(metrics)
+    ]
+    figure = (
+        sa.func.unnest(array(found, type_=sa.Double))
+        .table_valued(sa.column("mean", sa.Double), with_ordinality="figure", name="figure")
+        .render_derived()
+    )
+    mean, sent = figure.c.mean, sa.func.count(figure.c.mean).over(partition_by=figure.c.figure)
+    place = sa.func.row_number().over(partition_by=figure.c.figure, order_by=mean)
+    ranked = (
+        sa.select(figure.c.figure, mean, sent.label("sent"), place.label("place"))
+        .select_from(one.join(own, sa.true()).join(figure, sa.true()))
+        .subquery("ranked")
+    )
+    left_out = ranked.c.sent // TRIMMED
+    counts = (ranked.c.place > left_out) & (ranked.c.place <= ranked.c.sent - left_out)
     return sa.select(
-        sa.func.avg(means.c.mean).label("mean"),
-        sa.func.count(means.c.mean).label("sent"),
+        ranked.c.figure,
+        sa.func.avg(ranked.c.mean).filter(counts).label("mean"),
+        sa.func.max(ranked.c.sent).label("sent"),
         sa.func.count().label("asked"),
-    ).select_from(means)
+    ).group_by(ranked.c.figure)
 
 
-def _value_of(metric: str) -> sa.ColumnElement[Any]:
+def _mean_of(metric: str) -> sa.ColumnElement[Any]:
+    """Return the mean of an agent's heartbeats; for trust, which is not in them, nothing."""
+    if metric == TRUST:
+        return sa.func.avg(sa.cast(sa.null(), sa.Double))
     if metric in _COLUMNS:
-        return sa.cast(heartbeats.c[metric], sa.Double)
+        return sa.func.avg(sa.cast(heartbeats.c[metric], sa.Double))
     name = metric.removeprefix(_OWN)
-    return sa.cast(heartbeats.c.metrics.op("->>", return_type=sa.Text())(name), sa.Double)
+    value = sa.cast(heartbeats.c.metrics.op("->>", return_type=sa.Text())(name), sa.Double)
+    return sa.func.avg(value).filter(sa.func.abs(value) <= _ABSURD)
 
 
 _STAGE = sa.text("""

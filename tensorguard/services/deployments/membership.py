@@ -1,9 +1,8 @@
 """Who is in a deployment and in which of its stages: previewed, settled at the start, kept true."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import accumulate
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,12 +19,9 @@ from tensorguard.services.deployments.release_errors import NoEligibleAgents
 from tensorguard.store.candidates import (
     Audience,
     candidates,
-    count_candidates,
-    count_placed,
-    describe_stages,
     places,
     previous_digest,
-    stage_at,
+    summarize,
 )
 from tensorguard.store.deployments import Deployment
 from tensorguard.store.tables import Time, agents, deployment_agents, deployment_stages
@@ -35,6 +31,8 @@ SAMPLE_AGENTS: Final = 10
 FOLLOWED_AGENTS: Final = 5_000
 FIRST: Final = UUID(int=0)
 LAST: Final = UUID(int=2**128 - 1)
+# A hundred thousand agents are sorted in memory: a few megabytes for each of a few sorts.
+_ROOM: Final = sa.text("SELECT set_config('work_mem', '64MB', true)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,23 @@ class Followed:
     after: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """Agents of one stage that start in the same state for the same reason; no stage: excluded.
+
+    `first` are the places and ids of a few, `highest` the h of the last of the stage.
+    """
+
+    stage: int | None
+    state: AgentState
+    reason: str
+    agents: int
+    chosen: int
+    highest: bytes | None
+    first: list[tuple[int, UUID]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
     percent: int
     agents: int
@@ -131,22 +145,29 @@ async def preview(session: AsyncSession, audience: Audience, strategy: Strategy)
 
     Raises: StageTooSmall.
     """
-    rows = await session.execute(count_candidates(audience, SAMPLE_AGENTS))
-    groups = [
-        Group(AgentState(state), reason, count, list(ids)) for state, reason, count, ids in rows
-    ]
-    stages = await _plan_stages(session, audience, strategy)
+    placed = places(candidates(audience), _percents(strategy))
+    await session.execute(_ROOM)
+    parts = _parts(await session.execute(summarize(placed, SAMPLE_AGENTS)))
+    stages = _stages(parts, strategy)
     planned = [PlannedStage(one.percent, one.agents, one.due, one.sample) for one in stages]
-    return Preview([one.agents for one in stages], groups, planned)
+    return Preview([one.agents for one in stages], _groups(parts), planned)
 
 
 async def settle_stages(session: AsyncSession, deployment: Deployment, now: datetime) -> None:
     """Fix the cut-offs, and put every agent into its stage.
 
-    Raises: NoEligibleAgents, StageTooSmall.
+    All agents are read once: what is wrong shows when they are placed, and undoing that is the
+    caller's. Raises: NoEligibleAgents, StageTooSmall.
     """
     audience = await audience_of(session, deployment)
-    stages = await _plan_stages(session, audience, strategy_of(deployment))
+    strategy = strategy_of(deployment)
+    placed = places(candidates(audience), _percents(strategy))
+    last = sa.func.coalesce(placed.c.stage, len(strategy.stages) - 1)
+    rows = _rows(placed, deployment, last, now)
+    adding = insert(deployment_agents).from_select(rows.selected_columns.keys(), rows).cte("added")
+    await session.execute(_ROOM)
+    found = await session.execute(summarize(placed, SAMPLE_AGENTS).add_cte(adding))
+    stages = _stages(_parts(found), strategy)
     if not sum(stage.agents for stage in stages):
         raise NoEligibleAgents("no agent of these fleets matches the selector and the package")
     for index, stage in enumerate(stages):
@@ -161,10 +182,6 @@ async def settle_stages(session: AsyncSession, deployment: Deployment, now: date
                 started_at=now if index == 0 else None,
             )
         )
-    placed = places(candidates(audience))
-    ends = list(accumulate(stage.agents for stage in stages))
-    rows = _rows(placed, deployment, stage_at(placed, ends), now)
-    await session.execute(insert(deployment_agents).from_select(rows.selected_columns.keys(), rows))
 
 
 async def follow_members(
@@ -253,40 +270,70 @@ def _rows(
         stage.label("stage"),
         found.c.state,
         found.c.reason,
-        previous_digest(found.c.agent_id).label("previous_digest"),
+        previous_digest(found).label("previous_digest"),
         sa.case((found.c.state != AgentState.PENDING, sa.literal(now, Time))).label("finished_at"),
         sa.literal(now, Time).label("updated_at"),
     )
 
 
-async def _plan_stages(
-    session: AsyncSession, audience: Audience, strategy: Strategy
-) -> list[_Stage]:
-    """Return what every stage would have; the cut-offs do not see those chosen for their tag.
+def _percents(strategy: Strategy) -> list[int]:
+    return [stage.percent for stage in strategy.stages]
+
+
+def _parts(rows: Iterable[Any]) -> list[_Part]:
+    """Return what `summarize` has found, who is excluded at the end."""
+    parts = [
+        _Part(
+            stage=row.stage,
+            state=AgentState(row.state),
+            reason=row.reason,
+            agents=row.agents,
+            chosen=row.chosen,
+            highest=bytes(row.highest[0]) if row.highest else None,
+            first=sorted(zip(row.places, row.ids, strict=True)),
+        )
+        for row in rows
+    ]
+    return sorted(parts, key=lambda part: (part.stage is None, part.stage or 0, part.state))
+
+
+def _groups(parts: Sequence[_Part]) -> list[Group]:
+    """Return the parts of all stages together, by state and reason."""
+    kinds = sorted({(part.state, part.reason) for part in parts})
+    found = []
+    for kind in kinds:
+        own = [part for part in parts if (part.state, part.reason) == kind]
+        found.append(Group(*kind, sum(part.agents for part in own), _sample(own)))
+    return found
+
+
+def _stages(parts: Sequence[_Part], strategy: Strategy) -> list[_Stage]:
+    """Return what every stage has; the cut-offs do not see those chosen for their tag.
 
     Raises: StageTooSmall.
     """
-    eligible, strata = (await session.execute(count_placed(audience))).one()
-    percents = [stage.percent for stage in strategy.stages]
+    placed = [part for part in parts if part.stage is not None]
+    eligible, strata = (sum(part.agents for part in placed), sum(part.chosen for part in placed))
+    percents = _percents(strategy)
     check_stratified(percents[0], eligible, strata, strategy.stratify or "")
-    sizes = stage_sizes(percents, eligible)
-    ends = list(accumulate(sizes))
-    found = {
-        row.stage: row
-        for row in await session.execute(describe_stages(audience, ends, SAMPLE_AGENTS))
-    }
     stages, cutoff = [], NOBODY
-    for index, (percent, size) in enumerate(zip(percents, sizes, strict=True)):
-        row = found.get(index)
-        if row is not None and row.highest is not None:
-            cutoff = max(cutoff, bytes(row.highest))
+    for index, (percent, size) in enumerate(
+        zip(percents, stage_sizes(percents, eligible), strict=True)
+    ):
+        own = [part for part in placed if part.stage == index]
+        cutoff = max([cutoff, *(part.highest for part in own if part.highest is not None)])
         stages.append(
             _Stage(
                 percent=percent,
                 agents=size,
-                due=0 if row is None else row.due,
+                due=sum(part.agents for part in own if part.state is AgentState.PENDING),
                 cutoff=EVERYONE if percent == 100 else cutoff,
-                sample=[] if row is None else list(row.sample or ()),
+                sample=_sample(own),
             )
         )
     return stages
+
+
+def _sample(parts: Sequence[_Part]) -> list[UUID]:
+    first = sorted(one for part in parts for one in part.first)
+    return [agent_id for _, agent_id in first[:SAMPLE_AGENTS]]

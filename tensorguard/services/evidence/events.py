@@ -346,7 +346,7 @@ class CommandIssued(Event, frozen=True, kw_only=True):
 
 
 class CommandFinished(Event, frozen=True, kw_only=True):
-    """The agent has said how it ended: done, failed, expired or refused."""
+    """How it ended: done, failed or refused by the agent's word, expired without one."""
 
     TYPE = "command.finished"
     SUBJECT = ("agent", "agent_id")

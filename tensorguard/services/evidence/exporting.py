@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tensorguard.ledger.tree import Node
 from tensorguard.ledger.verify import FORMAT, LARGE, Map, hash_leaf, subtrees
 from tensorguard.services.evidence.filters import EVERYTHING, EntryFilter
+from tensorguard.services.evidence.pages import within_bytes
 from tensorguard.services.evidence.tree_queries import (
     StoredCheckpoint,
     find_nodes,
@@ -28,6 +29,8 @@ from tensorguard.services.evidence.tree_queries import (
 from tensorguard.store.tables import ledger_entries, ledger_events
 
 BATCH: Final = 2_000
+MOST_BYTES: Final = 4 * 1024**2
+"""Of a batch's entries; the last may be above it."""
 MOST_LOST: Final = 10_000
 _LOST: Final = sa.text("""
     SELECT place FROM generate_series(CAST(:start AS bigint), CAST(:end AS bigint) - 1) AS place
@@ -56,12 +59,15 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
 async def export_compressed(session: AsyncSession, request: ExportRequest) -> AsyncIterator[bytes]:
     """Yield an export as one zstd stream, by a session that is for this alone.
 
+    It has no transaction while a chunk is taken, however long that takes.
     Raises: NoCheckpoint, NoSuchProof, LedgerError.
     """
     compressor = ZstdCompressor()
     async for lines in export_lines(session, request):
         if chunk := compressor.compress(lines):
+            await session.commit()  # whoever downloads slowly must not hold a connection
             yield chunk
+    await session.commit()
     yield compressor.flush()
 
 
@@ -184,16 +190,15 @@ class _Writer:
 async def _find_lost(session: AsyncSession, epoch: int, start: int, end: int) -> list[int]:
     """The first places without an entry, or without its bytes, which no filter would find."""
     values = {"epoch": epoch, "start": start, "end": end, "limit": MOST_LOST}
-    found = (await session.execute(_LOST, values)).scalars().all()
-    await session.commit()
-    return list(found)
+    return list((await session.execute(_LOST, values)).scalars())
 
 
 async def _read(
     session: AsyncSession, request: ExportRequest, epoch: int, after: int, end: int
 ) -> Sequence[Any]:
+    """The next of them: BATCH at most, and none beyond the one that reaches MOST_BYTES."""
     entry, event = ledger_entries.c, ledger_events.c
-    query = (
+    page = (
         sa.select(entry.leaf_index, entry.leaf_hash, event.entry)
         .outerjoin(ledger_events, event.id == entry.event_id)
         .where(
@@ -205,8 +210,7 @@ async def _read(
         .order_by(entry.leaf_index)
         .limit(BATCH)
     )
-    rows = (await session.execute(query)).all()
-    await session.commit()  # whoever downloads slowly must not hold a transaction open
+    rows: Sequence[Any] = (await session.execute(within_bytes(page, most_bytes=MOST_BYTES))).all()
     return rows
 
 

@@ -9,10 +9,13 @@ from sqlalchemy import func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tensorguard.services.evidence.filters import EVERYTHING, EntryFilter
+from tensorguard.services.evidence.pages import within_bytes
 from tensorguard.services.evidence.tree_queries import get_epoch
 from tensorguard.store.tables import ledger_entries, ledger_events
 
 MAX_PAGE = 1000
+MAX_PAGE_BYTES: Final = 8 * 1024**2
+"""Of a page's entries; the last may be above it."""
 MOST_COUNTED: Final = 10_000
 
 
@@ -55,7 +58,7 @@ async def list_entries(
 ) -> EntryPage:
     """Return the entries with start ≤ leaf_index < end that the filter lets through.
 
-    They are of the present epoch unless told.
+    They are of the present epoch unless told. A page of large entries has fewer than `limit`.
     """
     limit = max(1, min(limit, MAX_PAGE))
     wanted = await get_epoch(session) if epoch is None else epoch
@@ -79,9 +82,11 @@ async def list_entries(
     )
     if end is not None:
         query = query.where(ledger_entries.c.leaf_index < end)
-    rows = (await session.execute(query)).mappings().all()
-    items = [LedgerEntry(**row) for row in rows[:limit]]
-    if len(rows) <= limit:
+    sized = within_bytes(query, most_bytes=MAX_PAGE_BYTES, newest_first=newest_first)
+    rows = (await session.execute(sized)).mappings().all()
+    names = LedgerEntry.__struct_fields__
+    items = [LedgerEntry(**{name: row[name] for name in names}) for row in rows[:limit]]
+    if not rows or rows[0]["of_page"] == len(items):
         return EntryPage(items=items, next_start=None)
     if newest_first:
         return EntryPage(items=items, next_start=None, next_end=items[-1].leaf_index)

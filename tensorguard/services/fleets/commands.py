@@ -35,6 +35,18 @@ MAX_OPEN: Final = 20
 MAX_ARGUMENT_BYTES: Final = 16 * 1024
 _OPEN: Final = ("queued", "sent", "acknowledged")
 _SENDABLE: Final = ("queued", "sent")
+_EXPIRE: Final = sa.text("""
+    WITH late AS (
+        SELECT commands.id, agents.fleet FROM commands JOIN agents ON agents.id = commands.agent_id
+        WHERE commands.state IN ('queued', 'sent') AND commands.expires_at <= :now
+          AND commands.kind <> :move
+        ORDER BY commands.id LIMIT 500
+        FOR UPDATE OF commands SKIP LOCKED
+    )
+    UPDATE commands SET state = 'expired', finished_at = :now FROM late
+    WHERE commands.id = late.id
+    RETURNING commands.id, commands.agent_id, commands.kind, late.fleet
+""")
 
 
 class AgentNotActive(Conflict):
@@ -140,7 +152,7 @@ async def take_commands(
     session: AsyncSession, keyring: Keyring, agent_ids: Sequence[UUID], *, now: datetime
 ) -> list[tuple[UUID, bytes]]:
     """Return what has to be sent to these agents, which were heard: signed, the same bytes each
-    time until the agent acknowledges it. What has expired is written down as that.
+    time until the agent acknowledges it, or its time is over.
     """
     if not agent_ids:
         return []
@@ -163,15 +175,31 @@ async def take_commands(
     rows = (await session.execute(query)).all()
     sending: list[tuple[UUID, bytes]] = []
     for row in rows:
-        if row.expires_at <= now:
-            await _set(session, row.id, state="expired", finished_at=now)
-        elif row.status == "active":
+        if row.expires_at > now and row.status == "active":
             signed = row.envelope and bytes(row.envelope)
             if not signed:
                 signed = _sign(keyring, row, now)
                 await _set(session, row.id, state="sent", envelope=signed, sent_at=now)
             sending.append((row.agent_id, signed))
     return sending
+
+
+async def expire_commands(session: AsyncSession, *, now: datetime) -> int:
+    """End what no agent has acknowledged in time; return how many that are, 500 at most."""
+    rows = (await session.execute(_EXPIRE, {"now": now, "move": MOVE})).all()
+    events = [
+        CommandFinished(
+            by=Actor("service", "hub"),
+            fleet=row.fleet,
+            agent_id=row.agent_id,
+            command_id=row.id,
+            kind=row.kind,
+            state="expired",
+        )
+        for row in rows
+    ]
+    await ledger.record_many(session, events, now=now)
+    return len(rows)
 
 
 async def take_replies(

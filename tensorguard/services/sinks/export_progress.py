@@ -24,6 +24,7 @@ from tensorguard.services.evidence.events import (
 )
 from tensorguard.services.hints import Hint, HintKind, tell
 from tensorguard.services.sinks.dead_letters import MAX_KEPT, SinkDeadLetter
+from tensorguard.services.sinks.sink_events import GapReason
 from tensorguard.services.sinks.sinks import Sink, find_sink
 from tensorguard.siem.answer import Answer
 from tensorguard.siem.item import Item
@@ -78,12 +79,13 @@ async def advance(
                 since, failures = sink.trouble_since, sink.failures
                 told = SinkRecovered(by=EXPORTER, sink_id=sink.id, since=since, failures=failures)
                 events.append(told)
-    gap = [*redated, *missing[:1], *missing[-1:]]
-    if gap:
+    if missing:  # at once, and of a batch once: whoever loses entries is not forgiven a count
+        events.append(_gap(sink, "missing", len(missing), missing[0], missing[-1]))
+    if redated:
         values |= {
-            "gap_untold": sink.gap_untold + len(redated) + len(missing),
-            "gap_first": min([*gap, *([] if sink.gap_first is None else [sink.gap_first])]),
-            "gap_last": max([*gap, *([] if sink.gap_last is None else [sink.gap_last])]),
+            "gap_untold": sink.gap_untold + len(redated),
+            "gap_first": min([*redated, *([] if sink.gap_first is None else [sink.gap_first])]),
+            "gap_last": max([*redated, *([] if sink.gap_last is None else [sink.gap_last])]),
         }
     return await _write(session, sink, values, events, hints, now, as_read=False)
 
@@ -216,17 +218,20 @@ async def tell_counts(session: AsyncSession, sink: Sink, *, now: datetime) -> Si
     if sink.gap_untold and _is_due(sink.gap_told_at, GAP_TOLD_EVERY, now):
         assert sink.gap_first is not None
         assert sink.gap_last is not None
-        events.append(
-            SinkGap(
-                by=EXPORTER,
-                sink_id=sink.id,
-                count=sink.gap_untold,
-                first_index=sink.gap_first,
-                last_index=sink.gap_last,
-            )
-        )
+        events.append(_gap(sink, "too-old", sink.gap_untold, sink.gap_first, sink.gap_last))
         values |= {"gap_untold": 0, "gap_first": None, "gap_last": None, "gap_told_at": now}
     return await _write(session, sink, values, events, [], now) if values else sink
+
+
+def _gap(sink: Sink, reason: GapReason, count: int, first: int, last: int) -> SinkGap:
+    return SinkGap(
+        by=EXPORTER,
+        sink_id=sink.id,
+        reason=reason,
+        count=count,
+        first_index=first,
+        last_index=last,
+    )
 
 
 def _is_due(told_at: datetime | None, every: timedelta, now: datetime) -> bool:

@@ -30,6 +30,7 @@ from tensorguard.services.sinks.sink_clients import (
     store_sink_secret,
 )
 from tensorguard.services.sinks.sink_configs import (
+    FileConfig,
     SinkConfig,
     check_secret,
     has_secret,
@@ -37,6 +38,7 @@ from tensorguard.services.sinks.sink_configs import (
 )
 from tensorguard.services.sinks.sink_errors import (
     SinkExists,
+    SinkFileTaken,
     SinkInvalid,
     SinkKindFixed,
     SinkPlaceInvalid,
@@ -80,12 +82,13 @@ async def create_sink(
 ) -> Sink:
     """Send entries to a destination: all that there are, or those from now on.
 
-    Raises: Invalid, SinkInvalid, SinkExists, TooManySinks, VaultError.
+    Raises: Invalid, SinkInvalid, SinkExists, SinkFileTaken, TooManySinks, VaultError.
     """
     check_line("the name", name, limit=MAX_NAME)
     check_secret(config.kind, secret)
     await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     await _check_name(session, name, None)
+    await _check_file(session, config, None)
     count = (await session.execute(sa.select(sa.func.count()).select_from(sinks))).scalar_one()
     if count >= MAX_SINKS:
         raise TooManySinks(f"there are {MAX_SINKS} sinks already")
@@ -132,8 +135,10 @@ async def change_sink(
 ) -> Sink:
     """Change what is given; it goes on where it was. Nothing given, or the same, changes nothing.
 
-    Raises: SinkNotFound, Invalid, SinkInvalid, SinkKindFixed, SinkExists.
+    Raises: SinkNotFound, Invalid, SinkInvalid, SinkKindFixed, SinkExists, SinkFileTaken.
     """
+    if isinstance(config, FileConfig):  # of two at once one waits, as where one is created
+        await session.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     sink = await get_sink(session, sink_id, lock=True)
     if name is not None:
         check_line("the name", name, limit=MAX_NAME)
@@ -149,6 +154,8 @@ async def change_sink(
         return sink
     if "name" in changed:
         await _check_name(session, given["name"], sink_id)
+    if config is not None and "config" in changed:
+        await _check_file(session, config, sink_id)
     await _update(session, sink, given, now=now)
     event = SinkChanged(
         by=by,
@@ -328,6 +335,18 @@ async def _check_name(session: AsyncSession, name: str, sink_id: UUID | None) ->
     found = (await session.execute(query)).scalar()
     if found is not None and found != sink_id:
         raise SinkExists(f"a sink is called {name!r} already")
+
+
+async def _check_file(session: AsyncSession, config: SinkConfig, sink_id: UUID | None) -> None:
+    """Two cursors over one file would make a mess of it that nobody could sort out."""
+    if not isinstance(config, FileConfig):
+        return
+    query = sa.select(sinks.c.id, sinks.c.name).where(
+        sinks.c.kind == config.kind, sinks.c.config["file_name"].astext == config.file_name
+    )
+    for found in await session.execute(query):
+        if found.id != sink_id:
+            raise SinkFileTaken(f"the sink {found.name!r} writes to {config.file_name}")
 
 
 async def _update(

@@ -17,6 +17,13 @@ class SinkExists(Conflict):
     hint = "Choose another name."
 
 
+class SinkFileTaken(Conflict):
+    """Another sink writes to this file already."""
+
+    code = "sink-file-taken"
+    hint = "Choose another file name."
+
+
 class TooManySinks(Conflict):
     """There are as many sinks as there may be."""
 

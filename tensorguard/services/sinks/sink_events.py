@@ -6,10 +6,12 @@ sink takes, must not fill the ledger with entries about that, which would have t
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from tensorguard.services.evidence.event import Event
+
+GapReason = Literal["too-old", "missing"]
 
 
 class SinkEvent(Event, frozen=True, kw_only=True):
@@ -154,14 +156,15 @@ class SinkDeadLettered(SinkEvent, frozen=True, kw_only=True):
 
 
 class SinkGap(SinkEvent, frozen=True, kw_only=True):
-    """So many entries stand there otherwise than here.
+    """So many entries stand there otherwise than here, between `first_index` and `last_index`.
 
-    Between `first_index` and `last_index` they were too old for the destination and have the time
-    of their sending, with their own beside it; or they are missing in the ledger's database.
+    `too-old`: the destination would drop them for their age; they have the time of their sending,
+    with their own beside it. `missing`: the ledger's database has lost them.
     """
 
     TYPE = "sink.gap"
     OUTCOME = "failure"
+    reason: GapReason
     count: int
     first_index: int
     last_index: int

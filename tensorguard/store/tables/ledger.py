@@ -10,6 +10,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 
 from tensorguard.store.tables.columns import TextC, Time, metadata
@@ -89,4 +90,12 @@ subject_keys = Table(
 Index("ledger_events_time_idx", ledger_events.c.time, ledger_events.c.id)
 Index("ledger_events_type_idx", ledger_events.c.type, ledger_events.c.id)
 Index("ledger_events_subject_idx", ledger_events.c.subject_id, ledger_events.c.id)
+Index("ledger_events_actor_idx", ledger_events.c.actor_id, ledger_events.c.id)
+Index("ledger_events_fleet_idx", ledger_events.c.fleet, ledger_events.c.id)
+Index(
+    "ledger_events_outcome_idx",
+    ledger_events.c.outcome,
+    ledger_events.c.id,
+    postgresql_where=text("outcome <> 'success'"),
+)
 Index("subject_keys_subject_idx", subject_keys.c.subject_kind, subject_keys.c.subject_id)

@@ -101,6 +101,7 @@ class Platform:
     pending: int = 0
     drop_answers: int = 0
     cut_after_bytes: int | None = None
+    busy: int = 0
     interval_s: int = 1
     hub: "Hub | None" = None
 
@@ -398,6 +399,10 @@ def running_device_api(platform: Platform, pem: Path) -> Iterator[None]:
             package = platform.packages.get(digest)
             if package is None:
                 self._send(seen, 404, b"{}")
+                return
+            if platform.busy:
+                platform.busy -= 1
+                self._send(seen, 503, b"{}")
                 return
             first, _, last = (seen.range or "bytes=0-").removeprefix("bytes=").partition("-")
             begin, end = int(first), int(last) + 1 if last else len(package.data)

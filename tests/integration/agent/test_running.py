@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pytest
 
-from agent.runtime.health import HealthCheck
 from agent.runtime.statedir import OUTBOX, StateDir
 from tensorguard.pki.keys import Ed25519Signer
 from tensorguard.protocol.messages import Heartbeat, KeyRequest, Progress
@@ -87,19 +86,20 @@ def test_a_model_is_downloaded_verified_decrypted_tried_and_reported(
             assert dek not in path.read_bytes(), f"the DEK is in {path.name}"
 
 
-def test_a_cut_download_is_taken_up_where_it_ended(
+def test_a_download_waits_for_its_turn_and_is_taken_up_where_it_was_cut(
     platform: Platform, hub: Hub, agents: RunningAgents
 ) -> None:
     directory, agent_id = agents.enroll()
     agents.start(directory)
     package = platform.build({"weights.bin": bytes(range(256)) * 8000})
+    platform.busy = 1
     platform.cut_after_bytes = 700_000
     desired = platform.desired(agent_id, package, revision=1)
     hub.deploy(desired)
     assert desired.deployment_id is not None
     hub.wait_for_state(agent_id, "succeeded", desired.deployment_id)
     ranges = [one.range for one in platform.requests if "/packages/" in one.path]
-    assert ranges == [None, "bytes=700000-"]
+    assert ranges == [None, None, "bytes=700000-"]
 
 
 def test_a_tampered_package_is_refused_and_what_ran_stays(
@@ -195,28 +195,34 @@ def test_a_model_that_does_not_run_is_not_activated(
     assert (directory.path / "current").resolve().name == good.digest
 
 
-def test_what_its_health_check_refuses_is_taken_back(
+def test_what_the_health_check_of_its_command_line_refuses_is_taken_back(
     platform: Platform, hub: Hub, agents: RunningAgents
 ) -> None:
     directory, agent_id = agents.enroll()
-    check = HealthCheck(("/bin/sh", "-c", 'test -f "$TG_PACKAGE_DIR/ok" || { echo no; exit 4; }'))
-    agents.start(directory, health=check)
-    good = platform.build({"ok": b"1", "w": b"1" * 1000})
-    hub.deploy(platform.desired(agent_id, good, revision=1))
-    runs(hub, agent_id, good.digest)
-    bad = platform.build({"w": b"2" * 1000}, version="1.1.0", seq=2)
-    desired = platform.desired(agent_id, bad, revision=2)
-    hub.deploy(desired)
-    assert desired.deployment_id is not None
-    failed = hub.wait_for_state(agent_id, "failed", desired.deployment_id)
-    assert failed.reason == "unhealthy: the health check ended with 4: no"
-    hub.wait(lambda: "fell-back" in types(hub, agent_id))
-    assert (directory.path / "current").resolve().name == good.digest
-    seen = len(hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat))
-    hub.wait(lambda: len(hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat)) > seen)
-    package = hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat)[-1].package
-    assert package is not None
-    assert package.digest == good.digest
+    check = platform.folder / "check.sh"
+    check.write_text('test -f "$TG_PACKAGE_DIR/ok" || { echo no; exit 4; }')
+    options = ["--state-dir", str(directory.path), "--health-check", f"/bin/sh '{check}'"]
+    process = subprocess.Popen([*AGENT_RUN, *options], stderr=subprocess.DEVNULL)
+    try:
+        good = platform.build({"ok": b"1", "w": b"1" * 1000})
+        hub.deploy(platform.desired(agent_id, good, revision=1))
+        runs(hub, agent_id, good.digest)
+        bad = platform.build({"w": b"2" * 1000}, version="1.1.0", seq=2)
+        desired = platform.desired(agent_id, bad, revision=2)
+        hub.deploy(desired)
+        assert desired.deployment_id is not None
+        failed = hub.wait_for_state(agent_id, "failed", desired.deployment_id)
+        assert failed.reason == "unhealthy: the health check ended with 4: no"
+        hub.wait(lambda: "fell-back" in types(hub, agent_id))
+        assert (directory.path / "current").resolve().name == good.digest
+        seen = len(hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat))
+        hub.wait(lambda: len(hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat)) > seen)
+        package = hub.of(agent_id, UpKind.HEARTBEAT, Heartbeat)[-1].package
+        assert package is not None
+        assert package.digest == good.digest
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def test_events_wait_for_their_ack_and_survive_a_restart(hub: Hub, agents: RunningAgents) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from simulators.behaviour import Behaviour, Fault, Phase
 from simulators.enrollment import mint_join
 from simulators.errors import ApiRefused, NoWayIn
 from simulators.packages import DownloadMode
@@ -111,7 +112,11 @@ async def test_what_a_silent_hub_did_not_ack_is_told_and_kept_for_the_next_run(
 
 @pytest.mark.parametrize(
     ("mode", "at_rest"),
-    [*((mode, "plain") for mode in DownloadMode), (DownloadMode.real, "sealed")],
+    [
+        (DownloadMode.real, "plain"),
+        (DownloadMode.manifest, "plain"),
+        (DownloadMode.real, "sealed"),
+    ],
 )
 async def test_a_deployment_reaches_every_simulated_agent(
     platform: Platform, hub: Hub, mode: DownloadMode, at_rest: str
@@ -134,7 +139,34 @@ async def test_a_deployment_reaches_every_simulated_agent(
     assert summary["deployments"] == {"succeeded": 4}
     assert all_run_it()
     fetched = sum("/packages/" in one.path for one in platform.requests)
-    assert fetched == (0 if mode is DownloadMode.none else 4)
+    assert fetched == 4
+
+
+async def test_agents_that_dawdle_crash_and_go_away_on_their_way_arrive_all_the_same(
+    platform: Platform, hub: Hub
+) -> None:
+    await simulate(plan(platform, agents=2, duration_s=0.3))
+    package = platform.build({"w": b"w" * 1000})
+    for answer in platform.enrolled.values():
+        hub.deploy(platform.desired(answer.agent_id, package, revision=1))
+    faults = (
+        Fault(phase=Phase.DOWNLOAD, slow=1, slow_s=0.2),
+        Fault(phase=Phase.VERIFY, crash=1),
+        Fault(phase=Phase.OPEN, offline=1, offline_s=0.3),
+    )
+    how = {"behaviour": Behaviour(faults=faults), "download": DownloadMode.none}
+    summary = await simulate(plan(platform, agents=2, duration_s=4.0, **how))
+    assert summary["deployments"] == {"succeeded": 2}
+    assert not [one for one in platform.requests if "/packages/" in one.path]
+    assert summary["connects"] == 2 * 3, "once more after the crash, and after its absence"
+    for answer in platform.enrolled.values():
+        beats = hub.of(answer.agent_id, UpKind.HEARTBEAT, Heartbeat)
+        assert len({beat.boot_id for beat in beats}) == 3
+        assert beats[-1].package is not None
+        assert beats[-1].package.digest == package.digest
+        states = [one.state for one in hub.of(answer.agent_id, UpKind.PROGRESS, Progress)]
+        assert states.count("downloading") > 1, "the crash has ended what was begun"
+        assert states[-1] == "succeeded"
 
 
 async def test_a_tampered_package_fails_on_simulated_agents_too(

@@ -129,6 +129,9 @@ async def test_page_and_json_hold_the_listed_entries_with_proofs_that_verify(
     (receipt,) = [one["receipt"] for one in listed if one["type"] == "agent.revoked"]
     assert (receipt["state"], receipt["took_ms"]) == ("complete", 123)
     assert "123 ms" in page.text
+    times = {"measured": 1, "left_out": 0, "median_ms": 123, "p99_ms": 123, "longest_ms": 123}
+    assert found["revocation_times"] == times
+    assert "Of 1 complete receipts half came within 123 ms of the order" in page.text
     assert key in page.text
     assert found["checkpoints"][0]["note"] in page.text
 
@@ -186,7 +189,7 @@ async def test_a_report_says_what_it_leaves_out(api: Api) -> None:
     await sequence(api)
     page, _ = await page_of(api, fleet=fleet)
     assert f"The newest {MOST_LISTED} of {MOST_LISTED + 7} are listed; 7 are left out" in page.text
-    assert f"/api/v1/ledger/export?fleet={fleet}" in page.text
+    assert f"/api/v1/ledger/export?epoch=1&fleet={fleet}" in page.text
     (section,) = (await json_of(api, fleet=fleet))["sections"]
     assert (len(section["listed"]), section["left_out"]) == (MOST_LISTED, 7)
 

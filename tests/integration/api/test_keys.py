@@ -52,6 +52,27 @@ async def test_everybody_reads_and_only_admins_change(api: Api) -> None:
     assert (await api.nobody.get(KEYS)).status_code == 401
 
 
+async def test_a_key_names_no_host_of_ones_choice(api: Api) -> None:
+    fleet = await api.new_fleet()
+    for reference in (
+        "azure:https://169.254.169.254/keys/a",
+        "azure:https://168.63.129.16/keys/a",
+        "azure:https://localhost:8200/keys/a",
+        "azure:https://vault.azure.net/keys/a",
+        "azure:https://evilvault.azure.net/keys/a",
+        "azure:https://a.vault.azure.net.evil.example/keys/a",
+        "azure:https://a.vault.azure.net@169.254.169.254/keys/a",
+        "azure:http://a.vault.azure.net/keys/a",
+        "azure:https://169.254.169.254/latest?.vault.azure.net/keys/a",
+        "aws:arn:aws:kms:evil.example/:123456789012:key/a",
+        "aws:arn:aws:kms:169.254.169.254#:123456789012:key/a",
+        "gcp:http://169.254.169.254/computeMetadata",
+    ):
+        for path, body in ((KEYS, {"fleet": fleet}), (f"{KEYS}/migrate", {})):
+            answer = await api.admin.post(path, json={**body, "reference": reference})
+            assert (answer.status_code, answer.json()["code"]) == (422, "bad-key-reference"), path
+
+
 async def test_a_rotated_key_says_what_is_left_to_rewrap(api: Api) -> None:
     key = await add_local(api)
     assert (key["key_state"], key["key_version"], key["trouble_code"]) == ("enabled", "1", None)

@@ -13,6 +13,7 @@ import tensorguard.services
 from api.app import create_app
 from api.context import ApiContext
 from api.problems import status_of
+from tensorguard.rollouts.errors import RolloutError
 from tensorguard.services.errors import ServiceError
 from tests.integration.api.clients import Api
 
@@ -146,17 +147,18 @@ async def test_every_answer_forbids_sniffing_framing_scripts_and_caching(api: Ap
         assert "server" not in headers
 
 
-def test_every_error_of_a_use_case_has_a_status_for_the_caller() -> None:
+def test_every_error_of_a_use_case_has_a_status_for_the_caller_and_says_what_to_do() -> None:
     for module in pkgutil.walk_packages(tensorguard.services.__path__, "tensorguard.services."):
         importlib.import_module(module.name)
-    todo = [ServiceError]
+    todo: list[type[ServiceError | RolloutError]] = [ServiceError, RolloutError]
     while todo:
         kind = todo.pop()
         todo += kind.__subclasses__()
-        if kind is not ServiceError:
-            status = status_of(kind("x"))
+        if kind not in (ServiceError, RolloutError):
+            status = status_of(kind.__new__(kind))
             assert status is not None, f"{kind.__name__} ({kind.code}) has no HTTP status"
             assert 400 <= status <= 503
+            assert kind.hint.endswith("."), f"{kind.__name__} ({kind.code}) says not what to do"
 
 
 async def test_a_fault_of_the_program_tells_nothing_but_that_there_is_one(

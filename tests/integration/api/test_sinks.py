@@ -110,6 +110,26 @@ async def test_a_sink_is_changed_by_those_who_have_seen_it(api: Api) -> None:
     assert told == {"changed": ["name"], "private_fields": False}  # names stand in private
 
 
+async def test_two_sinks_never_write_to_one_file(api: Api) -> None:
+    async def refused(answer: httpx.Response) -> None:
+        assert (answer.status_code, answer.json()["code"]) == (409, "sink-file-taken")
+
+    def file(name: str) -> dict[str, str]:
+        return {"kind": "file", "file_name": name}
+
+    first = await create(api, name="one", config=file("a.jsonl"))
+    await refused(await api.admin.post(SINKS, json={"name": "two", "config": file("a.jsonl")}))
+    second = await create(api, name="two", config=file("b.jsonl"))
+    path = f"{SINKS}/{second['id']}"
+    etag = {"If-Match": (await api.admin.get(path)).headers["etag"]}
+    change = {"config": file("a.jsonl")}
+    await refused(await api.admin.patch(path, json=change, headers=etag))
+    same = await api.admin.patch(path, json={"config": file("b.jsonl")}, headers=etag)
+    assert same.status_code == 200
+    assert (await api.admin.delete(f"{SINKS}/{first['id']}")).status_code == 204
+    assert (await api.admin.patch(path, json=change, headers=etag)).status_code == 200
+
+
 async def test_pause_resume_and_replay_say_where_it_is(api: Api) -> None:
     sink = await create(api, name="out", config={"kind": "stdout"})
     path = f"{SINKS}/{sink['id']}"

@@ -23,6 +23,10 @@ async def test_what_is_previewed_is_what_starts(platform: Platform, api: Api) ->
     page = (await api.admin.get(f"/api/v1/deployments/{made['id']}/agents")).json()
     canary = sorted(one["agent_id"] for one in page["items"] if one["stage"] == 0)
     assert canary == sorted(preview["planned"][0]["sample"])
+    unwanted = await api.admin.post("/api/v1/deployments", json=plan | {"start": False})
+    url = f"/api/v1/deployments/{unwanted.json()['id']}"
+    discarded = (await api.admin.post(f"{url}/abort", json={"reason": "a typing error"})).json()
+    assert (discarded["state"], discarded["stages"]) == ("aborted", [])
     forged = await api.admin.post("/api/v1/deployments", json=plan | {"draw": "00" * 48})
     assert forged.status_code == 422
 

@@ -12,6 +12,8 @@ from tensorguard.services.deployments import deployments, desired, moving
 from tensorguard.services.deployments.deployments import Plan, Preview
 from tensorguard.services.deployments.packages import get_package
 from tensorguard.services.deployments.release_errors import NoEligibleAgents, PackageWithdrawn
+from tensorguard.services.evidence.event import Actor
+from tensorguard.services.fleets.tagging import set_tags
 from tensorguard.services.trust.publishers import revoke_publisher
 from tensorguard.store.deployments import list_deployment_agents
 from tests.integration.deployments.builders import OPERATOR, Platform, target
@@ -168,17 +170,23 @@ async def test_what_a_revoked_publisher_signed_is_not_deployed(platform: Platfor
         await platform.do(moving.start_deployment, draft.id, by=OPERATOR, now=platform.clock.now)
 
 
-async def test_an_agent_that_enrols_while_it_runs_gets_the_release_too(platform: Platform) -> None:
-    fleet = await platform.add_fleet("f")
-    await platform.add_agent(fleet)
-    deployment = await platform.start(await platform.release(), fleet)
+async def test_an_agent_that_enrols_or_gets_a_matching_tag_while_it_runs_gets_the_release_too(
+    platform: Platform,
+) -> None:
+    fleet, tags = await platform.add_fleet("f"), {"gpu": "true"}
+    await platform.add_agent(fleet, tags=tags)
+    tagged = await platform.add_agent(fleet)
+    deployment = await platform.start(await platform.release(), fleet, selector="gpu=true")
     controller = platform.controller()
     await controller.step()
-    joiner = await platform.add_agent(fleet)
+    joiner = await platform.add_agent(fleet, tags=tags)
+    agreed = Actor("agent", str(tagged))
+    await platform.do(set_tags, tagged, tags, by=agreed, now=platform.clock.now)
     platform.clock.advance(seconds=5)
     await controller.step()
-    assert joiner in await platform.send()
-    assert sum((await platform.states(deployment)).values()) == 2
+    documents = await platform.send()
+    assert documents[tagged].tags == documents[joiner].tags == tags
+    assert sum((await platform.states(deployment)).values()) == 3
 
 
 async def test_an_agent_that_has_it_by_an_earlier_deployment_is_left_alone(

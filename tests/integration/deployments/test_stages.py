@@ -353,50 +353,82 @@ async def test_a_clock_that_jumps_makes_nobody_lost(platform: Platform) -> None:
     assert await platform.states(deployment) == {"lost": 1}
 
 
+METRICS = [
+    {"metric": "cpu_percent", "max_change": 0.2},
+    {"metric": "metrics.latency_ms", "max_difference": 5},
+    {"metric": "trust", "max_difference": 10},
+]
+
+
 @pytest.mark.parametrize(
-    ("canary_cpu", "state", "says"),
+    ("canary", "state", "says"),
     [
-        (42.0, "running", ""),
-        (56.0, "paused", "cpu_percent is 56 against 40"),
-        (None, "paused", "says nothing"),
+        ({}, "running", ""),
+        ({"cpu": 56.0}, "paused", "cpu_percent is 56 against 40"),
+        ({"latency": 30.0}, "paused", "metrics.latency_ms is 30 against 20"),
+        ({"latency": None}, "paused", "metrics.latency_ms says nothing"),
+        ({"trust": 60}, "paused", "trust is 60 against 100"),
     ],
 )
-async def test_a_version_that_costs_more_cpu_is_stopped_and_missing_figures_pause(
-    platform: Platform, canary_cpu: float | None, state: str, says: str
+async def test_a_version_that_costs_too_much_is_stopped_and_missing_figures_pause(
+    platform: Platform, canary: dict[str, Any], state: str, says: str
 ) -> None:
-    platform.clock.now = datetime.now(UTC)  # heartbeats have partitions for the present only
-    metrics = [{"metric": "cpu_percent", "max_change": 0.2}]
-    strategy = staged(50, 100, gate={"soak_s": 60, "metrics": metrics})
-    deployment, release, agents = await begun(platform, 8, strategy)
-    canary = await told(platform)
-    await succeed(platform, canary, release)
-    controller = platform.controller()
-    await controller.step()
-    platform.clock.advance(seconds=30)
-    for agent in agents:
-        cpu = canary_cpu if agent in canary else 40.0
-        if cpu is not None:
-            await platform.do(_send_figures, agent, platform.clock.now, cpu)
-    await controller.step()
-    platform.clock.advance(seconds=31)
-    await succeed(platform, canary, release)
-    await controller.step()
-    found = await platform.find(deployment)
+    found = await soaked(platform, 8, [canary] * 4)
     assert (found.state, found.stage) == (state, 1 if state == "running" else 0)
     assert says in found.state_reason
 
 
-async def _send_figures(session: Any, agent: UUID, at: Any, cpu: float) -> None:
-    await session.execute(
-        sa.insert(tables.heartbeats).values(
-            agent_id=agent,
-            received_at=at,
-            sent_at=at,
-            boot_count=1,
-            seq=1,
-            status="ok",
-            cpu_percent=cpu,
-            memory_percent=10,
-            disk_percent=10,
-        )
+async def test_one_agent_with_a_broken_sensor_decides_nothing(platform: Platform) -> None:
+    usual = {"cpu": 46.0, "latency": 24.0}
+    broken = [{"cpu": 100.0, "latency": 1e9}, {"cpu": 46.0, "latency": 1.7e308}]
+    found = await soaked(platform, 42, [*broken, *[usual] * 19])
+    assert (found.state, found.stage) == ("running", 1)
+
+
+async def soaked(platform: Platform, count: int, canary: list[dict[str, Any]]) -> Deployment:
+    """Half of the agents get a release; return the deployment after the soak.
+
+    `canary` says in which figures each of them is another than the rest.
+    """
+    platform.clock.now = datetime.now(UTC)  # heartbeats have partitions for the present only
+    strategy = staged(50, 100, gate={"soak_s": 60, "metrics": METRICS})
+    deployment, release, agents = await begun(platform, count, strategy)
+    told_of_it = await told(platform)
+    await succeed(platform, told_of_it, release)
+    controller = platform.controller()
+    await controller.step()
+    platform.clock.advance(seconds=30)
+    others = dict(zip(told_of_it, canary, strict=True))
+    await platform.do(
+        _send_figures, {agent: others.get(agent, {}) for agent in agents}, platform.clock.now
     )
+    await controller.step()
+    platform.clock.advance(seconds=31)
+    await succeed(platform, told_of_it, release)
+    await controller.step()
+    return await platform.find(deployment)
+
+
+async def _send_figures(session: Any, figures: dict[UUID, dict[str, Any]], at: Any) -> None:
+    status = tables.agent_status
+    for agent, said in figures.items():
+        one = {"cpu": 40.0, "latency": 20.0, "trust": 100} | said
+        metrics = {} if one["latency"] is None else {"latency_ms": one["latency"]}
+        for seq in range(2):
+            await session.execute(
+                sa.insert(tables.heartbeats).values(
+                    agent_id=agent,
+                    received_at=at + timedelta(seconds=seq),
+                    sent_at=at,
+                    boot_count=1,
+                    seq=seq,
+                    status="ok",
+                    cpu_percent=one["cpu"],
+                    memory_percent=10,
+                    disk_percent=10,
+                    metrics=metrics,
+                )
+            )
+        await session.execute(
+            sa.update(status).where(status.c.agent_id == agent).values(trust_score=one["trust"])
+        )

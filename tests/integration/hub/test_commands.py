@@ -1,12 +1,15 @@
 """Commands to agents: sent with a heartbeat until acknowledged, signed once, ended once."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 
+from hub.upkeep import Upkeep
+from hub.work import Work
 from tensorguard.protocol.envelope import open_signed
 from tensorguard.protocol.messages import Command
 from tensorguard.protocol.topics import DownKind, UpKind
@@ -19,6 +22,7 @@ from tensorguard.services.fleets.commands import (
     list_commands,
 )
 from tensorguard.store.tables import agents
+from tensorguard.vault.local import KEK_FILE, LocalKeyProvider
 from tests.integration.hub.builders import Hub, uplink
 
 OPERATOR = Actor("user", "operator")
@@ -56,7 +60,7 @@ def received(hub: Hub, agent_id: UUID) -> list[bytes]:
 
 
 async def test_a_command_is_sent_again_in_the_same_bytes_until_it_is_acknowledged(
-    hub: Hub,
+    hub: Hub, tmp_path: Path
 ) -> None:
     agent_id, other = await hub.add_agent(), await hub.add_agent()
     row = await issue(hub, agent_id, deep=True)
@@ -64,6 +68,8 @@ async def test_a_command_is_sent_again_in_the_same_bytes_until_it_is_acknowledge
     assert received(hub, other) == received(hub, agent_id) == []
     await hub.take(hub.heartbeat(agent_id, 1))
     hub.clock.advance(seconds=10)
+    kek = LocalKeyProvider.open_or_create(tmp_path / KEK_FILE, hub.clock)
+    hub.work = Work(hub.sessions, hub.keyring, kek, hub.clock)  # the hub has started anew
     await hub.take(hub.heartbeat(agent_id, 2))
     first, second = received(hub, agent_id)
     assert first == second
@@ -110,9 +116,12 @@ async def test_only_its_agent_ends_a_command_and_only_once(hub: Hub) -> None:
 
 
 async def test_what_has_expired_is_not_sent_and_a_revoked_agent_gets_none(hub: Hub) -> None:
-    late, revoked = await hub.add_agent(), await hub.add_agent()
+    late, revoked, begun = [await hub.add_agent() for _ in range(3)]
     await issue(hub, late)
     await issue(hub, revoked)
+    slow = await issue(hub, begun, "restart")
+    await hub.take(hub.heartbeat(begun, 1))
+    await reply(hub, begun, slow, "acknowledged")
     async with hub.sessions.begin() as session:
         await session.execute(
             sa.update(agents).where(agents.c.id == revoked).values(status="revoked")
@@ -121,7 +130,15 @@ async def test_what_has_expired_is_not_sent_and_a_revoked_agent_gets_none(hub: H
     hub.clock.advance(hours=1)
     await hub.take(hub.heartbeat(late, 1))
     assert received(hub, late) == received(hub, revoked) == []
-    assert await hub.value("SELECT state FROM commands WHERE agent_id = :id", id=late) == "expired"
+    upkeep = Upkeep(hub.sessions, hub.keyring, hub.work, hub.clock)
+    for _ in range(2):
+        await upkeep.step()
+    ended = await hub.entries("command.finished")
+    assert {one["subject"]["id"] for one in ended} == {str(late), str(revoked)}
+    assert {one["details"]["state"] for one in ended} == {"expired"}
+    assert len(ended) == 2
+    await reply(hub, begun, slow, "done")  # its restart has taken long
+    assert (await find(hub, begun)).state == "done"
 
 
 async def test_tags_are_set_when_the_agent_has_agreed_and_never_before(hub: Hub) -> None:

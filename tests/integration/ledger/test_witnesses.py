@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from hub.batch import From
 from hub.echoes import MOST_WAITING, Echoes
+from hub.settings import HubSettings
 from hub.witness import Witness
 from tensorguard.ledger.checkpoint import parse_checkpoint, verify_checkpoint
 from tensorguard.protocol.messages import Heartbeat, LedgerSeen
@@ -225,6 +226,29 @@ async def test_a_checkpoint_in_the_bucket_is_locked_and_holds_a_restored_ledger_
         absent = CheckpointBucket(BucketSettings(name="absent"), client)
         with pytest.raises(BucketFailed, match="absent"):
             await witness_of(sessions, tmp_path / "b", bucket=absent).check()
+
+
+async def test_the_hubs_settings_name_the_bucket_and_how_long_it_keeps_what_it_gets(
+    signed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name, value in (("", BUCKET), ("_PREFIX", "hub/"), ("_RETENTION", "P400D")):
+        monkeypatch.setenv(f"TG_LEDGER_BUCKET{name}", value)
+    with mock_aws():
+        client = boto3.client("s3")
+        client.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
+        settings = HubSettings(database_url="postgresql://x/y", data_dir=Path("/nowhere"))
+        bucket = settings.checkpoint_bucket()
+        assert bucket is not None
+        key = bucket.put(signed, now=now())
+        assert key.startswith("hub/checkpoints/")
+        until = client.head_object(Bucket=BUCKET, Key=key)["ObjectLockRetainUntilDate"]
+        assert timedelta(days=399) < until - now() < timedelta(days=401)
+    monkeypatch.delenv("TG_LEDGER_BUCKET")
+    nowhere = HubSettings(database_url="postgresql://x/y", data_dir=Path("/nowhere"))
+    assert nowhere.checkpoint_bucket() is None
 
 
 async def test_the_sequencer_does_not_write_into_an_epoch_that_has_ended(

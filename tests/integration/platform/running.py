@@ -119,6 +119,7 @@ class RunningPlatform:
         self._began = 0.0
         self._log = directory / "up.log"
         self._process: subprocess.Popen[str] | None = None
+        self._printed = b""
         self._seen: set[psutil.Process] = set()
 
     @property
@@ -162,6 +163,15 @@ class RunningPlatform:
         self.ready_after_s = time.monotonic() - self._began
         self.processes()
         return self.ready
+
+    def printed(self) -> list[str]:
+        """The whole lines that it has printed after the ready line, as far as they have come."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        file = self._process.stdout.fileno()
+        while select.select([file], [], [], 0)[0] and (some := os.read(file, 65_536)):
+            self._printed += some
+        return self._printed.decode().split("\n")[:-1]
 
     def stop(self) -> None:
         """SIGTERM; it ends with status 0 and leaves no process behind."""

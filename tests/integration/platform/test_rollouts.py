@@ -31,9 +31,15 @@ BEHAVIOUR = {
     "regressions": [
         {"metric": "cpu_percent", "factor": 0, "add": 50},
         {"metric": "cpu_percent", "version": COSTLY, "factor": 1.4},
+        {"metric": "latency_ms", "add": 20},
+        {"metric": "latency_ms", "version": COSTLY, "factor": 2},
     ],
 }
-CPU = {"metric": "cpu_percent", "worse": "higher", "max_change": 0.2, "min_agents": 5}
+METRICS = [
+    {"metric": "metrics.latency_ms", "max_difference": 10, "min_agents": 5},
+    {"metric": "cpu_percent", "max_change": 0.2, "min_agents": 5},
+    {"metric": "trust", "max_difference": 10, "min_agents": 5},
+]
 
 
 def canary(percent: int, *, on_pass: str = "advance", **gate: Any) -> Json:
@@ -141,9 +147,17 @@ def test_a_canary_is_exact_and_bad_versions_end_at_it(
     reason = site.operator.wait_entry("deployment.rolling-back", subject=deployment["id"])
     assert "failed, 5.0% may" in reason["details"]["reason"]
 
-    deployment = site.deploy(COSTLY, canary(50, soak_s=6, metrics=[CPU]))
+    deployment = site.deploy(COSTLY, canary(50, soak_s=6, metrics=METRICS))
     stopped = site.wait_state(deployment, "paused")
-    assert "cpu_percent is 70 against 50" in stopped["state_reason"]
+    assert "metrics.latency_ms is 40 against 20" in stopped["state_reason"]
+    latency, cpu, trust = stopped["stages"][0]["verdict"]["metrics"]
+    assert "cpu_percent is 70 against 50" in cpu["reason"]
+    assert (latency["verdict"], cpu["verdict"], trust["verdict"]) == ("worse", "worse", "within")
+    assert trust["reading"]["rest"] == {
+        "mean": 100.0,
+        "sent": everybody // 2,
+        "asked": everybody // 2,
+    }
     assert stopped["counts"] == {"succeeded": everybody // 2, "pending": everybody // 2}
     reason = "it costs too much"
     site.operator.post(f"deployments/{deployment['id']}/rollback", {"reason": reason})

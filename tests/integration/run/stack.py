@@ -24,6 +24,7 @@ class Stack:
     def __init__(self, directory: Path, *stubs: str, **environment: str) -> None:
         self.directory = directory
         self.seen: list[dict[str, Any]] = []
+        self.lines: list[str] = []
         self._records: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.process = subprocess.Popen(
             [sys.executable, str(PROGRAM), str(directory), *stubs],
@@ -40,6 +41,7 @@ class Stack:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
             try:
                 self._records.put(json.loads(line))
             except ValueError:

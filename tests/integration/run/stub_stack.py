@@ -32,6 +32,7 @@ def main(directory: str, *stubs: str) -> None:
                 environment=environment,
                 ready_within_s=3.0,
                 stop_within_s=120.0,
+                prints="prints" in stub.split(":"),
             )
             for stub in stubs
         ]

@@ -11,10 +11,12 @@ import psutil
 import psycopg
 import pytest
 
+from tensorguard.cli.supervisor.child import python_service
 from tensorguard.services.people.passwords import verify_password
 from tensorguard.store.embedded.server import DATABASE
 from tensorguard.vault.local import KEK_FILE
 from tests.integration.run.stack import Stack
+from tests.integration.run.stub_service import ENTRY
 from tests.patience import PATIENCE_S
 from tests.postgres import Database
 
@@ -69,6 +71,23 @@ def test_a_given_server_is_used_and_none_started(
     assert not (stack.directory / "postgres").exists()
     with psycopg.connect(fresh_database.owner_url) as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+
+
+def test_entries_that_a_service_prints_reach_our_standard_output_as_they_are(
+    start_stack: StartStack,
+) -> None:
+    stack = start_stack("hub:prints")
+    stack.wait_until_ready()
+    stack.send(signal.SIGTERM)
+    assert stack.wait_for_end() == 0
+    assert stack.lines.count(ENTRY) == 1  # neither a record of the log nor in the midst of one
+    [word] = [record for record in stack.seen if record.get("event") == "a word of the log"]
+    assert word["service"] == "hub"
+
+
+def test_hub_and_api_print_entries_and_the_broker_does_not() -> None:
+    prints = {name: python_service(name, {}).prints for name in ("broker", "hub", "api")}
+    assert prints == {"broker": False, "hub": True, "api": True}
 
 
 def test_half_a_given_server_is_refused(start_stack: StartStack) -> None:

@@ -31,6 +31,19 @@ from tests.integration.sinks.syslog_end import SyslogEnd
         "64:ff9b::a00:1",
         "2002:a00:1::1",
         "not-an-address",
+        "::a00:1",  # of old: 10.0.0.1
+        "::ffff:0:a00:1",
+        "64:ff9b:1::808:808",
+        "fec0::1",
+        "192.0.0.8",
+        "192.88.99.1",
+        "198.18.0.1",
+        "240.0.0.1",
+        "2001:db8::1",
+        "2001:2::1",
+        "3fff::1",
+        "5f00::1",
+        "100::1",
     ],
 )
 async def test_what_is_not_public_is_refused(address: str) -> None:
@@ -52,6 +65,36 @@ async def test_networks_of_the_settings_are_allowed_and_no_others() -> None:
     found = "10.2.0.7"
     with pytest.raises(AddressRefused):
         await guard.pin("siem.example", 443)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "fd00:ec2::254",
+        "168.63.129.16",
+        "100.100.100.200",
+    ],
+)
+async def test_no_setting_opens_the_addresses_where_clouds_keep_credentials(address: str) -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        return [address]
+
+    guard = AddressGuard(parse_networks("0.0.0.0/0,::/0"), resolve=resolve)
+    with pytest.raises(AddressRefused):
+        await guard.pin("siem.example", 443)
+
+
+async def test_public_addresses_pass() -> None:
+    public = ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "2001:4860:4860::8888"]
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return public
+
+    assert await AddressGuard(resolve=resolve).pin("siem.example", 443) == public
 
 
 async def test_a_name_that_moves_to_a_private_address_is_refused_at_the_next_connection(

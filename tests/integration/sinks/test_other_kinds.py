@@ -70,6 +70,41 @@ async def test_datadog_alerts_where_the_key_is_not_taken(lab: Lab, status: int) 
         await export.close()
 
 
+@pytest.mark.parametrize("kind", ["datadog", "webhook"])
+async def test_what_is_killed_in_mid_stream_gets_the_rest_in_order_when_it_is_back(
+    lab: Lab, kind: str
+) -> None:
+    secret = API_KEY if kind == "datadog" else new_secret()
+    strict = StrictDatadog(lab.clock) if kind == "datadog" else StrictWebhook(secret)
+    async with serving(HttpsEnd(strict, lab.authority.server_context())) as end:
+        sink = await lab.sink(kind, secret, url=url_of(end))
+        await lab.write(1_400)
+        export = lab.export(sink)
+        await export.step()
+        reached = (await lab.get(sink)).next_index
+        assert strict.indexes == list(range(reached))
+        assert 0 < reached < 1_401
+        await end.stop()
+        await lab.drain(export)
+        assert (await lab.get(sink)).trouble_code == "connection-failed"
+        await end.start()
+        lab.clock.advance(seconds=5)
+        end.troubles.append(cut_after_accept)
+        await lab.drain(export)
+        lab.clock.advance(seconds=5)
+        await lab.drain(export)
+        # Twice is what was taken before the cut, and nothing else; a webhook's id tells.
+        once = list(dict.fromkeys(strict.indexes))
+        assert once == list(range(1_401))
+        if kind == "datadog":
+            again = strict.indexes[reached : len(strict.indexes) - (1_401 - reached)]
+            assert strict.indexes == [*range(reached), *again, *range(reached, 1_401)]
+            assert again == list(range(reached, reached + len(again)))
+        else:
+            assert len(strict.indexes) == 1_401
+        await export.close()
+
+
 async def test_datadog_that_takes_less_gets_smaller_batches(lab: Lab) -> None:
     strict = StrictDatadog(lab.clock)
     strict.most_items = 100
@@ -95,7 +130,9 @@ async def test_what_is_too_old_for_datadog_is_sent_with_its_own_time_beside_it_a
         await lab.drain(export)
         assert len(strict.taken) == 21
         assert {log["original_time"] for log in strict.taken} == {written.isoformat()}
-        assert await lab.told("sink.gap") == [{"count": 21, "first_index": 0, "last_index": 20}]
+        assert await lab.told("sink.gap") == [
+            {"reason": "too-old", "count": 21, "first_index": 0, "last_index": 20}
+        ]
         await export.close()
 
 

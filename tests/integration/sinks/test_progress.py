@@ -203,7 +203,9 @@ async def test_entries_that_the_database_has_lost_are_told_of_and_passed(
     await lab.drain(export)
     assert strict.indexes == [index for index in range(21) if index not in (5, 6)]
     assert [index_of(one) for one in strict.taken if one["class_uid"] == 0] == [9]
-    assert await lab.told("sink.gap") == [{"count": 2, "first_index": 5, "last_index": 6}]
+    assert await lab.told("sink.gap") == [
+        {"reason": "missing", "count": 2, "first_index": 5, "last_index": 6}
+    ]
     await export.close()
 
 

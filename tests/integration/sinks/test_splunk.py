@@ -7,6 +7,10 @@ import pytest
 
 from tensorguard.services.sinks import dead_letters, sink_changes
 from tensorguard.services.sinks.sinks import Sink
+from tensorguard.siem.hec import HecClient, HecTarget
+from tensorguard.siem.http_client import HttpClient, tls_context
+from tensorguard.siem.item import Batch
+from tensorguard.siem.ocsf import labelled_item
 from tests.integration.sinks.far_end import (
     NAME,
     HttpsEnd,
@@ -242,6 +246,50 @@ async def test_acknowledgement_is_waited_for(lab: Lab) -> None:
             f"/services/collector/ack?channel={sink.id}",
         ]
         await export.close()
+
+
+async def test_several_batches_are_acknowledged_together_in_order_and_none_comes_twice(
+    lab: Lab,
+) -> None:
+    strict = StrictHec(acknowledges=2)
+    async with serving(HttpsEnd(strict, lab.authority.server_context())) as end:
+        sink = await splunk(lab, end, acknowledge=True)
+        await lab.write(2_500)
+        # In the midst of what is under way: what stands before it is acknowledged, and stays.
+        strict.refuses = lambda document: index_of(document) == 1_200
+        export = lab.export(sink)
+        await lab.drain(export)
+        assert strict.indexes == [one for one in range(2_501) if one != 1_200]
+        sent = [one for one in end.requests if one.path == "/services/collector/event"]
+        assert strict.polls < len(sent) * 2  # three polls each, if they were waited for one by one
+        assert (await lab.get(sink)).next_index == 2_501
+        await export.close()
+
+
+async def test_what_is_not_acknowledged_in_time_is_sent_again_and_what_was_before_it_is_not(
+    lab: Lab,
+) -> None:
+    strict = StrictHec(acknowledges=0)
+    strict.never_acknowledges = {1}
+    async with serving(HttpsEnd(strict, lab.authority.server_context())) as end:
+        sink = await splunk(lab, end, acknowledge=True)
+        waited = 0.0
+
+        async def pause(seconds: float) -> None:
+            nonlocal waited
+            waited += seconds
+
+        target = HecTarget(
+            url=sink.config["url"], token=TOKEN, channel=str(sink.id), host="h", acknowledge=True
+        )
+        http = HttpClient(lab.outside.guard, tls_context(lab.authority.pem), timeout_s=30)
+        client = HecClient(target, http, pause=pause, timer=lambda: waited)
+        items = [labelled_item(sink=str(one), trust_domain="t", now=lab.clock()) for one in "abc"]
+        batches = [Batch([one], "") for one in items]
+        answers = await client.send_several(batches, now=lab.clock())
+        assert [one.code for one in answers] == ["accepted", "hec-not-acknowledged"]
+        assert 298 <= waited <= 300
+        await client.close()
 
 
 async def test_a_success_that_no_collector_has_spoken_is_none(

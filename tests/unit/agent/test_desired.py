@@ -168,6 +168,17 @@ def test_a_download_that_moves_on_is_never_given_up(bench: Bench) -> None:
     assert bench.state.stage == "downloading"
 
 
+def test_who_is_told_to_wait_for_its_turn_waits_and_has_not_failed(bench: Bench) -> None:
+    bench.connect()
+    bench.send_desired(desired(bench.signers))
+    job = bench.last(fx.Download).job
+    for _ in range(3 * MAX_DOWNLOAD_TRIES):
+        bench.obey(bench.core.job_failed(bench.moment, job, failure("busy")))
+        bench.pass_time(61)
+    assert bench.state.stage == "downloading"
+    assert bench.count(fx.Download) == 3 * MAX_DOWNLOAD_TRIES + 1
+
+
 def test_a_refused_link_has_the_document_sent_again_and_its_new_link_used(bench: Bench) -> None:
     bench.connect()
     bench.send_desired(desired(bench.signers))

@@ -22,6 +22,7 @@ FINAL = [A.REJECTED, A.FAILED, A.SUPERSEDED, A.ALREADY_INSTALLED, A.EXCLUDED]
     ("now", "to"),
     [
         (D.DRAFT, D.RUNNING),
+        (D.DRAFT, D.ABORTED),
         (D.RUNNING, D.PAUSED),
         (D.PAUSED, D.RUNNING),
         (D.RUNNING, D.COMPLETED),

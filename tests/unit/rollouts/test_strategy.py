@@ -48,6 +48,13 @@ def test_what_is_stored_reads_back() -> None:
     assert parse_strategy(dump_strategy(strategy)) == strategy
 
 
+def test_of_trust_less_is_worse_and_of_anything_else_more_unless_it_is_said() -> None:
+    figures = {"trust": {}, "metrics.fps": {"worse": "lower"}, "cpu_percent": {}}
+    metrics = [{"metric": name, "max_change": 0.1} | said for name, said in figures.items()]
+    (gate,) = [stage.gate for stage in parse_strategy(staged(metrics=metrics)).stages if stage.gate]
+    assert [one.worse for one in gate.metrics] == ["lower", "lower", "higher"]
+
+
 def staged(**gate: Any) -> dict[str, Any]:
     return {"stages": [{"percent": 10, "gate": gate}, {"percent": 100}]}
 

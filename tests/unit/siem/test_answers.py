@@ -43,6 +43,11 @@ def test_an_excerpt_is_short_printable_and_keeps_no_secret() -> None:
     assert "[secret]" in said
 
 
+def test_no_part_of_a_long_secret_is_left_at_the_end_of_an_excerpt() -> None:
+    secret = "0123456789" * 50
+    assert excerpt_of((secret * 9).encode(), [secret]) == "[secret]" * 9
+
+
 @pytest.mark.parametrize(
     "secret", ["", "whsec_", "whsec_AAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "whsec_" + "A" * 200]
 )

@@ -5281,6 +5281,7 @@ export interface components {
              */
             made_at: string;
             numbers: components["schemas"]["NumbersView"];
+            revocation_times: components["schemas"]["RevocationTimesView"];
             /** Running */
             running: components["schemas"]["PackageUseView"][];
             /** Sections */
@@ -5305,6 +5306,24 @@ export interface components {
         RetriedView: {
             /** Agents */
             agents: number;
+        };
+        /**
+         * RevocationTimesView
+         * @description From order to complete receipt: the slowest front counts.
+         *
+         *     Of the receipts that came in the period, the newest 5,000 at most: `left_out` are older.
+         */
+        RevocationTimesView: {
+            /** Left Out */
+            left_out: number;
+            /** Longest Ms */
+            longest_ms: number | null;
+            /** Measured */
+            measured: number;
+            /** Median Ms */
+            median_ms: number | null;
+            /** P99 Ms */
+            p99_ms: number | null;
         };
         /**
          * Revoke
@@ -5817,6 +5836,7 @@ export interface components {
             /** Fleet */
             fleet: string | null;
             numbers: components["schemas"]["NumbersView"];
+            revocation_times: components["schemas"]["RevocationTimesView"];
             /**
              * Since
              * Format: date-time
