@@ -15,7 +15,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 SOURCES = tensorguard agent api broker hub simulators tests
 # More workers than cores: tests wait for servers much of their time.
-PYTEST = $(BIN)/python -m pytest -n 3 --durations=20
+PYTEST = $(BIN)/python -m pytest -n 4 --durations=20
 LOCK = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-header --no-annotate --quiet pyproject.toml
 SERVER_EXTRAS = --extra build --extra server --extra agent --extra embedded --extra nats --extra ui

@@ -5,6 +5,7 @@ second request with the key waits at the row until the first has ended.
 """
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,9 +22,10 @@ from tensorguard.services.people.access import Caller
 from tensorguard.store.tables import idempotency_keys
 
 KEPT: Final = timedelta(hours=24)
-MAX_KEY_LENGTH: Final = 128
+KEY_PATTERN: Final = r"^[!-~]{1,128}$"
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _NOT_KEPT: Final = b""
+_KEY: Final = re.compile(KEY_PATTERN)
 
 
 class BadIdempotencyKey(ApiError):
@@ -54,8 +56,10 @@ async def once(
     caller = request.state.caller
     if key is None or request.method != "POST" or not isinstance(caller, Caller):
         return await endpoint(request)
-    if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise BadIdempotencyKey("the Idempotency-Key header is empty, too long or not printable")
+    if _KEY.fullmatch(key) is None:
+        raise BadIdempotencyKey(
+            "the Idempotency-Key header is empty, too long or not visible ASCII"
+        )
     digest = await _digest(request)
     known = await _reserve(session, caller.actor_key, key, digest, now)
     if known is not None:

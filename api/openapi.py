@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from api.access import requirement_of
-from api.idempotency import MAX_KEY_LENGTH
+from api.idempotency import KEY_PATTERN
 from api.settings import ApiSettings
 
 _IDEMPOTENCY_KEY = {
@@ -15,7 +15,7 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "description": "The same request with the same key has its effect once, within 24 hours.",
-    "schema": {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"},
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
 }
 
 

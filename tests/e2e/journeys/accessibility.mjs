@@ -25,22 +25,23 @@ export default async function journey({ facts, newContext, signIn }) {
   // By the browser's own hand: the pages' policy allows no such script.
   await context.addInitScript(axe);
   const page = await context.newPage();
+  // Each look begins with the theme in which the one before has ended.
+  const themes = Object.entries(THEMES);
   const look = async (name) => {
-    for (const [colorScheme, asked] of Object.entries(THEMES)) {
-      await page.emulateMedia({ colorScheme });
-      await page.locator(`html[data-theme=${colorScheme}]`).waitFor();
-      await page.evaluate(painted);
+    for (const [theme, runOnly] of themes) {
+      await page.emulateMedia({ colorScheme: theme });
       looks += 1;
-      let seen = await page.evaluate(violations, asked);
+      let seen = await page.evaluate(violations, { theme, runOnly });
       if (seen.length > 0) {
         // What changed under the look is not wrong; what is, still is.
-        const again = new Set(await page.evaluate(violations, asked));
+        const again = new Set(await page.evaluate(violations, { theme, runOnly }));
         seen = seen.filter((text) => again.has(text));
       }
       for (const text of seen) {
-        if (!found.has(text)) found.set(text, `${colorScheme}, ${name}`);
+        if (!found.has(text)) found.set(text, `${theme}, ${name}`);
       }
     }
+    themes.reverse();
   };
 
   if (facts.isAll) {
@@ -49,22 +50,27 @@ export default async function journey({ facts, newContext, signIn }) {
     await look("sign-in");
   }
   await signIn(page);
-  for (const place of facts.pages) {
+  const places = new Set([...facts.pages, ...facts.dialogs.map(([place]) => place)]);
+  for (const place of places) {
     await open(page, place);
-    await look(place);
+    const isPage = facts.pages.includes(place);
+    if (isPage) await look(place);
+    for (const [, button] of facts.dialogs.filter(([at]) => at === place)) {
+      const dialog = page.getByRole("dialog");
+      await settled(page, async () => {
+        await page.getByRole("button", { name: button, exact: true }).first().click();
+        await dialog.waitFor();
+      });
+      await look(`${place}: ${button}`);
+      await page.keyboard.press("Escape");
+      await dialog.waitFor({ state: "detached" });
+    }
+    if (!isPage) continue;
     await page.setViewportSize(NARROW);
     await page
       .waitForFunction((width) => document.documentElement.scrollWidth <= width, NARROW.width)
       .catch(() => assert.fail(`${place} is wider than ${NARROW.width} pixels`));
     await page.setViewportSize(WIDE);
-  }
-  for (const [place, button] of facts.dialogs) {
-    await open(page, place);
-    await settled(page, async () => {
-      await page.getByRole("button", { name: button, exact: true }).first().click();
-      await page.getByRole("dialog").waitFor();
-    });
-    await look(`${place}: ${button}`);
   }
   if (facts.isAll) {
     await open(page, "/agents");
@@ -84,18 +90,17 @@ export default async function journey({ facts, newContext, signIn }) {
   return { looks };
 }
 
-/** In the page: when what has changed is drawn. */
-function painted() {
-  return new Promise((done) => {
-    requestAnimationFrame(() => requestAnimationFrame(done));
-  });
-}
-
-/** In the page: each thing that is wrong, as a text. */
-async function violations(runOnly) {
+/** In the page, once it is drawn in this theme: each thing that is wrong, as a text. */
+async function violations({ theme, runOnly }) {
+  for (let frame = 0, there = 0; there < 2; frame += 1) {
+    if (frame > 1000) throw new Error(`the page does not become ${theme}`);
+    await new Promise((done) => requestAnimationFrame(done));
+    if (document.documentElement.dataset.theme === theme) there += 1;
+  }
   const all = await globalThis.axe.run(document, {
     runOnly,
     resultTypes: ["violations"],
+    preload: false, // no style and no medium comes from elsewhere
   });
   return all.violations.flatMap(({ id, nodes }) =>
     nodes.map(({ html, any }) => `${id}: ${any[0]?.message ?? ""} ${html.slice(0, 160)}`),

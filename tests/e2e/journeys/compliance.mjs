@@ -35,7 +35,8 @@ export default async function journey({ page, context, facts, signIn }) {
   await page.locator("tbody").getByText("Revoked").waitFor();
 
   await page.getByRole("link", { name: "Compliance", exact: true }).click();
-  await page.waitForURL("**/compliance"); // the page before has a choice of fleets, too
+  // The page before has a choice of fleets, too.
+  await page.getByRole("heading", { level: 1, name: "Compliance" }).waitFor();
   await page.getByLabel("Fleet").selectOption(facts.fleet);
   await page.getByLabel("This quarter").check();
   const revoked = page.locator("dl > div").filter({ hasText: "agents revoked" }).locator("dd");

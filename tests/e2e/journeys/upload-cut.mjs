@@ -14,12 +14,14 @@ export default async function journey({ page, facts, signIn }) {
   await page.route(uploads, cut);
   const upload = page.getByRole("button", { name: "Upload", exact: true });
   const dialog = page.getByRole("dialog");
+  const sent = page.waitForRequest((request) => request.method() === "PATCH");
   await upload.click();
   await page.getByLabel("Package file").setInputFiles(facts.package);
   await dialog.getByRole("button", { name: "Pause" }).click();
   await dialog.getByText("paused").waitFor();
   await dialog.getByRole("button", { name: "Resume" }).click();
   await dialog.getByRole("button", { name: "Pause" }).waitFor();
+  await sent;
 
   // Nothing of it has come, but the platform knows of it, and says so after a reload.
   await page.reload();

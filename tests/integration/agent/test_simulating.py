@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,23 @@ def plan(platform: Platform, **changes: Any) -> Plan:
 
 async def simulate(a_plan: Plan) -> dict[str, Any]:
     return await Simulation(a_plan, print).run()
+
+
+async def simulate_until(a_plan: Plan, hub: Hub, is_so: Callable[[], bool]) -> dict[str, Any]:
+    """Run until what the hub hears makes this so."""
+    simulation = Simulation(a_plan, print)
+    running = asyncio.create_task(simulation.run())
+    await asyncio.to_thread(hub.wait, is_so)
+    simulation.stop()
+    return await running
+
+
+def everybody_says(platform: Platform, hub: Hub, state: str) -> bool:
+    """Whether each agent has reported this of a deployment."""
+    return all(
+        state in [one.state for one in hub.of(answer.agent_id, UpKind.PROGRESS, Progress)]
+        for answer in platform.enrolled.values()
+    )
 
 
 async def test_every_event_is_acked_and_written_down_as_it_is(platform: Platform, hub: Hub) -> None:
@@ -108,12 +125,19 @@ async def test_a_deployment_reaches_every_simulated_agent(
     package = platform.build({"weights.bin": b"w" * 300_000}, policy={"at_rest": at_rest})
     for answer in platform.enrolled.values():
         hub.deploy(platform.desired(answer.agent_id, package, revision=1))
-    summary = await simulate(plan(platform, agents=4, duration_s=4.0, download=mode))
+
+    def all_run_it() -> bool:
+        last = [
+            hub.of(answer.agent_id, UpKind.HEARTBEAT, Heartbeat)[-1].package
+            for answer in platform.enrolled.values()
+        ]
+        is_told = everybody_says(platform, hub, "succeeded")
+        return is_told and all(one is not None and one.digest == package.digest for one in last)
+
+    a_plan = plan(platform, agents=4, duration_s=None, download=mode)
+    summary = await simulate_until(a_plan, hub, all_run_it)
     assert summary["deployments"] == {"succeeded": 4}
-    for answer in platform.enrolled.values():
-        last = hub.of(answer.agent_id, UpKind.HEARTBEAT, Heartbeat)[-1]
-        assert last.package is not None
-        assert last.package.digest == package.digest
+    assert all_run_it()
     fetched = sum("/packages/" in one.path for one in platform.requests)
     assert fetched == 4
 
@@ -153,7 +177,11 @@ async def test_a_tampered_package_fails_on_simulated_agents_too(
     package.data = package.data[:-1] + bytes([package.data[-1] ^ 1])
     for answer in platform.enrolled.values():
         hub.deploy(platform.desired(answer.agent_id, package, revision=1))
-    summary = await simulate(plan(platform, agents=2, duration_s=3.0))
+    summary = await simulate_until(
+        plan(platform, agents=2, duration_s=None),
+        hub,
+        lambda: everybody_says(platform, hub, "failed"),
+    )
     assert summary["deployments"] == {"failed": 2}
     assert any(reason.startswith("ciphertext-mismatch") for reason in summary["reasons"])
 

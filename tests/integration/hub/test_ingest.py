@@ -10,6 +10,7 @@ from psycopg import sql
 
 from hub.dead_letters import forget_dead_letters
 from hub.fleets import FleetConfigs
+from hub.upkeep import Upkeep
 from hub.uplink import Uplink
 from tensorguard.protocol import topics
 from tensorguard.protocol.topics import DownKind, FrontKind, UpKind
@@ -291,8 +292,9 @@ async def test_denied_operations_are_told_at_once_and_then_by_the_minute(hub: Hu
     await hub.take(denied)
     await hub.take(denied, denied)
     hub.clock.advance(minutes=1)
-    await hub.work.tell_tallies()
-    await hub.work.tell_tallies()
+    upkeep = Upkeep(hub.sessions, hub.keyring, hub.work, hub.clock)
+    await upkeep.step()
+    await upkeep.step()
     counts = [entry["details"]["count"] for entry in await hub.entries("agent.denied")]
     assert counts == [3, 6]
 
