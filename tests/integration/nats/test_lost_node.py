@@ -1,6 +1,7 @@
 """A front whose node stops, hangs, or is started again."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -34,7 +35,7 @@ async def test_a_front_confirms_nothing_while_its_node_does_not_answer(own_site:
     agent, process = own_site.platform.agent(), own_site.node.server.process
     wire = await own_site.agent(agent)
     await own_site.present(1)
-    process.send_signal(signal.SIGSTOP)
+    await asyncio.to_thread(stop, process.pid)
     revocations = [Revocation(1, agent.agent_id, None)]
     with pytest.raises(NodeUnreachable):
         await own_site.front.apply(revocations)
@@ -43,6 +44,12 @@ async def test_a_front_confirms_nothing_while_its_node_does_not_answer(own_site:
     assert await wire.hear() is None
     # The server may have done what was asked of it while it stood still.
     assert ended in ([0], [1])
+
+
+def stop(pid: int) -> None:
+    """Stop a process of ours; the signal alone lets its other threads go on until one takes it."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 async def applied(site: NatsSite, revocations: list[Revocation]) -> list[int]:
