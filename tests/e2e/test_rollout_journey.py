@@ -54,6 +54,7 @@ def test_a_canary_that_goes_wrong_is_stopped_looked_into_and_rolled_back(
     journey: Journey, operator: Operator, site: Site
 ) -> None:
     agent = site.agents[0]
+    planned = {"release_id": site.releases[GOOD]["id"], "fleets": [site.fleet], "start": False}
     journey(
         "rollout",
         patience_s=250,
@@ -63,6 +64,7 @@ def test_a_canary_that_goes_wrong_is_stopped_looked_into_and_rolled_back(
         previous=GOOD,
         releaseId=site.releases[FAILING]["id"],
         agentId=agent,
+        planned=operator.post("deployments", planned)["id"],
     )
     agents = {one["id"]: one for one in operator.agents(site.fleet)}
     running = {one["package"]["digest"] for one in agents.values()}

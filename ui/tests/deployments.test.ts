@@ -319,7 +319,7 @@ describe("the one sentence on top", () => {
 
 describe("moves", () => {
   it("are offered where they make sense", () => {
-    expect(movesOf("draft")).toEqual(["start"]);
+    expect(movesOf("draft")).toEqual(["start", "abort"]);
     expect(movesOf("running")).toContain("pause");
     expect(movesOf("paused")).toContain("resume");
     expect(movesOf("completed")).toEqual(["rollback"]);
@@ -366,6 +366,10 @@ describe("moves", () => {
     expect(consequencesOf("abort", deployment())).toContain(
       "2 agents that run it go on running it. To take it back, roll back instead.",
     );
+    expect(consequencesOf("abort", deployment({ state: "draft" }))).toEqual([
+      "It ends for good.",
+      "Nobody has been told of it.",
+    ]);
   });
 });
 

@@ -84,6 +84,16 @@ export default async function journey({ page, facts, newContext, signIn }) {
   const changes = page.getByRole("table", { name: "Values of the manifest that changed" });
   await changes.getByRole("row", { name: /Version/ }).getByText(facts.previous).waitFor();
 
+  // What has not begun is ended as well, and does not look as if it might yet begin.
+  await page.goto(`/deployments/${facts.planned}`);
+  await page.getByRole("heading", { name: "If it started now" }).waitFor();
+  await page.getByRole("button", { name: "Abort" }).click();
+  await dialog.getByText("Nobody has been told of it.").waitFor();
+  await dialog.getByLabel("Reason").fill("the wrong release");
+  await dialog.getByTestId("confirm").click();
+  await page.getByText("It never started").waitFor();
+  assert.equal(await page.getByRole("heading", { name: "If it started now" }).count(), 0);
+
   // One agent is told to say how it is; whoever may only read sees what came of it, live.
   const reader = await (await newContext({})).newPage();
   await signIn(reader, { email: "viewer@example.org", password: facts.account.password });

@@ -31,10 +31,14 @@ const OVER: Partial<Record<DeploymentState, string>> = {
 
 type Standing = Pick<DeploymentDetail, "state" | "actions" | "counts" | "stage" | "stages">;
 
+/** Whether nobody has been told of it yet, and it may still begin. */
+export function isToStart(state: DeploymentState): boolean {
+  return state === "draft" || state === "awaiting_approval" || state === "scheduled";
+}
+
 /** The moves that make sense to show in this state, whether they can be done now or not. */
 export function movesOf(state: DeploymentState): Move[] {
-  if (state === "draft") return ["start"];
-  if (state === "awaiting_approval" || state === "scheduled") return ["start", "abort"];
+  if (isToStart(state)) return ["start", "abort"];
   if (state === "completed") return ["rollback"];
   if (state !== "running" && state !== "paused") return [];
   return [
@@ -113,6 +117,7 @@ export function consequencesOf(
     case "rollback":
       return rollbackOf(one, previous);
     case "abort":
+      if (isToStart(one.state)) return ["It ends for good.", "Nobody has been told of it."];
       return [
         "It ends for good.",
         ...(pending > 0
