@@ -1,5 +1,6 @@
 """Bring a database to this program's schema, as its owner."""
 
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ def _config() -> Config:
     return config
 
 
+@cache
 def head_revision() -> str:
     """Return the newest schema revision that this program knows."""
     head = ScriptDirectory.from_config(_config()).get_current_head()

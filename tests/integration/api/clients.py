@@ -8,10 +8,12 @@ from typing import Any, Self
 
 import httpx
 import sqlalchemy as sa
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.context import ApiContext
 from api.device.app import create_device_app
+from api.settings import ApiSettings
 from tensorguard.services.evidence.event import SYSTEM
 from tensorguard.services.people.access import Role
 from tensorguard.services.people.api_keys import create_api_key
@@ -25,18 +27,35 @@ def new_slug() -> str:
     return f"f-{secrets.token_hex(6)}"
 
 
+Apps = tuple[FastAPI, FastAPI]
+
+# FastAPI works each route out at an application's first request: longer than most tests take.
+_IDLE: dict[ApiSettings, Apps] = {}
+_MOST_IDLE = 4
+
+
+def _take_apps(settings: ApiSettings) -> Apps:
+    """The people's and the devices' application, which no other test has now."""
+    return _IDLE.pop(settings, None) or (create_app(settings), create_device_app(settings))
+
+
+def _give_back(settings: ApiSettings, apps: Apps) -> None:
+    _IDLE[settings] = apps
+    if len(_IDLE) > _MOST_IDLE:
+        del _IDLE[next(iter(_IDLE))]
+
+
 class Api:
-    """The application with its lifespan running; `api.get(…)` speaks as the admin."""
+    """The application as it serves; `api.get(…)` speaks as the admin."""
 
     def __init__(self, context: ApiContext) -> None:
         self.context = context
-        self.app = create_app(context.settings, context=context)
-        self.device_app = create_device_app(context.settings, context=context)
+        self.app, self.device_app = apps = _take_apps(context.settings)
+        for app in apps:
+            app.state.context = context
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        for app in (self.app, self.device_app):
-            await self._stack.enter_async_context(app.router.lifespan_context(app))
         self.nobody = await self.client()
         self.admin = await self.as_role(Role.ADMIN)
         self.device = await self._stack.enter_async_context(
@@ -54,6 +73,7 @@ class Api:
         trace: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
+        _give_back(self.context.settings, (self.app, self.device_app))
 
     async def client(self, **options: Any) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, client=("127.0.0.1", 4711))

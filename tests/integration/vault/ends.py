@@ -18,7 +18,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tensorguard.vault.aws import AwsKeyProvider
+from tensorguard.vault.aws import AwsKeyProvider, new_session
 from tensorguard.vault.azure import AzureKeyProvider
 from tensorguard.vault.gcp import GcpKeyProvider
 from tensorguard.vault.local import LocalKeyProvider
@@ -89,13 +89,12 @@ def aws_end(folder: Path) -> Iterator[End]:
     with fake_aws.running_kms() as kms:
 
         def make(key_id: str, limits: Limits) -> Any:
-            import boto3
             from botocore.config import Config
 
-            return boto3.session.Session(
-                aws_access_key_id=fake_aws.ACCESS_KEY, aws_secret_access_key="secret"
-            ).client(
+            return new_session().create_client(
                 "kms",
+                aws_access_key_id=fake_aws.ACCESS_KEY,
+                aws_secret_access_key="secret",
                 endpoint_url=kms.url,
                 config=Config(
                     region_name=key_id.split(":")[3],
