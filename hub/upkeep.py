@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.dead_letters import forget_dead_letters
+from hub.events import forget_keys
 from hub.presence import disown_sessions, pause
 from hub.work import Work
 from tensorguard.services.evidence import ledger
@@ -109,6 +110,7 @@ class Upkeep:
             log.info("sessions_disowned", agents=disowned)
         async with self._sessions() as session, session.begin():
             await forget_dead_letters(session, now)
+            await forget_keys(session, now)
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR
             await session.execute(sa.delete(agent_requests).where(expired))
         async with self._sessions() as session, session.begin():
