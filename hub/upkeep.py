@@ -13,6 +13,7 @@ from hub.dead_letters import forget_dead_letters
 from hub.events import forget_keys
 from hub.presence import disown_sessions, pause
 from hub.work import Work
+from tensorguard.services.certificates.superseding import forget_ended
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import Actor
 from tensorguard.services.evidence.events import AgentFlooding
@@ -115,6 +116,8 @@ class Upkeep:
             await session.execute(sa.delete(agent_requests).where(expired))
         async with self._sessions() as session, session.begin():
             await forget_hints(session, now=now)
+        async with self._sessions() as session, session.begin():
+            await forget_ended(session)
         for fleet in list(self._work.configs.revisions):
             async with self._sessions() as session, session.begin():
                 await get_config_envelope(session, self._keyring, fleet, now=now)
