@@ -7,8 +7,8 @@ another digest is a conflict. `through` of a log: the number up to which nothing
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -33,6 +33,8 @@ from tensorguard.store.ids import new_id
 from tensorguard.store.tables import agent_event_budgets, agent_logs
 
 LogKey = tuple[UUID, UUID]
+KEYS_KEPT_FOR: Final = timedelta(days=30)
+"""For so long an event that comes again with other content is told as a conflict."""
 
 
 @dataclass(slots=True)
@@ -299,6 +301,21 @@ async def save_budgets(session: AsyncSession, budgets: dict[UUID, EventBudget]) 
     )
 
 
+async def forget_keys(session: AsyncSession, now: datetime, *, most: int = 5_000) -> None:
+    """Delete the oldest keys that are no longer needed; above a watermark all of them are."""
+    await session.execute(_FORGET_KEYS, {"before": now - KEYS_KEPT_FOR, "most": most})
+
+
+# Asked row by row, not joined: so it reads along the index and ends at the limit.
+_FORGET_KEYS = sa.text("""
+    DELETE FROM agent_events WHERE (agent_id, log_id, number) IN (
+        SELECT agent_id, log_id, number FROM agent_events e
+        WHERE received_at < :before AND number <= (
+            SELECT through FROM agent_logs l WHERE l.agent_id = e.agent_id AND l.log_id = e.log_id
+        )
+        ORDER BY received_at LIMIT :most
+    )
+""")
 _INSERT_KEYS = sa.text("""
     INSERT INTO agent_events (agent_id, log_id, number, payload_sha256, event_id, received_at)
     SELECT *, CAST(:now AS timestamptz) FROM unnest(

@@ -11,7 +11,7 @@ import pytest
 
 from hub.batch import sort
 from hub.downlink import Downlinks
-from hub.events import store_events
+from hub.events import KEYS_KEPT_FOR, forget_keys, store_events
 from hub.upkeep import tell_floods
 from hub.uplink import Uplink
 from tensorguard.protocol import codec
@@ -208,6 +208,26 @@ async def test_an_agent_that_connects_is_told_its_watermark(hub: Hub) -> None:
     hub.front.sent.clear()
     await hub.take(uplink(FrontKind.CONNECTED, agent_id, hub.clock.now))
     assert hub.front.acks(agent_id) == [Ack(log_id=new, through=2)]
+
+
+async def test_a_forgotten_event_that_comes_again_is_known_by_its_logs_watermark(hub: Hub) -> None:
+    agent_id, log_id, younger = await hub.add_agent(), uuid4(), uuid4()
+    old = [hub.event(agent_id, log_id, number) for number in (1, 2, 4)]
+    await hub.take(*old)
+    hub.clock.advance(seconds=1)
+    await hub.take(hub.event(agent_id, younger, 1))
+    hub.clock.advance(seconds=KEYS_KEPT_FOR.total_seconds())
+    for left in ([2, 4, 1], [4, 1], [4, 1]):
+        async with hub.sessions.begin() as session:
+            await forget_keys(session, hub.clock.now, most=1)
+        keys = await hub.rows("SELECT number FROM agent_events ORDER BY received_at, number")
+        assert [row.number for row in keys] == left
+    await hub.take(*old, hub.event(agent_id, log_id, 1, details={"changed": True}))
+    assert hub.front.acks(agent_id)[-1] == Ack(log_id=log_id, through=2)
+    await hub.take(hub.event(agent_id, log_id, 3))
+    assert hub.front.acks(agent_id)[-1] == Ack(log_id=log_id, through=4)
+    assert numbers(await hub.entries(REPORTED)) == [1, 2, 4, 1, 3]
+    assert await hub.entries("event.conflict") == []
 
 
 async def test_a_flood_is_acked_and_told_in_one_entry_a_minute(hub: Hub) -> None:
