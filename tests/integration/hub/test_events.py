@@ -11,7 +11,7 @@ import pytest
 
 from hub.batch import sort
 from hub.downlink import Downlinks
-from hub.events import KEYS_KEPT_FOR, forget_keys, store_events
+from hub.events import KEYS_KEPT_FOR, LOGS_KEPT, forget_keys, store_events
 from hub.upkeep import tell_floods
 from hub.uplink import Uplink
 from tensorguard.protocol import codec
@@ -262,6 +262,26 @@ async def test_a_flood_goes_on_at_sixty_a_minute(hub: Hub) -> None:
     assert len(await hub.entries(REPORTED)) == 1_060
     assert hub.front.acks(agent_id)[-1].through == 1_200
     assert await hub.value("SELECT excess FROM agent_event_budgets") == 140
+
+
+async def test_only_an_agents_newest_outboxes_are_known(hub: Hub) -> None:
+    agent_id, other, *logs = await hub.add_agent(), await hub.add_agent(), uuid4(), uuid4()
+    await hub.take(hub.event(other, logs[0], 1), hub.event(agent_id, logs[0], 2))
+    hub.clock.advance(seconds=1)
+    await hub.take(*(hub.event(agent_id, uuid4(), 1) for _ in range(LOGS_KEPT - 1)))
+    known = "SELECT agent_id, log_id FROM agent_logs"
+    assert {(agent_id, logs[0]), (other, logs[0])} <= {tuple(row) for row in await hub.rows(known)}
+    hub.clock.advance(seconds=1)
+    await hub.take(hub.event(agent_id, logs[1], 1))
+    found = {tuple(row) for row in await hub.rows(known)}
+    assert len(found) == LOGS_KEPT + 1
+    assert {(agent_id, logs[1]), (other, logs[0])} <= found
+    assert (agent_id, logs[0]) not in found
+    # Nor are its keys kept for longer than others.
+    hub.clock.advance(seconds=KEYS_KEPT_FOR.total_seconds())
+    async with hub.sessions.begin() as session:
+        await forget_keys(session, hub.clock.now)
+    assert await hub.rows("SELECT FROM agent_events WHERE number = 2") == []
 
 
 async def test_a_failed_transaction_acks_nothing_and_leaves_nothing(hub: Hub) -> None:
