@@ -1,26 +1,33 @@
 """Who is denied: revoked agents and superseded certificates, asked at every connect."""
 
+import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from tensorguard.pki.identity import AgentIdentity, Peer, serial_text
 
 STALE_AFTER: Final = timedelta(seconds=5)
+FORGOTTEN_AFTER: Final = timedelta(days=7)
+"""So long after its end TLS refuses a certificate, however much the clocks differ."""
 # Linux's monotonic clock stands still while the machine sleeps, and revocations go on.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A row of `revocations`: an agent, or one certificate by its serial in lower-case hex."""
+    """A row of `revocations`: an agent, or one certificate by its serial in lower-case hex.
+
+    `not_after`: the certificate's end; None where it is unknown, and always for an agent.
+    """
 
     seq: int
     agent_id: UUID | None
     serial: str | None
+    not_after: datetime | None = None
 
 
 class DenySet:
@@ -39,6 +46,7 @@ class DenySet:
         self.applied_seq = 0
         self._agents: set[UUID] = set()
         self._serials: set[str] = set()
+        self._ends: list[tuple[datetime, str]] = []  # a heap
         self._stale_after = stale_after
         self._monotonic = monotonic
         self._confirmed_at: float | None = None
@@ -48,8 +56,16 @@ class DenySet:
         if revocation.agent_id is not None:
             self._agents.add(revocation.agent_id)
         if revocation.serial is not None:
+            # What could not be applied is added again: it stands in the heap once.
+            if revocation.not_after is not None and revocation.serial not in self._serials:
+                heapq.heappush(self._ends, (revocation.not_after, revocation.serial))
             self._serials.add(revocation.serial)
         self.applied_seq = max(self.applied_seq, revocation.seq)
+
+    def forget(self, now: datetime) -> None:
+        """Deny no longer what TLS refuses anyway: certificates that ended long ago."""
+        while self._ends and self._ends[0][0] < now - FORGOTTEN_AFTER:
+            self._serials.discard(heapq.heappop(self._ends)[1])
 
     def confirm(self) -> None:
         """Note that every revocation committed until now has been added."""

@@ -27,7 +27,7 @@ _ROWS_AT_ONCE: Final = 1000
 _RETRY_S: Final = 1.0
 
 _NEW = """
-    SELECT seq, agent_id, serial FROM revocations WHERE seq > %s ORDER BY seq LIMIT %s
+    SELECT seq, agent_id, serial, not_after FROM revocations WHERE seq > %s ORDER BY seq LIMIT %s
 """
 _RECEIPT = """
     INSERT INTO revocation_receipts (seq, front_id, denied_at, disconnected, disconnected_at)
@@ -130,11 +130,13 @@ class Lease:
             self._receipts += [
                 (row.seq, self._front_id, denied_at, count, ended_at if count else None)
                 for row, count in zip(rows, ended, strict=True)
+                if row.agent_id is not None  # of a certificate nobody asks for one
             ]
             self._applied_seq = rows[-1].seq
             _log.info("revocations_applied", count=len(rows), up_to=rows[-1].seq)
             await self._write_receipts(connection)
         self._denied.confirm()
+        self._denied.forget(self._clock())
         return found
 
     async def _write_receipts(self, connection: Connection) -> None:

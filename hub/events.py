@@ -7,8 +7,8 @@ another digest is a conflict. `through` of a log: the number up to which nothing
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -33,6 +33,10 @@ from tensorguard.store.ids import new_id
 from tensorguard.store.tables import agent_event_budgets, agent_logs
 
 LogKey = tuple[UUID, UUID]
+KEYS_KEPT_FOR: Final = timedelta(days=30)
+"""For so long an event that comes again with other content is told as a conflict."""
+LOGS_KEPT: Final = 100
+"""Outboxes of an agent that are known, the newest: it begins another only where it lost its own."""
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ async def store_events(
     if not incoming:
         return 0
     ordered = sorted(incoming, key=lambda one: (one.agent_id, one.header.log_id, one.header.number))
-    logs = await _lock_logs(session, ordered, now)
+    logs, began = await _lock_logs(session, ordered, now)
     budgets = await _lock_budgets(session, {one.agent_id for one in ordered}, now)
     new = _New()
     for one in ordered:
@@ -79,6 +83,8 @@ async def store_events(
     keys = [key for key in new.keys if key[4] is not None or key[2] > logs[key[0], key[1]].through]
     taken, new.keys = len(new.keys), keys
     await _write(session, logs.values(), budgets, new, now)
+    if began:
+        await session.execute(_FORGET_LOGS, {"agents": arrays.of_plain(began), "kept": LOGS_KEPT})
     for log in logs.values():
         ack = Ack(log_id=log.log_id, through=log.through)
         downlinks.to_agent(log.fleet, log.agent_id, DownKind.ACK, ack)
@@ -170,13 +176,15 @@ def _agent(agent_id: UUID) -> Actor:
 
 async def _lock_logs(
     session: AsyncSession, ordered: Sequence[IncomingEvent], now: datetime
-) -> dict[LogKey, _Log]:
+) -> tuple[dict[LogKey, _Log], set[UUID]]:
+    """Return the batch's logs, and whose of them are new."""
     fleets = {(one.agent_id, one.header.log_id): one.fleet for one in ordered}
     opened = [
         {"agent_id": agent_id, "log_id": log_id, "through": 0, "opened_at": now}
         for agent_id, log_id in sorted(fleets)
     ]
-    await session.execute(insert(agent_logs).values(opened).on_conflict_do_nothing())
+    insertion = insert(agent_logs).values(opened).on_conflict_do_nothing()
+    began = set((await session.scalars(insertion.returning(agent_logs.c.agent_id))).all())
     keys = sa.tuple_(agent_logs.c.agent_id, agent_logs.c.log_id)
     rows = await session.execute(
         sa.select(agent_logs.c.agent_id, agent_logs.c.log_id, agent_logs.c.through)
@@ -192,9 +200,18 @@ async def _lock_logs(
     }
     for row in await _stored(session, ordered, logs.values()):
         logs[row.agent_id, row.log_id].stored[row.number] = bytes(row.payload_sha256)
-    return logs
+    return logs, began
 
 
+_FORGET_LOGS = sa.text("""
+    DELETE FROM agent_logs l USING (
+        SELECT agent_id, log_id, row_number() OVER (
+            PARTITION BY agent_id ORDER BY opened_at DESC, log_id
+        ) AS place
+        FROM agent_logs WHERE agent_id = ANY(CAST(:agents AS uuid[]))
+    ) AS ranked
+    WHERE l.agent_id = ranked.agent_id AND l.log_id = ranked.log_id AND ranked.place > :kept
+""")
 _STORED = sa.text("""
     SELECT e.agent_id, e.log_id, e.number, e.payload_sha256
     FROM unnest(CAST(:agents AS uuid[]), CAST(:logs AS uuid[]), CAST(:throughs AS bigint[]))
@@ -299,6 +316,21 @@ async def save_budgets(session: AsyncSession, budgets: dict[UUID, EventBudget]) 
     )
 
 
+async def forget_keys(session: AsyncSession, now: datetime, *, most: int = 5_000) -> None:
+    """Delete the oldest keys that nothing needs; above their log's watermark all are needed."""
+    await session.execute(_FORGET_KEYS, {"before": now - KEYS_KEPT_FOR, "most": most})
+
+
+# Asked row by row, not joined: so it reads along the index and ends at the limit.
+_FORGET_KEYS = sa.text("""
+    DELETE FROM agent_events WHERE (agent_id, log_id, number) IN (
+        SELECT agent_id, log_id, number FROM agent_events e
+        WHERE received_at < :before AND number <= COALESCE((
+            SELECT through FROM agent_logs l WHERE l.agent_id = e.agent_id AND l.log_id = e.log_id
+        ), number)
+        ORDER BY received_at LIMIT :most
+    )
+""")
 _INSERT_KEYS = sa.text("""
     INSERT INTO agent_events (agent_id, log_id, number, payload_sha256, event_id, received_at)
     SELECT *, CAST(:now AS timestamptz) FROM unnest(

@@ -1,11 +1,9 @@
 """The hub's process: what reads from agents, what sends to them, what runs in the background."""
 
 import asyncio
-import random
 import secrets
 import ssl
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
@@ -15,35 +13,16 @@ import structlog
 
 from hub.enrollments import DeviceEnrollments
 from hub.errors import EngineMissing
-from hub.exporter import Exporter
 from hub.ingest import Ingest
+from hub.loops import Identity, Store, make_loops
 from hub.monitoring import serving_metrics
 from hub.mqtt_uplink import MqttUplink
-from hub.news import Newscaster
-from hub.outbox import Outbox
-from hub.presence import PresenceSweeper
-from hub.rollouts import RolloutController
-from hub.sequencer import Sequencer
 from hub.settings import HubSettings
-from hub.settling import Settler
-from hub.sink_export import ExportWork
-from hub.sink_locks import SinkLocks
-from hub.upkeep import Upkeep
 from hub.uplink import UplinkSource
-from hub.witness import Witness
 from hub.work import Work
-from tensorguard.pki.identity import ServiceIdentity
-from tensorguard.services.certificates.certificates import ServiceCertificate
-from tensorguard.services.certificates.certifier import Certifier
-from tensorguard.services.evidence.checkpoint_file import checkpoint_file
 from tensorguard.services.evidence.private_fields import ensure_privacy_key
-from tensorguard.services.keys.following import KeyringFollower
 from tensorguard.services.keys.kek_providers import KekProviders, KekSettings
-from tensorguard.services.keys.kek_watch import KekWatch
 from tensorguard.services.keys.keyring import Keyring
-from tensorguard.services.keys.rewrapping import Rewrapper
-from tensorguard.services.sinks.sink_clients import Outside
-from tensorguard.siem.address_guard import AddressGuard, parse_networks
 from tensorguard.store.engine import SessionMaker, check_schema, create_engine, session_maker
 
 log = structlog.get_logger()
@@ -60,95 +39,23 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
 
     Raises: StoreError, PlatformNotInitialised, VaultError, BadSink.
     """
-    guard = AddressGuard(parse_networks(settings.sink_networks))
-    engine = create_engine(settings.database_url, service="hub", pool_size=10)
-    sessions = session_maker(engine)
     async with AsyncExitStack() as closing:
-        closing.push_async_callback(engine.dispose)
-        await check_schema(engine)
-        kek_settings = KekSettings()
-        async with sessions.begin() as session:
-            opener = kek_settings.opener(settings.data_dir)
-            kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
-            closing.push_async_callback(kek.close)
-            keyring = await Keyring.load(session, kek)
-            await ensure_privacy_key(session, kek, now=utc_now())
-        certificate = ServiceCertificate(
-            keyring.ca, ServiceIdentity(keyring.trust_domain, "hub"), hosts=()
-        )
-        known = (certificate.certificate, list(keyring.trust.cas))
-        source = make_source(settings, sessions, certificate.client_context(keyring.trust.cas))
+        store = await _open_store(settings, closing)
+        identity = Identity(store.keyring)
+        source = make_source(settings, store.sessions, identity.context())
         enrollments = DeviceEnrollments(
-            sessions, keyring, settings.mqtt_address, settings.device_url
+            store.sessions, store.keyring, settings.mqtt_address, settings.device_url
         )
-
-        def follow() -> None:
-            nonlocal known
-            certificate.use(keyring.ca)
-            if known != (news := (certificate.certificate, list(keyring.trust.cas))):
-                known = news
-                source.use(certificate.client_context(keyring.trust.cas))
-
-        work = Work(sessions, keyring, kek, utc_now, enrollments, lambda: source.share)
-        witness = Witness(
-            sessions,
-            work.echoes,
-            file=checkpoint_file(settings.data_dir),
-            bucket=settings.checkpoint_bucket(),
-            clock=utc_now,
-            bucket_every=settings.ledger_bucket_every,
-            leads=lambda: source.leads,
+        work = Work(
+            store.sessions, store.keyring, store.kek, utc_now, enrollments, lambda: source.share
         )
-        await witness.check()
         ingest = Ingest(
             source,
             work,
             batch_messages=settings.batch_messages,
             flush_after_s=settings.flush_after.total_seconds(),
         )
-        outbox = Outbox(sessions, source, work, database_url=settings.database_url, clock=utc_now)
-        await outbox.reload_configs()
-
-        exporting = ExportWork(
-            sessions=sessions,
-            kek=kek,
-            outside=Outside(
-                guard=guard, data_dir=settings.data_dir, trust_domain=keyring.trust_domain
-            ),
-            clock=utc_now,
-            random=random.SystemRandom(),
-        )
-
-        def leads() -> bool:
-            return source.leads
-
-        loops: dict[str, Callable[[asyncio.Event], Coroutine[None, None, None]]] = {
-            "outbox": outbox.run,
-            "presence": PresenceSweeper(sessions, utc_now, leads).run,
-            "news": Newscaster(sessions, work.news, utc_now).run,
-            "rollouts": RolloutController(
-                sessions, keyring, clock=utc_now, leads=leads, monotonic=time.monotonic
-            ).run,
-            "sequencer": Sequencer(
-                sessions,
-                trust_domain=keyring.trust_domain,
-                signers=lambda: [signer.private_key for signer in keyring.ledger_signers],
-                clock=utc_now,
-                random=random.SystemRandom(),
-            ).run,
-            "settler": Settler(sessions, keyring, work.new_connections, utc_now).run,
-            "witness": witness.run,
-            "upkeep": Upkeep(sessions, keyring, work, utc_now, leads).run,
-            "certificate": certificate.keep_renewed,
-            "keyring": KeyringFollower(keyring, kek, sessions, settings.database_url, [follow]).run,
-            "keks": KekWatch(sessions, kek, utc_now).run,
-            "rewrapper": Rewrapper(sessions, kek, utc_now).run,
-            "exporter": Exporter(exporting, SinkLocks(settings.database_url)).run,
-            # Before there is a front: without its certificate it does not listen.
-            "certifier": Certifier(
-                sessions, keyring, settings.database_url, settings.hosts_of_fronts, utc_now
-            ).run,
-        }
+        loops = await make_loops(settings, store, identity, source, work, utc_now)
         metrics = serving_metrics(settings.hub_metrics)
         async with metrics, source, asyncio.TaskGroup() as tasks:
             ending = asyncio.Event()
@@ -160,6 +67,21 @@ async def run(settings: HubSettings, stop: asyncio.Event, ready: Callable[[], No
             ending.set()
             await _tell_the_rest(work)
     log.info("hub_stopped")
+
+
+async def _open_store(settings: HubSettings, closing: AsyncExitStack) -> Store:
+    """Connect to the database and open every key."""
+    engine = create_engine(settings.database_url, service="hub", pool_size=10)
+    closing.push_async_callback(engine.dispose)
+    await check_schema(engine)
+    sessions, kek_settings = session_maker(engine), KekSettings()
+    async with sessions.begin() as session:
+        opener = kek_settings.opener(settings.data_dir)
+        kek = await KekProviders.load(session, opener, expected=kek_settings.kek)
+        closing.push_async_callback(kek.close)
+        keyring = await Keyring.load(session, kek)
+        await ensure_privacy_key(session, kek, now=utc_now())
+    return Store(sessions, kek, keyring)
 
 
 async def _tell_the_rest(work: Work) -> None:

@@ -10,8 +10,10 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hub.dead_letters import forget_dead_letters
+from hub.events import forget_keys
 from hub.presence import disown_sessions, pause
 from hub.work import Work
+from tensorguard.services.certificates.superseding import forget_ended
 from tensorguard.services.evidence import ledger
 from tensorguard.services.evidence.event import Actor
 from tensorguard.services.evidence.events import AgentFlooding
@@ -109,10 +111,13 @@ class Upkeep:
             log.info("sessions_disowned", agents=disowned)
         async with self._sessions() as session, session.begin():
             await forget_dead_letters(session, now)
+            await forget_keys(session, now)
             expired = agent_requests.c.expires_at < now - ANSWERS_KEPT_FOR
             await session.execute(sa.delete(agent_requests).where(expired))
         async with self._sessions() as session, session.begin():
             await forget_hints(session, now=now)
+        async with self._sessions() as session, session.begin():
+            await forget_ended(session)
         for fleet in list(self._work.configs.revisions):
             async with self._sessions() as session, session.begin():
                 await get_config_envelope(session, self._keyring, fleet, now=now)

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, StringConstraints
 from api.fleets.views import Slug
 from tensorguard.services.evidence.filters import EntryFilter
 
-TypePrefix = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,100}$")]
+TypePrefix = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9.-]{0,99}$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/ -]{1,200}$")]
 Index = Annotated[int, Query(ge=0, lt=2**53)]
 End = Annotated[int | None, Query(ge=0, lt=2**53, description="Exclusive.")]

@@ -7,11 +7,11 @@ import json
 import re
 from pathlib import Path
 
-import hub.main
 from api.device.joining import router as joining
 from api.device.recovering import router as recovering
 from api.document import openapi_document
 from hub.batch import Batch
+from hub.loops import make_loops
 from tensorguard.services.evidence.catalogue import list_event_types, render
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -197,13 +197,8 @@ def test_the_page_of_events_is_that_of_the_code() -> None:
 
 
 def _loops_of_the_hub() -> set[str]:
-    """The keys of the dictionary `loops` in hub.main."""
-    for node in ast.walk(ast.parse(inspect.getsource(hub.main))):
-        if (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and node.target.id == "loops"
-            and isinstance(node.value, ast.Dict)
-        ):
+    """The keys of the dictionary that make_loops returns."""
+    for node in ast.walk(ast.parse(inspect.getsource(make_loops))):
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
             return {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
-    raise AssertionError("hub.main has no dictionary of loops")
+    raise AssertionError("make_loops returns no dictionary of loops")

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SERVICES = ("api", "hub", "broker", "tensorguard")
 CALLS_OUT = {
-    *("aiohttp", "aiomqtt", "azure", "boto3", "google", "httpcore", "httpx", "nats", "paho"),
-    *("requests", "smtplib", "socket", "urllib3", "http.client", "urllib.request"),
+    *("aiohttp", "aiomqtt", "azure", "boto3", "botocore", "google", "httpcore", "httpx", "nats"),
+    *("paho", "requests", "smtplib", "socket", "urllib3", "http.client", "urllib.request"),
     *("open_connection", "create_connection"),
 }
 KNOWN = {

@@ -21,6 +21,7 @@ from tensorguard.store.tables import agents, certificates, revocations
 _HUB: Final = Actor("service", "hub")
 # Who is refused for the date alone needs no row among the denied; clocks differ a little.
 _CLOCKS_DIFFER: Final = timedelta(hours=1)
+_FORGOTTEN_AT_ONCE: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +100,28 @@ async def settle(
         by_serial=newest.serial,
     )
     await ledger.record(session, event, now=now)
-    denied = [row.serial for row in rows if row.not_after > now - _CLOCKS_DIFFER]
+    denied = [row for row in rows if row.not_after > now - _CLOCKS_DIFFER]
     if denied:
         # Last: from here to the commit every other revocation waits.
         await session.execute(
             sa.insert(revocations),
             [
                 {
-                    "serial": serial,
+                    "serial": row.serial,
                     "reason": "superseded",
                     "revoked_at": now,
                     "revoked_by": _HUB.id,
+                    "not_after": row.not_after,
                 }
-                for serial in denied
+                for row in denied
             ],
         )
     return Settled(serials, moved_to)
+
+
+async def forget_ended(session: AsyncSession) -> None:
+    """Delete the oldest denials of certificates that ended a week ago: TLS refuses those."""
+    await session.execute(sa.select(sa.func.revocations_forget(_FORGOTTEN_AT_ONCE)))
 
 
 async def _lock_agent(session: AsyncSession, agent_id: UUID) -> sa.Row[Any, Any] | None:

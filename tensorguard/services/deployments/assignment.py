@@ -100,12 +100,13 @@ async def withdraw_next(
         await desired.assign(session, keyring, content, recipients, owner=deployment.id, now=now)
     ended = [row.agent_id for row in rows]
     await _end(session, deployment.id, ended, AgentState.SUPERSEDED, "aborted", now)
-    if rows:
-        await tell_of(session, deployment, now)
-    if not rows and not (await session.execute(_LEFT, {"id": deployment.id})).scalar():
+    is_over = not rows and not (await session.execute(_LEFT, {"id": deployment.id})).scalar()
+    if is_over:
         await session.execute(
             sa.update(deployments).where(deployments.c.id == deployment.id).values(finished_at=now)
         )
+    if rows or is_over:
+        await tell_of(session, deployment, now)
     return len(rows)
 
 

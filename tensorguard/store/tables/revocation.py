@@ -1,6 +1,6 @@
 """The kill switch: orders, and the receipts of the fronts."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text, Uuid
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text, Uuid, text
 
 from tensorguard.store.tables.columns import TextC, Time, metadata
 
@@ -13,6 +13,7 @@ revocations = Table(
     Column("reason", Text, nullable=False),
     Column("revoked_at", Time, nullable=False),
     Column("revoked_by", Text, nullable=False),
+    Column("not_after", Time),
 )
 revocation_receipts = Table(
     "revocation_receipts",
@@ -45,4 +46,9 @@ revocations_unconfirmed = Table(
 )
 Index("revocations_agent_idx", revocations.c.agent_id)
 Index("revocations_revoked_at_idx", revocations.c.revoked_at)
+Index(
+    "revocations_not_after_idx",
+    revocations.c.not_after,
+    postgresql_where=text("not_after IS NOT NULL"),
+)
 Index("fleet_revocations_fleet_idx", fleet_revocations.c.fleet, fleet_revocations.c.id)

@@ -98,6 +98,7 @@ Index(
     postgresql_using="brin",
     postgresql_with={"pages_per_range": 16, "autosummarize": True},
 )
+Index("agent_events_received_at_idx", agent_events.c.received_at)
 Index(
     "agent_event_budgets_excess_idx",
     agent_event_budgets.c.excess_since,

@@ -92,6 +92,7 @@ export default async function journey({ page, facts, newContext, signIn }) {
   await dialog.getByLabel("Reason").fill("the wrong release");
   await dialog.getByTestId("confirm").click();
   await page.getByText("It never started").waitFor();
+  await page.getByText("not yet", { exact: true }).first().waitFor({ state: "detached" }); // ended
   assert.equal(await page.getByRole("heading", { name: "If it started now" }).count(), 0);
 
   // One agent is told to say how it is; whoever may only read sees what came of it, live.

@@ -2,17 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from broker import lease as lease_module
-from broker.denyset import DenySet
+from broker.denyset import FORGOTTEN_AFTER, DenySet, Revocation
 from broker.lease import CHANNEL, Lease
 from tensorguard.pki.identity import serial_text
 from tests.integration.broker.certificates import AgentCredentials, Platform
@@ -34,12 +34,16 @@ async def connection(fresh_database: Database) -> AsyncIterator[Connection]:
 
 
 async def revoke(
-    connection: Connection, *, agent_id: UUID | None = None, serial: str | None = None
+    connection: Connection,
+    *,
+    agent_id: UUID | None = None,
+    serial: str | None = None,
+    not_after: datetime | None = None,
 ) -> None:
     await connection.execute(
-        "INSERT INTO revocations (agent_id, serial, reason, revoked_at, revoked_by)"
-        " VALUES (%s, %s, 'test', now(), 'test')",
-        (agent_id, serial),
+        "INSERT INTO revocations (agent_id, serial, reason, revoked_at, revoked_by, not_after)"
+        " VALUES (%s, %s, 'test', now(), 'test', %s)",
+        (agent_id, serial, not_after),
     )
 
 
@@ -240,6 +244,42 @@ async def test_a_lost_database_connection_is_made_again_and_nothing_is_missed(
         await revoke(connection, agent_id=agent.agent_id)
         assert await wire.hear() is None
         assert denied.applied_seq == 1
+
+
+async def test_a_front_forgets_certificates_that_ended_and_agents_never(
+    fresh_database: Database, connection: Connection
+) -> None:
+    now, agent_id = datetime.now(UTC), uuid4()
+    denied, stop, applied = DenySet(), asyncio.Event(), asyncio.Event()
+
+    async def apply(revocations: Sequence[Revocation]) -> list[int]:
+        for revocation in revocations:
+            denied.add(revocation)
+        if denied.applied_seq == 4:
+            applied.set()
+        return [0] * len(revocations)
+
+    await revoke(connection, serial="loaded", not_after=now)
+    following = Lease(fresh_database.app_url, FRONT_ID, denied, clock=lambda: now)
+    await following.load()
+    task = asyncio.create_task(following.run(stop, address="x", apply=apply))
+    await revoke(connection, serial="followed", not_after=now)
+    await revoke(connection, serial="unknown")
+    await revoke(connection, agent_id=agent_id)
+    serials = ("loaded", "followed", "unknown")
+    async with asyncio.timeout(PATIENCE_S):
+        await applied.wait()
+        assert all(denied.denies_session(None, serial) for serial in serials)
+        now += FORGOTTEN_AFTER + timedelta(seconds=1)
+        while denied.denies_session(None, "loaded"):  # noqa: ASYNC110  a set
+            await asyncio.sleep(0.02)
+    stop.set()
+    await connection.execute(f"NOTIFY {CHANNEL}")
+    await task
+    assert [denied.denies_session(None, serial) for serial in serials] == [False, False, True]
+    assert denied.denies_session(agent_id, "any")
+    # Whose sessions have ended is asked of agents alone.
+    assert await rows(connection, "SELECT seq FROM revocation_receipts") == [(4,)]
 
 
 async def test_an_unreachable_database_makes_the_front_stale(

@@ -11,7 +11,7 @@ import pytest
 
 from hub.batch import sort
 from hub.downlink import Downlinks
-from hub.events import store_events
+from hub.events import KEYS_KEPT_FOR, LOGS_KEPT, forget_keys, store_events
 from hub.upkeep import tell_floods
 from hub.uplink import Uplink
 from tensorguard.protocol import codec
@@ -209,6 +209,26 @@ async def test_an_agent_that_connects_is_told_its_watermark(hub: Hub) -> None:
     assert hub.front.acks(agent_id) == [Ack(log_id=new, through=2)]
 
 
+async def test_a_forgotten_event_that_comes_again_is_known_by_its_logs_watermark(hub: Hub) -> None:
+    agent_id, log_id, younger = await hub.add_agent(), uuid4(), uuid4()
+    old = [hub.event(agent_id, log_id, number) for number in (1, 2, 4)]
+    await hub.take(*old)
+    hub.clock.advance(seconds=1)
+    await hub.take(hub.event(agent_id, younger, 1))
+    hub.clock.advance(seconds=KEYS_KEPT_FOR.total_seconds())
+    for left in ([2, 4, 1], [4, 1], [4, 1]):
+        async with hub.sessions.begin() as session:
+            await forget_keys(session, hub.clock.now, most=1)
+        keys = await hub.rows("SELECT number FROM agent_events ORDER BY received_at, number")
+        assert [row.number for row in keys] == left
+    await hub.take(*old, hub.event(agent_id, log_id, 1, details={"changed": True}))
+    assert hub.front.acks(agent_id)[-1] == Ack(log_id=log_id, through=2)
+    await hub.take(hub.event(agent_id, log_id, 3))
+    assert hub.front.acks(agent_id)[-1] == Ack(log_id=log_id, through=4)
+    assert numbers(await hub.entries(REPORTED)) == [1, 2, 4, 1, 3]
+    assert await hub.entries("event.conflict") == []
+
+
 async def test_a_flood_is_acked_and_told_in_one_entry_a_minute(hub: Hub) -> None:
     agent_id, log_id = await hub.add_agent(), uuid4()
     flood = [hub.event(agent_id, log_id, number) for number in range(1, 1_301)]
@@ -241,6 +261,26 @@ async def test_a_flood_goes_on_at_sixty_a_minute(hub: Hub) -> None:
     assert len(await hub.entries(REPORTED)) == 1_060
     assert hub.front.acks(agent_id)[-1].through == 1_200
     assert await hub.value("SELECT excess FROM agent_event_budgets") == 140
+
+
+async def test_only_an_agents_newest_outboxes_are_known(hub: Hub) -> None:
+    agent_id, other, *logs = await hub.add_agent(), await hub.add_agent(), uuid4(), uuid4()
+    await hub.take(hub.event(other, logs[0], 1), hub.event(agent_id, logs[0], 2))
+    hub.clock.advance(seconds=1)
+    await hub.take(*(hub.event(agent_id, uuid4(), 1) for _ in range(LOGS_KEPT - 1)))
+    known = "SELECT agent_id, log_id FROM agent_logs"
+    assert {(agent_id, logs[0]), (other, logs[0])} <= {tuple(row) for row in await hub.rows(known)}
+    hub.clock.advance(seconds=1)
+    await hub.take(hub.event(agent_id, logs[1], 1))
+    found = {tuple(row) for row in await hub.rows(known)}
+    assert len(found) == LOGS_KEPT + 1
+    assert {(agent_id, logs[1]), (other, logs[0])} <= found
+    assert (agent_id, logs[0]) not in found
+    # Nor are its keys kept for longer than others.
+    hub.clock.advance(seconds=KEYS_KEPT_FOR.total_seconds())
+    async with hub.sessions.begin() as session:
+        await forget_keys(session, hub.clock.now)
+    assert await hub.rows("SELECT FROM agent_events WHERE number = 2") == []
 
 
 async def test_a_failed_transaction_acks_nothing_and_leaves_nothing(hub: Hub) -> None:

@@ -62,8 +62,11 @@ async def test_after_a_renewal_the_old_certificate_is_denied_everywhere(
     await stack.until_presence(running.agent_id, "online")
     [event] = await stack.api.events("agent.certificate-superseded")
     assert (event["serials"], event["by_serial"]) == ([serial], new["serial"])
-    rows = await stack.rows("SELECT serial, reason FROM revocations")
-    assert [tuple(row) for row in rows] == [(serial, "superseded")]
+    rows = await stack.rows(
+        "SELECT serial, reason, r.not_after = c.not_after AS until_its_end"
+        " FROM revocations r JOIN certificates c USING (serial)"
+    )
+    assert [tuple(row) for row in rows] == [(serial, "superseded", True)]
 
 
 async def _is_denied(stack: Stack, pem: Path, agent_id: UUID) -> bool:

@@ -97,6 +97,67 @@ def test_revocations_notify_once_when_they_commit(fresh_database: Database) -> N
     assert len(notices) == 1
 
 
+# Days until the certificate ends; None: unknown.
+DENIALS = {"live": 1, "ended-lately": -6.9, "unknown": None, "old": -7.1, "older": -8, "oldest": -9}
+DENY = (
+    "INSERT INTO revocations (serial, reason, revoked_at, revoked_by, not_after)"
+    " VALUES (%s, 'r', now(), 'test', now() + make_interval(secs => %s * 86400)) RETURNING seq"
+)
+FORGET = "SELECT revocations_forget(%s)"
+
+
+def test_only_certificates_that_ended_a_week_ago_are_forgotten_the_oldest_first(
+    fresh_database: Database,
+) -> None:
+    with psycopg.connect(fresh_database.app_url) as app:
+        app.execute(INSERT)
+        for serial, days in DENIALS.items():
+            app.execute(DENY, (serial, days))
+        app.execute(
+            "INSERT INTO revocation_receipts SELECT seq, 'front', now(), 0 FROM revocations"
+        )
+        serials = "SELECT array_agg(serial ORDER BY seq) FROM revocations"
+        rest = [None, "live", "ended-lately", "unknown"]
+        # The oldest of all is the newest row: what numbers go by.
+        for forgotten, left in [(1, ["old", "oldest"]), (1, ["oldest"]), (0, ["oldest"])]:
+            assert app.execute(FORGET, (1,)).fetchone() == (forgotten,)
+            assert app.execute(serials).fetchone() == (rest + left,)
+        app.execute(INSERT)
+        assert app.execute(FORGET, (5,)).fetchone() == (1,)
+        assert app.execute(serials).fetchone() == ([*rest, None],)
+        assert app.execute("SELECT count(*) FROM revocation_receipts").fetchone() == (4,)
+
+
+def test_the_services_role_brings_nobody_back(fresh_database: Database) -> None:
+    with psycopg.connect(fresh_database.app_url, autocommit=True) as app:
+        app.execute(INSERT)
+        app.execute(DENY, ("live", 1))
+        app.execute(INSERT)
+        for attempt in (
+            "DELETE FROM revocations",
+            "UPDATE revocations SET not_after = '2000-01-01'",
+            "ALTER TABLE revocations ALTER not_after SET DEFAULT '2000-01-01'",
+            "CREATE OR REPLACE FUNCTION revocations_forget(most integer) RETURNS bigint"
+            " LANGUAGE sql AS 'SELECT 1'",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(attempt)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            app.execute(
+                INSERT.replace("(agent_id", "(not_after, agent_id").replace(
+                    "VALUES (", "VALUES ('2000-01-01', "
+                )
+            )
+        # A table that is found before the real one gives neither rows nor, by a trigger, rights.
+        app.execute("CREATE TEMPORARY TABLE revocations AS SELECT * FROM public.revocations")
+        app.execute("UPDATE pg_temp.revocations SET not_after = '2000-01-01'")
+        app.execute("GRANT ALL ON pg_temp.revocations TO PUBLIC")
+        assert app.execute(FORGET, (9,)).fetchone() == (0,)
+        for schema in ("public", "pg_temp"):
+            count = app.execute(f"SELECT count(*) FROM {schema}.revocations")
+            assert count.fetchone() == (3,)
+
+
 @pytest.mark.parametrize("columns", ["", ", serial"])
 def test_a_revocation_names_an_agent_or_a_serial_and_never_both(
     fresh_database: Database, columns: str

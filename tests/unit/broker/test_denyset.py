@@ -31,6 +31,30 @@ def test_a_serial_is_denied_whoever_shows_it() -> None:
     assert not denied.denies(agent(uuid7(), 0xABD))
 
 
+def test_only_a_certificate_that_ended_a_week_ago_is_forgotten() -> None:
+    denied, agent_id = DenySet(), uuid7()
+    denied.add(Revocation(1, agent_id, None))
+    denied.add(Revocation(2, None, "aa"))  # nobody knows its end
+    denied.add(Revocation(3, None, "cc", SOON + timedelta(seconds=1)))
+    denied.add(Revocation(4, None, "bb", SOON))
+    denied.forget(SOON + timedelta(days=7))
+    assert all(denied.denies_session(None, serial) for serial in ("aa", "bb", "cc"))
+    denied.forget(SOON + timedelta(days=7, seconds=1))
+    assert not denied.denies_session(None, "bb")
+    assert denied.denies_session(None, "cc")
+    denied.forget(SOON + timedelta(days=1_000))
+    assert [denied.denies_session(None, serial) for serial in ("aa", "cc")] == [True, False]
+    assert denied.denies(agent(agent_id))
+    assert denied.applied_seq == 4
+
+
+def test_a_serial_that_is_added_again_and_again_takes_the_room_of_one() -> None:
+    denied = DenySet()
+    for _ in range(1_000):
+        denied.add(Revocation(1, None, "aa", SOON))
+    assert len(denied._ends) == 1
+
+
 def test_applied_seq_is_the_highest_and_never_falls() -> None:
     denied = DenySet()
     for seq in (4, 9, 5):

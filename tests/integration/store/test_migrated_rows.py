@@ -1,4 +1,4 @@
-"""A platform from before publishers could be rotated learns which bundles have told of whom."""
+"""What a migration makes of the rows that an older platform has left."""
 
 import base64
 import json
@@ -74,4 +74,33 @@ def test_bundles_that_were_published_tell_which_publishers_agents_know(
             ("new", None, True),
             ("never", 1, True),
         }
+    engine.dispose()
+
+
+def test_denials_learn_when_the_certificates_end_that_are_known(
+    empty_database: str, postgres: Server
+) -> None:
+    engine = sa.create_engine(driver_url(empty_database))
+    with engine.connect() as connection:
+        migrate(connection, to="0010")
+        name = connection.engine.url.database
+        with psycopg.connect(postgres.url(None, str(name))) as superuser:
+            superuser.execute("SET session_replication_role = replica")  # an agent is not needed
+            superuser.execute(
+                "INSERT INTO certificates (serial, agent_id, spki_sha256, certificate, not_before,"
+                " not_after, issued_at, authority_key_id)"
+                " VALUES ('aa', gen_random_uuid(), '', '', '2026-01-01', '2026-01-08', now(), '')"
+            )
+            superuser.execute(
+                "INSERT INTO revocations (seq, agent_id, serial, reason, revoked_at, revoked_by)"
+                " VALUES (1, NULL, 'aa', '', now(), ''), (2, NULL, 'bb', '', now(), ''),"
+                " (3, gen_random_uuid(), NULL, '', now(), '')"
+            )
+        migrate(connection, to="0011")
+        ends = "SELECT seq, not_after::date::text FROM revocations ORDER BY seq"
+        assert [tuple(row) for row in connection.execute(sa.text(ends))] == [
+            (1, "2026-01-08"),
+            (2, None),
+            (3, None),
+        ]
     engine.dispose()
