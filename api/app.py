@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from api.actors.routes import router as actors
 from api.agents.admission import router as agent_admission
 from api.agents.commands import router as agent_commands
 from api.agents.history import router as agent_history
@@ -79,6 +80,7 @@ ROUTERS = (
     events,
     users,
     api_keys,
+    actors,
     operations,
 )
 

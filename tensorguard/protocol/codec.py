@@ -1,5 +1,6 @@
 """JSON bytes to messages and back, with the size limits of the protocol."""
 
+import re
 from typing import Final, TypeVar
 
 import msgspec
@@ -52,6 +53,8 @@ _MAX_BYTES: Final[dict[UpKind | FrontKind, int]] = {
     FrontKind.ENROLL: MAX_FRONT_ENROLL_BYTES,
 }
 _EVENT_HEADER = msgspec.json.Decoder(EventHeader)
+# A string without an end goes to the end: whatever the bytes are, each is looked at once.
+_STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)
 T = TypeVar("T", bound=Message)
 _ENCODER = msgspec.json.Encoder()
 
@@ -87,9 +90,28 @@ def decode_up(kind: UpKind | FrontKind, payload: bytes) -> Message:
 def find_event_header(payload: bytes) -> EventHeader | None:
     """Return log_id, number and oldest of an event whose body may be invalid, or None."""
     try:
-        return _EVENT_HEADER.decode(payload)
+        try:
+            return _EVENT_HEADER.decode(payload)
+        except RecursionError:  # what is nested deeper than Python's stack is no part of a header
+            return _EVENT_HEADER.decode(_without_nested(payload))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def _without_nested(payload: bytes) -> bytes:
+    """Return JSON with null for each array and object in the outermost one."""
+    kept: list[bytes] = []
+    depth = start = 0
+    for token in _STRING_OR_BRACKET.finditer(payload):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            if depth == 2:
+                kept += payload[start : token.start()], b"null"
+        elif token[0] in (b"]", b"}"):
+            if depth == 2:
+                start = token.end()
+            depth -= 1
+    return b"".join(kept) + payload[start:]
 
 
 def decode(type_: type[T], payload: bytes | str) -> T:

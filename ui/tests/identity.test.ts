@@ -108,7 +108,7 @@ describe("approvals", () => {
 
   it("are asked for by accounts, or by who is no account", () => {
     const id = "01a20514-0823-7da9-b8be-302af634c713";
-    expect(actorOf(id)).toEqual({ kind: "user", id });
+    expect(actorOf(id)).toEqual({ kind: "account", id });
     expect(actorOf("command-line").id).toBe("the platform's machine");
     expect(actorOf("hub")).toEqual({ kind: "system", id: "hub" });
   });

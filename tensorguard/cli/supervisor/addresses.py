@@ -138,9 +138,11 @@ def _take(name: str, wish: str | None, port: int, bind: str) -> str:
 
 def _leave_loopback(stored: Addresses, wishes: Wishes, bind: str) -> tuple[Addresses, list[str]]:
     moved: dict[str, str] = {}
-    for name in ("device", "mqtt"):
+    for name in ("device", "mqtt", "enroll_mqtt"):
+        if getattr(wishes, name) is not None or not getattr(stored, name):
+            continue
         address = Address.parse(getattr(stored, name))
-        if getattr(wishes, name) is None and _is_loopback(address.host):
+        if _is_loopback(address.host):
             moved[name] = str(Address(bind, address.port))
     notes = [f"{name} listens on {address} from now on" for name, address in moved.items()]
     return replace(stored, **moved), notes

@@ -41,6 +41,9 @@ export default async function journey({ page, context, facts, signIn }) {
   await page.getByLabel("This quarter").check();
   const revoked = page.locator("dl > div").filter({ hasText: "agents revoked" }).locator("dd");
   await revoked.getByText("1", { exact: true }).waitFor();
+  const times = page.locator("dl > div").filter({ hasText: "time to every front" }).locator("dd");
+  await times.first().waitFor();
+  assert.match((await times.allInnerTexts()).join(), /^[\d,]+ ms,[\d,]+ ms$/);
   // From a number to the entries behind it, and back to the report of the same fleet and days.
   await revoked.getByRole("link").click();
   await page.getByRole("table", { name: "Ledger entries" }).getByText("Agent revoked").waitFor();

@@ -81,17 +81,26 @@ def test_stored_addresses_are_used_again(chosen: Addresses) -> None:
 
 def test_a_public_host_at_a_later_start_lets_devices_in_from_elsewhere(chosen: Addresses) -> None:
     moved, notes = choose_addresses(chosen, Wishes(public_host="tg.example.org"))
-    device, mqtt = (Address.parse(one).port for one in (chosen.device, chosen.mqtt))
-    assert (moved.device, moved.mqtt) == (f"0.0.0.0:{device}", f"0.0.0.0:{mqtt}")
+    for name in ("device", "mqtt", "enroll_mqtt"):
+        port = Address.parse(getattr(chosen, name)).port
+        assert getattr(moved, name) == f"0.0.0.0:{port}"
     assert moved.http == chosen.http
-    assert len(notes) == 2
+    assert len(notes) == 3
     assert choose_addresses(moved, Wishes(public_host="tg.example.org")) == (moved, [])
 
 
 def test_an_address_that_is_asked_for_stays_on_loopback(chosen: Addresses) -> None:
-    wishes = Wishes(device=chosen.device, mqtt=chosen.mqtt, public_host="tg.example.org")
+    wishes = Wishes(
+        device=chosen.device,
+        mqtt=chosen.mqtt,
+        enroll_mqtt=chosen.enroll_mqtt,
+        public_host="tg.example.org",
+    )
     kept, notes = choose_addresses(chosen, wishes)
-    assert (kept.device, kept.mqtt, notes) == (chosen.device, chosen.mqtt, [])
+    assert (kept.device, kept.mqtt, kept.enroll_mqtt, notes) == (
+        *(chosen.device, chosen.mqtt, chosen.enroll_mqtt),
+        [],
+    )
     # A tunnel ends there: so it stays at the next start.
     assert choose_addresses(kept, Wishes()) == (kept, [])
 

@@ -192,6 +192,37 @@ def test_an_event_with_a_bad_body_still_shows_its_number(changes: dict[str, Any]
     assert (str(header.log_id), header.number, header.oldest) == (BOOT_ID, 5, 2)
 
 
+DEEP = b"[" * 5_000 + b"]" * 5_000
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        DEEP,
+        b'{"number": 7, "a": ' + DEEP + b', "log_id": "x"}',
+        b'["]]", "\\"]", "\\\\", ' + DEEP + b', "[{\\""]',
+    ],
+    ids=["arrays", "fields of the same names", "brackets in strings"],
+)
+def test_an_event_nested_deeper_than_any_stack_still_shows_its_number(details: bytes) -> None:
+    bad = payload(UpKind.EVENT, details="@").replace(b'"@"', details)
+    with pytest.raises(BadMessage):
+        codec.decode_up(UpKind.EVENT, bad)
+    header = codec.find_event_header(bad)
+    assert header is not None
+    assert (str(header.log_id), header.number, header.oldest) == (BOOT_ID, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", b"]" * 9_000, b'"' + b'\\"' * 20_000, b'"\\'],
+    ids=["open arrays", "closed too often", "an open string of quotes", "an open escape"],
+)
+def test_a_deep_event_that_does_not_end_as_json_does_has_no_header(end: bytes) -> None:
+    bad = payload(UpKind.EVENT, details="@").replace(b'"@"}', b"[" * 5_000 + end)
+    assert codec.find_event_header(bad) is None
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-MAX_INTEGER, MAX_INTEGER) | st.text(),

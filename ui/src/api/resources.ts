@@ -26,7 +26,7 @@ export type Trust = Schemas["TrustView"];
 export type Overview = Schemas["OverviewView"];
 
 const EVERYTHING = 500;
-const USER_NAMES_STALE_MS = 60_000;
+const NAMES_STALE_MS = 60_000;
 
 export function useOverview() {
   return useQuery({
@@ -59,28 +59,18 @@ export function useUsers() {
   });
 }
 
-/** What users are called, by id, as far as one may know: the ledger itself holds ids only. */
-export function useUserNames() {
-  const users = useQuery({
-    queryKey: ["users"],
-    queryFn: ({ signal }) =>
-      unwrap(api.GET("/api/v1/users", { signal, params: { query: { limit: EVERYTHING } } })),
-    enabled: computed(() => may("users:admin")),
-    staleTime: USER_NAMES_STALE_MS,
+/** Whose an account's id is, and the name as far as one may know: the ledger and rows hold ids. */
+export function useActor(id: () => string | undefined) {
+  return useQuery({
+    queryKey: ["actors", computed(id)],
+    queryFn: async ({ signal }) => {
+      const params = { query: { id: [id() ?? ""] } };
+      const found = await unwrap(api.GET("/api/v1/actors", { signal, params }));
+      return found[0] ?? null;
+    },
+    enabled: computed(() => id() !== undefined),
+    staleTime: NAMES_STALE_MS,
   });
-  return computed(() => new Map(users.data.value?.items.map((user) => [user.id, user.email])));
-}
-
-/** What API keys are called, by id, as far as one may know. */
-export function useApiKeyNames() {
-  const keys = useQuery({
-    queryKey: ["api-keys", "names"],
-    queryFn: ({ signal }) =>
-      unwrap(api.GET("/api/v1/api-keys", { signal, params: { query: { limit: EVERYTHING } } })),
-    enabled: computed(() => may("api-keys:admin")),
-    staleTime: USER_NAMES_STALE_MS,
-  });
-  return computed(() => new Map(keys.data.value?.items.map((key) => [key.id, key.name])));
 }
 
 /** The newest trust bundle, who believes it, and what the next one will say. */

@@ -4,6 +4,26 @@
  */
 
 export interface paths {
+    "/api/v1/actors": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Actors
+         * @description Tell whose these ids are; what is no account is left out.
+         */
+        get: operations["list_actors_api_v1_actors_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/agents": {
         parameters: {
             query?: never;
@@ -2606,6 +2626,24 @@ export interface components {
             id: string;
             /** Kind */
             kind: string;
+            /** Name */
+            name: string | null;
+        };
+        /**
+         * ActorView
+         * @description An account; the name is null for whoever may not read the ledger.
+         */
+        ActorView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "user" | "api-key";
             /** Name */
             name: string | null;
         };
@@ -6350,6 +6388,37 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    list_actors_api_v1_actors_get: {
+        parameters: {
+            query: {
+                id: string[];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ActorView"][];
+                };
+            };
+            /** @description Any error, as RFC 9457 problem details. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_agents_api_v1_agents_get: {
         parameters: {
             query?: {

@@ -105,6 +105,6 @@ const UUID = /^[0-9a-f-]{36}$/;
 
 /** Who, from the id alone: an account's is a UUID; else it is the name of a part of the platform. */
 export function actorOf(id: string): { kind: string; id: string } {
-  if (UUID.test(id)) return { kind: "user", id };
+  if (UUID.test(id)) return { kind: "account", id };
   return id === "command-line" ? { kind: "on", id: "the platform's machine" } : { kind: "system", id };
 }

@@ -27,8 +27,15 @@ const CHANGES = [
   ...["trust-bundle", "user"],
 ];
 
+interface Group {
+  title: string;
+  lines: readonly Line[];
+  /** Below them stands how long revocations took. */
+  isTimed?: boolean;
+}
+
 /** The main numbers of a report, as its page groups them. */
-export const NUMBER_GROUPS: readonly { title: string; lines: readonly Line[] }[] = [
+export const NUMBER_GROUPS: readonly Group[] = [
   {
     title: "Enrollment",
     lines: [
@@ -52,6 +59,7 @@ export const NUMBER_GROUPS: readonly { title: string; lines: readonly Line[] }[]
   },
   {
     title: "Revocations",
+    isTimed: true,
     lines: [
       { name: "revoked", label: "agents revoked", types: ["agent.revoked"], isOwn: true },
       {

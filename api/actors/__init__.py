@@ -1,0 +1,1 @@
+"""Who has done something: users and API keys."""
