@@ -206,13 +206,15 @@ describe("a selector that cannot be read", () => {
   });
 });
 
+const METRIC = { metric: "cpu_percent", worse: "higher" as const, max_change: 0.2, max_difference: null, min_agents: 1 };
+const WORSE = { ...METRIC, verdict: "worse" as const, reason: "", stage_mean: 70, stage_sent: 3, stage_asked: 3, rest_mean: 50, rest_sent: 27, rest_asked: 27, change: 0.4, difference: 20 };
+
 describe("a gate's rows", () => {
-  const metric = { metric: "cpu_percent", worse: "higher" as const, max_change: 0.2, max_difference: null, min_agents: 1 };
-  const row = (numbers: GateNumbers, key: string, metrics: MetricGate[] = [metric]) =>
+  const row = (numbers: GateNumbers, key: string, metrics: MetricGate[] = [METRIC]) =>
     rowsOf(numbers, metrics, NOW).find((one) => one.key === key);
 
   it("wait as long as nobody has reported", () => {
-    const rows = rowsOf(gate({ own: tally({ at_work: 3 }) }), [metric], NOW);
+    const rows = rowsOf(gate({ own: tally({ at_work: 3 }) }), [METRIC], NOW);
     expect(rows.map(({ standing }) => standing)).toEqual(Array(6).fill("waits"));
   });
 
@@ -245,16 +247,15 @@ describe("a gate's rows", () => {
   });
 
   it("set a metric against the rest of the fleet", () => {
-    const read = { ...metric, verdict: "worse" as const, reason: "", stage_mean: 70, stage_sent: 3, stage_asked: 3, rest_mean: 50, rest_sent: 27, rest_asked: 27, change: 0.4, difference: 20 };
-    expect(row(gate({ metrics: [read] }), "metric-cpu_percent")).toMatchObject({
+    expect(row(gate({ metrics: [WORSE] }), "metric-cpu_percent")).toMatchObject({
       standing: "broken",
       value: "70 %",
       note: "against 50 % in the rest: +40 %",
       limit: "at most 20 % higher than in the rest",
     });
     expect(row(gate(), "metric-cpu_percent")).toMatchObject({ value: "–", standing: "waits" });
-    const lower = { ...read, metric: "trust", worse: "lower" as const, max_change: null, max_difference: 5, stage_mean: 80, rest_mean: 90, change: 0.11, difference: 10 };
-    expect(row(gate({ metrics: [lower] }), "metric-trust", [{ ...metric, ...lower }])?.note).toContain("-10");
+    const lower = { ...WORSE, metric: "trust", worse: "lower" as const, max_change: null, max_difference: 5, stage_mean: 80, rest_mean: 90, change: 0.11, difference: 10 };
+    expect(row(gate({ metrics: [lower] }), "metric-trust", [{ ...METRIC, ...lower }])?.note).toContain("-10");
   });
 
   it("are the same of a report that was kept", () => {
@@ -269,7 +270,7 @@ describe("a gate's rows", () => {
       success: 0.6,
       held_since: null,
       passes_at: null,
-      metrics: [{ gate: metric, reading: null, verdict: "inconclusive", reason: "was not read" }],
+      metrics: [{ gate: METRIC, reading: null, verdict: "inconclusive", reason: "was not read" }],
     });
     expect(kept).toMatchObject({
       max_failure: 0.05,
@@ -286,6 +287,10 @@ describe("the one sentence on top", () => {
     const holds = gate({ verdict: "holding", passes_at: "2026-05-01T12:03:00Z" });
     expect(headlineOf(deployment({ gate: holds }), NOW).text).toBe(
       "Stage 1 of 2: everything holds; if it stays so, the next stage begins in 3 min.",
+    );
+    const worse = { ...holds, metrics: [WORSE] };
+    expect(headlineOf(deployment({ gate: worse }), NOW).text).toBe(
+      "Stage 1 of 2: CPU is beyond the limit; if it stays so, it pauses in 3 min.",
     );
   });
 

@@ -1,6 +1,6 @@
 import { asFigures } from "./gates";
 import { backText } from "./moves";
-import { METRICS } from "./strategy";
+import { metricLabel, METRICS } from "./strategy";
 import type { Deployment, DeploymentDetail } from "@/api/resources";
 import { badText, progressOf } from "@/text/deployments";
 import { formatDuration, formatMoment, formatNumber, sentence } from "@/text/format";
@@ -71,6 +71,12 @@ function runningText(one: DeploymentDetail, nowMs: number): string {
     const leftMs = Date.parse(gate.passes_at) - nowMs;
     const next = one.stage + 1 < one.stages.length ? "the next stage begins" : "it is complete";
     const when = leftMs > 0 ? `in ${formatDuration(leftMs)}` : "any moment";
+    const worse = gate.metrics.filter(({ verdict }) => verdict === "worse");
+    if (worse.length > 0) {
+      const which = worse.map(({ metric }) => metricLabel(metric)).join(" and ");
+      const then = one.strategy.on_failure === "rollback" ? "rolls back" : "pauses";
+      return `${place}${which} ${worse.length === 1 ? "is" : "are"} beyond the limit; if it stays so, it ${then} ${when}.`;
+    }
     return `${place}everything holds; if it stays so, ${next} ${when}.`;
   }
   const said = asSentence(one.waits_for);
