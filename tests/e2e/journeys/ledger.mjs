@@ -67,15 +67,14 @@ async function verify(page) {
 /** Each way of changing an answer, and what is then said. */
 async function refuse(page, place) {
   const changed = async (part, change, name, words) => {
-    const pattern = `${API}/${part}*`;
-    await page.route(pattern, async (route) => {
+    const stop = await answer(page, part, async (route) => {
       const response = await route.fetch();
       await route.fulfill({ response, body: change(await response.text()) });
     });
     await page.goto(place);
     await verdict(page, "failed").getByText("NOT VERIFIED").waitFor();
     await step(page, name, "failed").getByText(words).waitFor();
-    await page.unroute(pattern);
+    await stop();
   };
   const edit = (text, isRehashed) => {
     const answer = JSON.parse(text);
@@ -93,13 +92,13 @@ async function refuse(page, place) {
   await changed("checkpoint", growSize, "signature", "signature of the checkpoint is wrong");
 
   const stranger = generateKeyPairSync("ed25519");
-  await page.route(`${API}/key*`, async (route) => {
+  const stop = await answer(page, "key", async (route) => {
     const [name] = (await (await route.fetch()).text()).split("+");
     await route.fulfill({ body: `${keyLine(name, stranger.publicKey)}\n`, contentType: "text/plain" });
   });
   const words = "THE KEY HAS CHANGED";
   await changed("checkpoint", (note) => signAgain(note, stranger), "key", words);
-  await page.unroute(`${API}/key*`);
+  await stop();
 
   // What this browser saw before is none that this ledger continues.
   await page.evaluate(() => {
@@ -114,6 +113,21 @@ async function refuse(page, place) {
   await page.goto(place);
   await verdict(page, "passed").or(verdict(page, "first")).waitFor();
   await page.keyboard.press("Escape");
+}
+
+/** Answer in place of the platform until told to stop; what is asked just then is nobody's. */
+async function answer(page, part, respond) {
+  const pattern = `${API}/${part}*`;
+  let isOver = false;
+  await page.route(pattern, (route) =>
+    respond(route).catch((error) => {
+      if (!isOver) throw error;
+    }),
+  );
+  return async () => {
+    isOver = true;
+    await page.unroute(pattern);
+  };
 }
 
 async function tellForks(page) {
