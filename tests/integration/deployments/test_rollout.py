@@ -15,7 +15,7 @@ from tensorguard.services.deployments.release_errors import NoEligibleAgents, Pa
 from tensorguard.services.evidence.event import Actor
 from tensorguard.services.fleets.tagging import set_tags
 from tensorguard.services.trust.publishers import revoke_publisher
-from tensorguard.store.deployments import list_deployment_agents
+from tensorguard.store.deployments import Deployment, list_deployment_agents
 from tests.integration.deployments.builders import OPERATOR, Platform, target
 
 ALL_STEPS = ("notified", "downloading", "verifying", "activating", "succeeded")
@@ -512,9 +512,9 @@ async def test_whoever_watches_is_told_of_each_move_and_of_agents_progress(
         " SELECT count(*) FROM told WHERE kind = 'deployment'"
     )
 
-    async def count() -> int:
+    async def count(of: Deployment = deployment) -> int:
         async with platform.sessions.begin() as session:
-            return int((await session.execute(told, {"id": str(deployment.id)})).scalar_one())
+            return int((await session.execute(told, {"id": str(of.id)})).scalar_one())
 
     assert await count() == 2  # created, started
     await controller.step()
@@ -528,3 +528,12 @@ async def test_whoever_watches_is_told_of_each_move_and_of_agents_progress(
     await platform.heartbeat(agent_id, runs=release.package_digest)
     await controller.step()
     assert await count() >= 1  # it has completed
+    unwanted = await platform.draft(release, fleet)
+    await platform.do(
+        moving.abort_deployment, unwanted.id, reason="", by=OPERATOR, now=platform.clock.now
+    )
+    assert await count(unwanted) == 2  # created, aborted
+    await controller.step()
+    assert await count(unwanted) == 1  # it is over
+    await controller.step()
+    assert await count(unwanted) == 0
