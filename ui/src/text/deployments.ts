@@ -84,6 +84,12 @@ export function badText(counts: Counts): string {
   return failed === 0 ? `${sum} lost` : `${sum} failed or lost`;
 }
 
+/** That it is taken back, or on its way; empty where it is not. */
+export function takenBackText(state: DeploymentState): string {
+  if (state === "rolled_back") return "taken back";
+  return state === "rolling_back" ? "going back" : "";
+}
+
 export type BackState = Schemas["RollbackState"];
 
 /** On its way back, from its beginning to each of its ends. */
